@@ -1,0 +1,24 @@
+#pragma once
+/* What every handler works on, and the route tables that make up the service. */
+
+#include "api/http.h"
+#include "emulator/idmap.h"
+#include "emulator/sandbox.h"
+
+struct api {
+	struct sandboxes *sandboxes;
+	struct store *store;
+	const struct idmap *idmap;
+	struct cgroup_root *cgroups;
+	int state_fd;
+	int64_t started_ms;
+};
+
+void api_add_sandbox_routes(struct http *h); /* api/routes_sandbox.c */
+void api_add_exec_routes(struct http *h);    /* api/routes_exec.c */
+void api_add_file_routes(struct http *h);    /* api/routes_files.c */
+void api_add_emulator_routes(struct http *h); /* api/routes_emulator.c: /_emulator/health, info */
+
+#ifndef ORKESTR_VERSION
+#define ORKESTR_VERSION "0.1.0"
+#endif

@@ -1,0 +1,61 @@
+#pragma once
+/* The daemon's side of a sandbox's init (PID 1): configure it, start commands, hear of exits.
+ * init.c is the other side, in the sandbox; initproto.h the messages between them. Everything that
+ * arrives is checked as if an attacker had sent it. */
+
+#include <sys/types.h>
+
+#include "emulator/base/err.h"
+
+struct uv_loop_s;
+struct init; /* one connection; owned by the sandbox */
+
+/* What a sandbox is made of. Strings are borrowed for the call. */
+struct init_config {
+	const char *slot;
+	const char *const *layers; /* folder names under disk/l, the topmost first */
+	size_t n_layers;
+	uint32_t cpus; /* CPUs its processes may see: ceil(cpu), at least 1 */
+	const char *hostname;
+	uint64_t memory_bytes; /* for what it is shown where no cgroup says so */
+	uint32_t pids_max;     /* rlimit stand-in where there is no cgroup */
+	bool no_cgroup_view;   /* backend "none": nothing to mount at /sys/fs/cgroup */
+};
+
+struct init_exec {
+	uint64_t id;		 /* chosen by the caller, unique in the sandbox */
+	const char *const *argv; /* NULL-terminated; argv[0] is looked up in env's PATH */
+	const char *const *env;	 /* "K=V", NULL-terminated: the whole environment */
+	const char *cwd;	 /* absolute, inside the sandbox */
+	int stdio[3];		 /* the command's 0, 1, 2; stay the caller's */
+	bool pty;		 /* stdio[0] is a terminal of the sandbox's: becomes the controlling one */
+};
+
+enum init_exit_kind { INIT_EXIT_CODE, INIT_EXIT_SIGNAL, INIT_EXIT_NOT_STARTED };
+
+struct init_exit {
+	enum init_exit_kind kind;
+	int value; /* exit code, signal number, or the errno that kept the command from starting */
+	uint64_t duration_us;
+};
+
+struct init_events {
+	/* Once: the root is in place and commands may start (root_fd: O_PATH of the sandbox's /, the callee's),
+	 * or e says which isolation step failed. */
+	void (*ready)(void *arg, const struct err *e, int root_fd);
+	void (*exited)(void *arg, uint64_t exec_id, const struct init_exit *x);
+	/* The socket closed or the other side broke the protocol: the sandbox must be ended. */
+	void (*lost)(void *arg, const char *why);
+	void *arg;
+};
+
+/* Takes ctl_sock. Sends the configuration; ready() follows. */
+int init_connect(struct uv_loop_s *loop, int ctl_sock, const struct init_config *c, const struct init_events *ev,
+		 struct init **ret, struct err *e);
+
+int init_start(struct init *i, const struct init_exec *x, struct err *e);
+
+/* Sends sig to the command (tree: and to every process that descends from it or is of its session). */
+int init_signal(struct init *i, uint64_t exec_id, int sig, bool tree);
+
+void init_free(struct init *i); /* closes; does not end the sandbox */

@@ -1,0 +1,57 @@
+#pragma once
+/* The keeper: parent of every sandbox's init, owner of the mount namespace they are cloned from. It is
+ * small, single-threaded and outlives the daemon. This header is the daemon's side and the launcher's.
+ *
+ * A sandbox's kernel objects carry the name of its *slot* ("s-" and a ULID in lower case), chosen before
+ * the sandbox exists: the cgroup, disk/s/<slot>/{u,w}, the keeper's table. A row names its slot.
+ *
+ * Wire between daemon and keeper: SOCK_SEQPACKET, fixed-size typed messages (emulator/proto.h). */
+
+#include <sys/types.h>
+
+#include "emulator/base/err.h"
+#include "emulator/cgroup.h"
+#include "emulator/idmap.h"
+
+#define KEEPER_SLOT_SIZE 32
+
+struct keeper; /* the daemon's connection */
+
+struct keeper_config {
+	const struct idmap *idmap;
+	struct cgroup_root *cgroups;
+	int state_fd; /* the state dir; the keeper mounts its "disk" folder */
+	bool debug;
+};
+
+/* Launcher: starts the keeper in a new user namespace and returns its pid, the namespace's fd and the
+ * connected socket. */
+int keeper_start(const struct keeper_config *c, pid_t *ret_pid, int *ret_userns_fd, int *ret_sock, struct err *e);
+
+/* Launcher, before keeper_start: if a keeper of an earlier run still listens in this state dir, ends it
+ * with everything it keeps. 0 also when there is none. */
+int keeper_end_stale(int state_fd, struct err *e);
+
+/* Daemon. Events arrive on the libuv loop; the callbacks run from there, never from inside a call. */
+struct uv_loop_s;
+struct keeper_events {
+	/* An init was reaped; its whole process tree is gone. status: as from waitpid(2). */
+	void (*died)(void *arg, const char *slot, int status);
+	/* The keeper itself is gone: every sandbox died with it. */
+	void (*lost)(void *arg);
+	void *arg;
+};
+int keeper_connect(struct uv_loop_s *loop, int sock, const struct keeper_events *ev, struct keeper **ret, struct err *e);
+
+/* Makes an init for slot: namespaces, id map, attached to the cgroup of that name (which must exist;
+ * NULL backend: none). done() is called once: on success with the control socket (now the callee's) and
+ * the init's pid on the host. The init waits there for INIT_CONFIGURE (emulator/init.h). */
+typedef void (*keeper_spawned_fn)(void *arg, const struct err *e, int ctl_sock, pid_t pid);
+int keeper_spawn(struct keeper *k, const char *slot, keeper_spawned_fn done, void *arg, struct err *e);
+
+/* SIGKILL to the init of slot, and so to its tree; died() follows. 0 also if it is gone already. */
+int keeper_kill(struct keeper *k, const char *slot);
+
+/* Asks the keeper to end everything and itself, and waits for it (bounded: 5 s, then SIGKILL). */
+void keeper_stop(struct keeper *k);
+void keeper_free(struct keeper *k);

@@ -1,0 +1,77 @@
+#pragma once
+/* Sandboxes: the state machine between the wire and the kernel. One manager in the daemon; it owns the
+ * rows' truth in memory for what lives, writes each change to the store first, drives keeper and init,
+ * and ends what its deadline ends.
+ *
+ * Calls answer at once with 0 or an error, or later through the callback, from the loop, exactly once. */
+
+#include "emulator/account.h"
+#include "emulator/base/err.h"
+#include "emulator/cgroup.h"
+#include "emulator/idmap.h"
+#include "emulator/store.h"
+
+struct uv_loop_s;
+struct keeper;
+struct sandboxes;
+
+struct sandboxes_config {
+	struct uv_loop_s *loop;
+	struct store *store;
+	struct cgroup_root *cgroups;
+	const struct idmap *idmap;
+	int state_fd;
+	uint32_t max_live; /* refuse (ERR_CAPACITY) beyond this many on this host; 0: no limit */
+};
+
+/* What POST /v1/sandboxes asks for; already validated by the wire's types, not by the plan. */
+struct sandbox_spec {
+	const char *template_name;
+	const char *size;     /* NULL: not given */
+	uint32_t cpu_millis;  /* 0: not given */
+	uint32_t memory_mb;   /* 0: not given */
+	const char *network;  /* "off", "restricted", "open" */
+	uint32_t timeout_s;   /* 0: the default, 600 */
+	const char *region;   /* or NULL */
+	const char *env;      /* JSON object text */
+	const char *metadata; /* JSON object text */
+};
+
+int sandboxes_new(const struct sandboxes_config *c, struct sandboxes **ret, struct err *e);
+
+/* Start-up, before the first request: ends and marks what an earlier run left (rows, cgroups, folders). */
+int sandboxes_sweep(struct sandboxes *m, struct err *e);
+
+/* The keeper's events go to the manager: keeper_connect with these. */
+struct keeper_events;
+void sandboxes_keeper_events(struct sandboxes *m, struct keeper_events *ret);
+void sandboxes_set_keeper(struct sandboxes *m, struct keeper *k);
+
+/* row: borrowed for the call; NULL with an error. */
+typedef void (*sandbox_done_fn)(void *arg, const struct err *e, const struct sandbox_row *row);
+
+/* Plan checks, row, kernel objects; done when a command can be run. Errors by reason: size_not_allowed,
+ * concurrent_limit, network_not_allowed, template_not_found, template_unavailable, network_unsupported. */
+int sandbox_create(struct sandboxes *m, const struct account *a, const struct sandbox_spec *s, sandbox_done_fn done,
+		   void *arg, struct err *e);
+
+/* Copies the row (the caller clears it). ERR_NOT_FOUND "sandbox_not_found" also for another account's. */
+int sandbox_get(struct sandboxes *m, const struct account *a, const char *id, struct sandbox_row *ret, struct err *e);
+
+/* Ends it; done when no process of it is left. Idempotent: a terminated one answers the same row. */
+int sandbox_terminate(struct sandboxes *m, const struct account *a, const char *id, sandbox_done_fn done, void *arg,
+		      struct err *e);
+
+/* O_PATH fd of the running sandbox's root (the caller's, dup'ed): for emulator/files.h.
+ * ERR_NOT_READY "sandbox_not_ready" unless it runs. */
+int sandbox_root(struct sandboxes *m, const struct account *a, const char *id, struct err *e);
+
+struct sandboxes_counts {
+	uint32_t live, execs;
+	uint64_t created, terminated, failed;
+};
+void sandboxes_count(const struct sandboxes *m, struct sandboxes_counts *ret);
+
+/* Ends everything ("user" on a clean stop), then calls done once nothing is left and the trash is empty. */
+void sandboxes_shutdown(struct sandboxes *m, void (*done)(void *arg), void *arg);
+void sandboxes_free(struct sandboxes *m);

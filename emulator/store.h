@@ -1,0 +1,79 @@
+#pragma once
+/* The store: SQLite in WAL mode, one writer (the daemon). Rows are plain structs; strings in them are
+ * owned by the row. A row is written before the kernel object it names. Path-independent: the file is
+ * opened relative to the current directory, which is the state dir (its parents may be unreadable). */
+
+#include "emulator/base/err.h"
+
+struct store;
+
+enum sandbox_status {
+	SANDBOX_CREATING,
+	SANDBOX_RUNNING,
+	SANDBOX_PAUSING,
+	SANDBOX_PAUSED,
+	SANDBOX_RESUMING,
+	SANDBOX_TERMINATING,
+	SANDBOX_TERMINATED,
+	SANDBOX_FAILED,
+};
+const char *sandbox_status_name(enum sandbox_status s);
+int sandbox_status_parse(const char *s, enum sandbox_status *ret); /* -EINVAL */
+
+#define SANDBOX_ID_SIZE 31 /* "sbx_" + ULID + NUL */
+
+struct sandbox_row {
+	char id[SANDBOX_ID_SIZE];
+	char slot[32];
+	char account[64];
+	enum sandbox_status status;
+	char *template_name;
+	char size[8]; /* "", "small", "medium", "large" */
+	uint32_t cpu_millis;
+	uint32_t memory_mb;
+	char network[12];
+	uint32_t timeout_s;
+	char *region;	/* NULL: none asked for */
+	char *metadata; /* JSON object text */
+	char *env;	/* JSON object text: secret, never sent or logged */
+	int64_t created_ms;
+	int64_t started_ms, expires_ms, paused_ms, terminated_ms; /* 0: not yet */
+	char termination_reason[16]; /* "", "user", "timeout", "oom", "failed", "reset" */
+	char *failure;		     /* why it failed, for a person, or NULL */
+};
+void sandbox_row_clear(struct sandbox_row *r); /* frees the strings, zeroes the rest */
+int sandbox_row_copy(const struct sandbox_row *from, struct sandbox_row *to);
+
+/* Opens (makes, migrates) the file at name in the current directory. A damaged file is ERR_IO with a way
+ * out in the message, never silently replaced. */
+int store_open(const char *name, struct store **ret, struct err *e);
+void store_close(struct store *s);
+
+int store_sandbox_insert(struct store *s, const struct sandbox_row *r, struct err *e);
+int store_sandbox_update(struct store *s, const struct sandbox_row *r, struct err *e); /* by id: what can change */
+int store_sandbox_get(struct store *s, const char *id, struct sandbox_row *ret, struct err *e);
+
+struct store_list {
+	const char *account;
+	const enum sandbox_status *status; /* NULL: any */
+	uint32_t limit;
+	const char *cursor; /* from the answer before, or NULL; ERR_INVALID if it is none of ours */
+};
+/* Newest first. fn per row (borrowed). next_cursor: "" at the end. */
+#define STORE_CURSOR_SIZE 96
+int store_sandbox_list(struct store *s, const struct store_list *q, int (*fn)(void *arg, const struct sandbox_row *r),
+		       void *arg, char next_cursor[static STORE_CURSOR_SIZE], struct err *e);
+
+/* Every row of any account whose status is not terminated or failed (for the start-up sweep). */
+int store_sandbox_each_live(struct store *s, int (*fn)(void *arg, const struct sandbox_row *r), void *arg, struct err *e);
+
+/* How many rows of the account count against its concurrency (creating, running, pausing, resuming). */
+int store_sandbox_count_live(struct store *s, const char *account, uint32_t *ret, struct err *e);
+
+/* Idempotency keys (wire.md): (account, key) -> body hash, sandbox id; older than 24 h are forgotten.
+ * get: 0 and the stored pair, or ERR_NOT_FOUND. */
+int store_idempotency_put(struct store *s, const char *account, const char *key, const char *body_sha256,
+			  const char *sandbox_id, int64_t now_ms, struct err *e);
+int store_idempotency_get(struct store *s, const char *account, const char *key, int64_t now_ms,
+			  char ret_body_sha256[static 65], char ret_id[static SANDBOX_ID_SIZE], struct err *e);
+int store_idempotency_forget(struct store *s, const char *account, const char *key, struct err *e);

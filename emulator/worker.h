@@ -1,0 +1,13 @@
+#pragma once
+/* Workers: one blocking job each, in a child process of the daemon, then gone. The job must only use
+ * what survives fork in a single-threaded process; it returns an exit status of 0..255. */
+
+#include "emulator/base/err.h"
+
+struct uv_loop_s;
+struct worker;
+
+/* Forks, runs job(job_arg) in the child with the loop's fds left alone but unused, and calls done(arg,
+ * status) from the loop: status 0..255, or 128 + signal. */
+int worker_run(struct uv_loop_s *loop, int (*job)(void *job_arg), void *job_arg, void (*done)(void *arg, int status),
+	       void *arg, struct err *e);
