@@ -14,6 +14,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -209,6 +210,13 @@ def real_api(real_emulator, key):
     api = real_emulator.api(key)
     yield api
     terminate_all(api)
+
+
+@pytest.fixture
+def run_in_background():
+    """run_in_background(function, *args) -> Future; all are awaited when the test ends."""
+    with ThreadPoolExecutor(64) as pool:
+        yield pool.submit
 
 
 def terminate_all(api) -> None:

@@ -175,7 +175,7 @@ class Emulator:
         """Everything that must be the same again when no sandbox lives."""
         pids = self.family()
         seen = {
-            "processes": Counter(proc.describe(pid).replace(f"{pid} ", f"{pid} ", 1).split(" ", 2)[0] for pid in pids),
+            "processes": Counter(str(pid) for pid in pids),
             "slot folders": Counter(self.slots()),
             "trash": Counter(self.trash()),
             "network namespaces": Counter(proc.namespaces(pids, "net").keys()),
@@ -184,11 +184,11 @@ class Emulator:
         for pid in sorted(pids):
             open_fds = proc.fds(pid)
             if open_fds is not None:
-                seen[f"descriptors of {proc.describe(pid)[:60]}"] = Counter(_plain(fd) for fd in open_fds)
-        for number, (_, pid) in enumerate(sorted(proc.namespaces(pids, "mnt").items())):
+                seen[f"descriptors of process {pid}"] = Counter(_plain(fd) for fd in open_fds)
+        for pid in proc.namespaces(pids, "mnt").values():
             inside = proc.mounts(pid)
-            if inside is not None:
-                seen[f"mounts in namespace {number} (of {pid})"] = Counter(inside)
+            if inside is not None and inside != proc.mounts("self"):
+                seen[f"mounts of process {pid}"] = Counter(inside)
         for folder in self.cgroups:
             seen[f"control groups in {folder}"] = Counter(proc.subfolders(folder))
         return seen
