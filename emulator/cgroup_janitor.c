@@ -27,13 +27,16 @@
 
 #define JANITOR_TRIES 100 /* with pauses from 1 to 200 ms between them: about 17 s */
 
-/* 0 when the tree is gone or is another emulator's now; -EBUSY while something is inside. */
+/* 0 when the tree is gone; -EBUSY while something is inside or another emulator has it. The lock of a
+ * process that is just dying counts too: the kernel may close the leash before it lets go of the lock. */
 static int sweep_tree(int parent_fd, const char *top)
 {
 	_cleanup_close_ int fd = cgroup_open_dir(parent_fd, top);
 
-	if (fd < 0 || flock(fd, LOCK_EX | LOCK_NB) < 0)
+	if (fd < 0)
 		return 0;
+	if (flock(fd, LOCK_EX | LOCK_NB) < 0)
+		return -EBUSY;
 	return cgroup_remove_tree(parent_fd, top, 3);
 }
 
