@@ -458,7 +458,7 @@ struct command {
 	bool used;
 };
 
-static struct command commands[300];
+static struct command children[300];
 static bool init_silent; /* never ready */
 static struct init *last_init;
 static int inits_live;
@@ -574,7 +574,7 @@ static void say_unstarted(void *arg)
 
 int init_start(struct init *i, const struct init_exec *x, struct err *e)
 {
-	struct command *c = commands;
+	struct command *c = children;
 
 	if (strcmp(fail_step, "start") == 0)
 		return err_set(e, ERR_IO, EIO, NULL, "start failed");
@@ -607,26 +607,26 @@ static pid_t last_group;
 int init_signal(struct init *i, uint64_t exec_id, int sig, bool tree)
 {
 	last_signal = sig;
-	for (size_t k = 0; k < ARRAY_SIZE(commands); k++)
-		if (commands[k].pid > 0 && commands[k].init == i && commands[k].id == exec_id) {
-			last_group = commands[k].pid;
-			return kill(tree ? -commands[k].pid : commands[k].pid, sig);
+	for (size_t k = 0; k < ARRAY_SIZE(children); k++)
+		if (children[k].pid > 0 && children[k].init == i && children[k].id == exec_id) {
+			last_group = children[k].pid;
+			return kill(tree ? -children[k].pid : children[k].pid, sig);
 		}
 	return 0;
 }
 
 static void fake_init_kill_all(void)
 {
-	for (size_t k = 0; k < ARRAY_SIZE(commands); k++)
-		if (commands[k].pid > 0)
-			(void)kill(-commands[k].pid, SIGKILL);
+	for (size_t k = 0; k < ARRAY_SIZE(children); k++)
+		if (children[k].pid > 0)
+			(void)kill(-children[k].pid, SIGKILL);
 }
 
 void init_free(struct init *i)
 {
-	for (size_t k = 0; k < ARRAY_SIZE(commands); k++)
-		if (commands[k].init == i)
-			commands[k].init = NULL;
+	for (size_t k = 0; k < ARRAY_SIZE(children); k++)
+		if (children[k].init == i)
+			children[k].init = NULL;
 	*init_place(i) = NULL;
 	if (last_init == i)
 		last_init = NULL;
