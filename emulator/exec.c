@@ -417,8 +417,8 @@ static void judge(struct exec *x, const struct init_exit *ie)
 		return;
 	case INIT_EXIT_SIGNAL:
 		r->reason = EXEC_SIGNAL;
-		r->signal = ie->value;
-		r->exit_code = 128 + ie->value;
+		r->signal = ie->value & 0x7f;
+		r->exit_code = 128 + r->signal;
 		break;
 	case INIT_EXIT_CODE:
 		r->reason = EXEC_EXITED;

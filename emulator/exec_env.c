@@ -55,7 +55,8 @@ static int parse(const char *json, struct json_object **ret, struct err *e)
 	if (!t)
 		return err_errno(e, ENOMEM, "can't read env");
 	o = json_tokener_parse_ex(t, json, (int)n + 1);
-	if (json_tokener_get_error(t) != json_tokener_success || !json_object_is_type(o, json_type_object))
+	if (json_tokener_get_error(t) != json_tokener_success || !json_object_is_type(o, json_type_object) ||
+	    strspn(json + json_tokener_get_parse_end(t), " \t\r\n") != n - json_tokener_get_parse_end(t))
 		return err_set(e, ERR_INVALID, EINVAL, NULL, "env must be an object of strings");
 	*ret = TAKE_PTR(o);
 	return 0;
