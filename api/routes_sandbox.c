@@ -7,7 +7,6 @@
 #include "api/api.h"
 
 #include <errno.h>
-#include <math.h>
 #include <string.h>
 #include <time.h>
 #include <utlist.h>
@@ -292,7 +291,7 @@ static void handle_create(struct req *r)
 	spec = (struct sandbox_spec){
 		.template_name = b.template_name,
 		.size = b.size,
-		.cpu_millis = (uint32_t)lround(b.cpu * 1000),
+		.cpu_millis = (uint32_t)(b.cpu * 1000 + 0.5),
 		.memory_mb = (uint32_t)b.memory_mb,
 		.network = b.network,
 		.timeout_s = (uint32_t)b.timeout_s,
@@ -443,7 +442,7 @@ static struct json_object *number(double d)
 {
 	char s[40];
 
-	(void)snprintf(s, sizeof(s), floor(d) == d ? "%.1f" : "%.10g", d);
+	(void)snprintf(s, sizeof(s), (double)(int64_t)d == d ? "%.1f" : "%.10g", d);
 	return json_object_new_double_s(d, s);
 }
 

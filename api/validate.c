@@ -121,7 +121,7 @@ static void check_int(const struct validate_field *f, struct json_object *v, int
 	d = json_object_get_double(v);
 	if (!in_bounds(f, d, errs))
 		return;
-	if (is_double && (floor(d) != d || fabs(d) > 9e15))
+	if (is_double && (d > 9e15 || d < -9e15 || (double)(int64_t)d != d))
 		validate_add(errs, "body", f->name, -1, "int_from_float",
 			     "Input should be a valid integer, got a number with a fractional part");
 	else
