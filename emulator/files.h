@@ -34,6 +34,7 @@ struct files_write;
 int files_write_begin(const struct files_ctx *c, const char *path, uint32_t mode, struct files_write **ret, struct err *e);
 int files_write_data(struct files_write *w, const void *p, size_t n, struct err *e);
 bool files_write_replaces(const struct files_write *w); /* a file was there when it began */
+void files_write_set_mode(struct files_write *w, uint32_t mode);
 /* Reads back exactly n bytes of what was written so far. */
 int files_write_reread(const struct files_write *w, uint64_t offset, void *p, size_t n, struct err *e);
 /* ret->name is NULL. */

@@ -235,6 +235,11 @@ bool files_write_replaces(const struct files_write *w)
 	return w->exists;
 }
 
+void files_write_set_mode(struct files_write *w, uint32_t mode)
+{
+	w->mode = mode;
+}
+
 int files_write_data(struct files_write *w, const void *p, size_t n, struct err *e)
 {
 	int r = fd_write_all(w->fd, p, n);
