@@ -265,11 +265,18 @@ static enum MHD_Result req_queue(struct req *r)
 	return ok;
 }
 
-/* After the headers. An answer now is queued now only if a body too large to be read first follows. */
+/* True if a refusal should not wait for the body: it is large, has no known end, or waits for a 100. */
+static bool body_is_costly(const struct req *r)
+{
+	const char *length = req_header(r, "Content-Length");
+	uint64_t n;
+
+	return req_header(r, "Transfer-Encoding") || req_header(r, "Expect") ||
+	       (length && text_parse_u64(length, 0, DRAIN_KEEP_ALIVE, &n) < 0);
+}
+
 static enum MHD_Result req_headers(struct req *r, const char *version)
 {
-	const char *length, *coding;
-	uint64_t n;
 
 	r->started = true;
 	if (req_check(r, version)) {
@@ -277,11 +284,7 @@ static enum MHD_Result req_headers(struct req *r, const char *version)
 		if (r->route->begin)
 			r->route->begin(r);
 	}
-	if (r->status == 0)
-		return MHD_YES;
-	length = req_header(r, "Content-Length");
-	coding = req_header(r, "Transfer-Encoding");
-	if (!coding && !(length && text_parse_u64(length, 0, DRAIN_KEEP_ALIVE, &n) < 0))
+	if (r->status == 0 || !body_is_costly(r))
 		return MHD_YES;
 	r->drain_fd = fcntl(req_fd(r), F_DUPFD_CLOEXEC, 0);
 	return req_queue(r);

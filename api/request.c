@@ -122,8 +122,9 @@ static void reply_json_invalid(struct req *r, size_t at, const char *type, const
 	req_reply_json(r, 422, o);
 }
 
-/* Where the JSON_MAX_VALUES-th value would begin, or n. */
-static size_t json_value_bound(const char *p, size_t n)
+/* What json-c would let pass: more values than JSON_MAX_VALUES, and names in single quotes, which it takes
+ * even in strict mode. NULL, or what is wrong at *ret_at. */
+static const char *check_shape(const char *p, size_t n, size_t *ret_at)
 {
 	size_t values = 1;
 	bool in_string = false;
@@ -136,12 +137,16 @@ static size_t json_value_bound(const char *p, size_t n)
 				in_string = false;
 		} else if (p[i] == '"') {
 			in_string = true;
+		} else if (p[i] == '\'') {
+			*ret_at = i;
+			return "JSON decode error";
 		} else if (p[i] == ',' || p[i] == '[' || p[i] == '{') {
+			*ret_at = i;
 			if (++values > JSON_MAX_VALUES)
-				return i;
+				return "JSON decode error: too many values";
 		}
 	}
-	return n;
+	return NULL;
 }
 
 static struct json_object *parse_json(const struct buf *b, size_t *ret_at)
@@ -171,6 +176,7 @@ static struct json_object *parse_json(const struct buf *b, size_t *ret_at)
 
 struct json_object *req_json(struct req *r)
 {
+	const char *wrong;
 	size_t at;
 
 	if (r->json)
@@ -180,9 +186,9 @@ struct json_object *req_json(struct req *r)
 		r->json = json_object_new_object();
 		return r->json;
 	}
-	at = json_value_bound(r->body.p, r->body.len);
-	if (at < r->body.len) {
-		reply_json_invalid(r, at, "json_invalid", "JSON decode error: too many values");
+	wrong = check_shape(r->body.p, r->body.len, &at);
+	if (wrong) {
+		reply_json_invalid(r, at, "json_invalid", wrong);
 		return NULL;
 	}
 	r->json = parse_json(&r->body, &at);

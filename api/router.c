@@ -103,10 +103,11 @@ static bool match_pattern(const char *pattern, const char *const *seg, int n, st
 	ret->n_params = 0;
 	for (int i = 0; i < n; i++) {
 		const char *p = pattern + 1;
-		size_t len = strcspn(p, "/");
+		size_t len;
 
 		if (*pattern != '/' || !*seg[i])
 			return false;
+		len = strcspn(p, "/");
 		pattern = p + len;
 		score <<= 1;
 		if (*p == '{') {
