@@ -233,6 +233,7 @@ static int try_overlay(void *arg)
 {
 	struct doctor_ctx *c = arg;
 	bool in_state = c->state_fd >= 0;
+	_cleanup_close_ int back = open(".", O_PATH | O_DIRECTORY | O_CLOEXEC);
 	char name[32];
 	int k;
 
@@ -240,7 +241,7 @@ static int try_overlay(void *arg)
 	if (!in_state)
 		k = enter_scratch();
 	else
-		k = fchdir(c->state_fd) < 0 || mkdir(name, 0711) < 0 || chdir(name) < 0 ? -errno : 0;
+		k = mkdir(name, 0711) < 0 || chdir(name) < 0 ? -errno : 0;
 	if (k == 0)
 		k = prepare_overlay(c);
 	if (k < 0)
@@ -248,13 +249,17 @@ static int try_overlay(void *arg)
 			   "%.100s: %s", in_state ? c->state_dir : "making files in a namespace", strerror(-k));
 	else
 		(void)doctor_in_sandbox(c, use_overlay);
-	if (in_state && fchdir(c->state_fd) == 0)
+	if (in_state && fchdir(back) == 0)
 		(void)nftw(name, remove_one, 8, FTW_DEPTH | FTW_PHYS | FTW_MOUNT);
 	return 0;
 }
 
 void doctor_probe_overlay(struct doctor_ctx *c)
 {
+	/* unshare(CLONE_NEWNS) takes the current directory along into the copy of its mount; a descriptor stays
+	 * in the old namespace, where nothing can be mounted on. */
+	if (c->state_fd >= 0 && fchdir(c->state_fd) < 0)
+		c->state_fd = -1;
 	(void)doctor_in_emulator(c, try_overlay);
 }
 
