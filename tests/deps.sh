@@ -8,7 +8,7 @@ build=(gcc libc6-dev make pkg-config binutils libmicrohttpd-dev libuv1-dev libjs
 	libseccomp-dev libsqlite3-dev nettle-dev libsystemd-dev uthash-dev)
 run=(mmdebstrap uidmap ca-certificates)
 test=(libcriterion-dev python3 python3-pytest curl)
-demo=(python3)
+demo=(python3 procps)
 bench=(bubblewrap runc python3)
 
 missing=()

@@ -30,8 +30,7 @@ for suite in "$@"; do
 	unit) tests/unit-run.sh "$build" ;;
 	hardening) tests/lint/hardening.sh "$build/orkestr-emulator" ;;
 	lint) tests/lint/source.py ;;
-	api) ORKESTR_BIN=$PWD/$build/orkestr-emulator ORKESTR_TEST_STATE=${ORKESTR_TEST_STATE:-$PWD/$build/test-state} \
-		tests/api/run ;;
+	api) ORKESTR_EMULATOR=$PWD/$build/orkestr-emulator tests/api/run ;;
 	*) echo "run.sh: no suite '$suite'" >&2; false ;;
 	esac 2>&1 | tee "$log"
 	rc=${PIPESTATUS[0]}
