@@ -35,7 +35,7 @@ for suite in "$@"; do
 	esac 2>&1 | tee "$log"
 	rc=${PIPESTATUS[0]}
 	# pytest ends with "=== 3 passed in 1.2s ===", ours with "unit: 3 passed, 0 failed, 0 skipped".
-	line=$(sed 's/\x1b\[[0-9;]*m//g' "$log" | grep -E '[0-9]+ (passed|failed|skipped|errors?)' | tail -n 1 | sed -E 's/^=+ //; s/ =+$//')
+	line=$(sed 's/\x1b\[[0-9;]*m//g' "$log" | grep -E '[0-9]+ (passed|failed|skipped|errors?)' | tail -n 1 | sed -E 's/^=+ //; s/ =+$//; s/^[a-z]+: //')
 	before=$failed
 	count "$line"
 	if [ "$rc" != 0 ] && [ "$failed" = "$before" ]; then

@@ -14,7 +14,7 @@ for source in tests/unit/test_*.c; do
 	[ -e "$source" ] || break
 	name=$(basename "$source" .c)
 	: >"$tap"
-	timeout -k 5 300 "$build/unit/$name" --tap="$tap" --ascii </dev/null >"$out" 2>&1
+	timeout -k 5 300 "$build/unit/$name" --tap="$tap" --color=never </dev/null >"$out" 2>&1
 	rc=$?
 	line=$(grep -aE 'Synthesis: Tested: [0-9]+ \| Passing: [0-9]+ \| Failing: [0-9]+' "$out" | tail -n 1)
 	if [[ $line =~ Passing:\ ([0-9]+)\ \|\ Failing:\ ([0-9]+) ]]; then
