@@ -64,6 +64,7 @@ api-test: all ## the API suite alone, against the real binary
 SANITIZE := -fsanitize=address,undefined -fno-sanitize-recover=undefined -fno-omit-frame-pointer
 ASAN_VARS := BUILD=build-asan CFLAGS="-O1 -g $(SANITIZE)" LDFLAGS="$(SANITIZE)" FORTIFY=
 asan: ## unit tests and API suite under ASan and UBSan, in build-asan
+	@tests/deps.sh build run test
 	$(SUBMAKE) $(ASAN_VARS) all unit-bins
 	@tests/run.sh build-asan unit api
 

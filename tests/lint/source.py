@@ -30,7 +30,7 @@ OWNED_HEADERS = {
     "archive.h": ("rootfs/", "tests/"),
     "archive_entry.h": ("rootfs/", "tests/"),
     "seccomp.h": ("emulator/", "tests/"),
-    "systemd/sd-bus.h": ("emulator/cgroup", "tests/"),
+    "systemd/sd-bus.h": ("emulator/cgroup", "emulator/delegate", "tests/"),
     "pthread.h": (),
     "threads.h": (),
 }
