@@ -1,0 +1,217 @@
+/* The daemon's end of an init's control socket. What arrives may come from a sandbox that took over its
+ * PID 1, so lengths, types, ids and descriptors are all checked, and one wrong message ends it. */
+
+#include "emulator/init.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <poll.h>
+#include <string.h>
+#include <sys/stat.h>
+#include <uv.h>
+
+#include "emulator/base/buf.h"
+#include "emulator/base/fd.h"
+#include "emulator/proto.h"
+
+struct init {
+	uv_poll_t poll;
+	int sock;
+	struct init_events ev;
+	bool ready, lost;
+};
+
+static void lost(struct init *i, const char *why)
+{
+	if (i->lost)
+		return;
+	i->lost = true;
+	(void)uv_poll_stop(&i->poll);
+	i->ev.lost(i->ev.arg, why);
+}
+
+static void on_ready(struct init *i, int fd)
+{
+	struct stat st;
+
+	if (i->ready || fd < 0 || fstat(fd, &st) < 0 || !S_ISDIR(st.st_mode) || !(fcntl(fd, F_GETFL) & O_PATH)) {
+		closep(&fd);
+		lost(i, "it sent something that is not its root");
+		return;
+	}
+	i->ready = true;
+	i->ev.ready(i->ev.arg, NULL, fd);
+}
+
+static void on_failed(struct init *i, const struct init_failed_msg *m)
+{
+	struct err e;
+
+	if (i->ready || !proto_string_ok(m->text, sizeof(m->text))) {
+		lost(i, "it failed twice");
+		return;
+	}
+	i->ready = true;
+	err_set(&e, ERR_INTERNAL, m->errnum > 0 ? m->errnum : EIO, "isolation", "isolating the sandbox: %s", m->text);
+	i->ev.ready(i->ev.arg, &e, -1);
+}
+
+static void on_exited(struct init *i, const struct init_exited_msg *m)
+{
+	const struct init_exit x = { .kind = (enum init_exit_kind)m->kind, .value = m->value, .duration_us = m->duration_us };
+
+	if (m->kind < INIT_EXIT_CODE || m->kind > INIT_EXIT_NOT_STARTED || m->value < 0 || m->value > 4095) {
+		lost(i, "it reported an exit that can't be");
+		return;
+	}
+	i->ev.exited(i->ev.arg, m->id, &x);
+}
+
+static void on_readable(uv_poll_t *h, int status, int events)
+{
+	struct init *i = h->data;
+	(void)events;
+
+	for (int turn = 0; turn < 64 && !i->lost; turn++) {
+		union init_msg m;
+		int fd = -1;
+		size_t n_fds = 0;
+		ssize_t n = status < 0 ? status : fd_recv_msg(i->sock, &m, sizeof(m), &fd, 1, &n_fds);
+
+		if (n == -EAGAIN)
+			return;
+		if (n < (ssize_t)sizeof(m.h) || m.h.magic != INIT_MAGIC) {
+			closep(&fd);
+			lost(i, n == 0 ? "it ended" : "it sent a message that makes no sense");
+			return;
+		}
+		if (m.h.type == INIT_READY && n == sizeof(m.h) && n_fds == 1) {
+			on_ready(i, fd);
+			continue;
+		}
+		closep(&fd);
+		if (m.h.type == INIT_FAILED && n == sizeof(m.failed))
+			on_failed(i, &m.failed);
+		else if (m.h.type == INIT_EXITED && n == sizeof(m.exited) && i->ready)
+			on_exited(i, &m.exited);
+		else
+			lost(i, "it sent a message of the wrong kind");
+	}
+}
+
+static int fill_configure(const struct init_config *c, struct init_configure_msg *m)
+{
+	*m = (struct init_configure_msg){
+		.h = { INIT_MAGIC, INIT_CONFIGURE },
+		.n_layers = (uint32_t)c->n_layers,
+		.cpus = c->cpus,
+		.pids_max = c->pids_max,
+		.memory_bytes = c->memory_bytes,
+		.no_cgroup_view = c->no_cgroup_view,
+	};
+	if (c->n_layers == 0 || c->n_layers > TEMPLATE_MAX_LAYERS || strlen(c->slot) >= sizeof(m->slot) ||
+	    strlen(c->hostname) >= sizeof(m->hostname))
+		return -EINVAL;
+	(void)snprintf(m->slot, sizeof(m->slot), "%s", c->slot);
+	(void)snprintf(m->hostname, sizeof(m->hostname), "%s", c->hostname);
+	for (size_t i = 0; i < c->n_layers; i++) {
+		if (strlen(c->layers[i]) >= sizeof(m->layers[i]))
+			return -ENAMETOOLONG;
+		(void)snprintf(m->layers[i], sizeof(m->layers[i]), "%s", c->layers[i]);
+	}
+	return 0;
+}
+
+int init_connect(struct uv_loop_s *loop, int ctl_sock, const struct init_config *c, const struct init_events *ev,
+		 struct init **ret, struct err *e)
+{
+	_cleanup_close_ int sock = ctl_sock;
+	struct init_configure_msg m;
+	_cleanup_free_ struct init *i = NULL;
+	int r = fill_configure(c, &m);
+
+	if (r < 0)
+		return err_errno(e, -r, "the sandbox's configuration");
+	i = calloc(1, sizeof(*i));
+	if (!i)
+		return err_errno(e, ENOMEM, "the init's connection");
+	r = fd_set_nonblock(sock, true);
+	if (r >= 0)
+		r = fd_send_msg(sock, &m, sizeof(m), NULL, 0);
+	if (r < 0)
+		return err_errno(e, -r, "configuring the sandbox's init");
+	r = uv_poll_init(loop, &i->poll, sock);
+	if (r < 0)
+		return err_errno(e, -r, "watching the init's socket");
+	i->sock = TAKE_FD(sock);
+	i->ev = *ev;
+	i->poll.data = i;
+	(void)uv_poll_start(&i->poll, UV_READABLE, on_readable);
+	*ret = TAKE_PTR(i);
+	return 0;
+}
+
+static int build_spec(const struct init_exec *x, struct init_exec_msg *m, struct buf *b)
+{
+	int r = 0;
+
+	for (; x->argv[m->n_argv] && r >= 0; m->n_argv++)
+		r = buf_add(b, x->argv[m->n_argv], strlen(x->argv[m->n_argv]) + 1);
+	for (; r >= 0 && x->env[m->n_env]; m->n_env++)
+		r = buf_add(b, x->env[m->n_env], strlen(x->env[m->n_env]) + 1);
+	if (r >= 0)
+		r = buf_add(b, x->cwd, strlen(x->cwd) + 1);
+	m->spec_len = (uint32_t)b->len;
+	return r;
+}
+
+static int send_to(struct init *i, const void *m, size_t n, const int *fds, size_t n_fds, struct err *e)
+{
+	int r = i->lost ? -EPIPE : fd_send_msg(i->sock, m, n, fds, n_fds);
+
+	if (r == -EAGAIN || r == -ETOOMANYREFS)
+		return err_set(e, ERR_BUSY, EAGAIN, NULL, "the sandbox's init does not keep up; try again");
+	if (r < 0)
+		return err_set(e, ERR_NOT_READY, -r, "sandbox_not_ready", "the sandbox is ending");
+	return 0;
+}
+
+int init_start(struct init *i, const struct init_exec *x, struct err *e)
+{
+	struct init_exec_msg m = { .h = { INIT_MAGIC, INIT_EXEC }, .id = x->id, .pty = x->pty };
+	_cleanup_buf_ struct buf spec = BUF_INIT(INIT_MAX_SPEC);
+	_cleanup_close_ int mem = -1;
+	int r = build_spec(x, &m, &spec);
+
+	if (r == -EMSGSIZE)
+		return err_set(e, ERR_TOO_LARGE, E2BIG, "payload_too_large", "command and environment are longer than %u bytes", INIT_MAX_SPEC);
+	if (r >= 0) {
+		mem = fd_memfile("exec", spec.p, spec.len);
+		r = mem;
+	}
+	if (r < 0)
+		return err_errno(e, -r, "preparing the command");
+	return send_to(i, &m, sizeof(m), (int[]){ mem, x->stdio[0], x->stdio[1], x->stdio[2] }, 4, e);
+}
+
+int init_signal(struct init *i, uint64_t exec_id, int sig, bool tree)
+{
+	const struct init_signal_msg m = { .h = { INIT_MAGIC, INIT_SIGNAL }, .id = exec_id, .sig = sig, .tree = tree };
+
+	return send_to(i, &m, sizeof(m), NULL, 0, NULL);
+}
+
+static void on_closed(uv_handle_t *h)
+{
+	free(h->data);
+}
+
+void init_free(struct init *i)
+{
+	if (!i)
+		return;
+	i->lost = true;
+	(void)uv_poll_stop(&i->poll);
+	uv_close((uv_handle_t *)&i->poll, on_closed);
+	closep(&i->sock);
+}

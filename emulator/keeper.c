@@ -1,0 +1,436 @@
+#include "emulator/keeper.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <sched.h>
+#include <signal.h>
+#include <string.h>
+#include <sys/epoll.h>
+#include <sys/file.h>
+#include <sys/prctl.h>
+#include <sys/resource.h>
+#include <sys/signalfd.h>
+#include <sys/socket.h>
+#include <sys/un.h>
+#include <sys/wait.h>
+#include <uthash.h>
+
+#include "emulator/base/fd.h"
+#include "emulator/base/log.h"
+#include "emulator/base/sys.h"
+#include "emulator/isolate.h"
+#include "emulator/pid1.h"
+#include "emulator/proto.h"
+
+/* The keeper process. Theory of operation:
+ *
+ * One epoll loop over the daemon's socket, a listening socket in the state dir (where a later run finds a
+ * keeper that outlived its daemon), and a signalfd for SIGCHLD. Requests are answered in order. A spawn is
+ * one clone3 with every namespace; the child waits on its control socket until the keeper has written its
+ * id map and attached it to its cgroup, then stages itself (pid1.c).
+ *
+ * The keeper keeps a copy of the daemon's end of each control socket: when a daemon dies, the init does not
+ * see EOF. When the keeper dies its inits die with it (PR_SET_PDEATHSIG). */
+
+struct kept {
+	char slot[KEEPER_SLOT_SIZE];
+	pid_t pid;
+	int pidfd;
+	int ctl; /* the daemon's end */
+	UT_hash_handle by_slot;
+};
+
+struct keeper_process {
+	const struct keeper_config *c;
+	struct isolate_filter filter;
+	struct kept *kept;
+	int ep, conn, listener, sigfd;
+	bool cgroup_view;
+	bool stopping;
+};
+
+static void tell(struct keeper_process *k, enum keeper_msg_type type, const char *slot, int value, const char *text, int fd)
+{
+	struct keeper_msg m = { .magic = KEEPER_MAGIC, .type = type, .value = value };
+
+	(void)snprintf(m.slot, sizeof(m.slot), "%s", slot);
+	(void)snprintf(m.text, sizeof(m.text), "%s", text ? text : "");
+	if (k->conn >= 0 && fd_send_msg(k->conn, &m, sizeof(m), &fd, fd >= 0) < 0)
+		log_warn("the daemon does not listen (message %u for %s)", type, slot);
+}
+
+static void forget(struct keeper_process *k, struct kept *s)
+{
+	HASH_DELETE(by_slot, k->kept, s);
+	closep(&s->pidfd);
+	closep(&s->ctl);
+	free(s);
+}
+
+/* In the new process: only the control socket and standard error stay open. */
+static _noreturn_ void child_main(struct keeper_process *k, int ctl)
+{
+	struct pid1_config c = {
+		.ctl_sock = 3,
+		.filter = &k->filter,
+		.cgroup_view = k->cgroup_view,
+		.single_id = k->c->idmap->kind == IDMAP_SINGLE,
+	};
+
+	if (dup3(ctl, 3, O_CLOEXEC) < 0 && ctl != 3)
+		_exit(1);
+	if (sys_close_range(4, ~0u, 0) < 0)
+		_exit(1);
+	log_set_name("init");
+	pid1_main(&c);
+}
+
+static int write_child_maps(struct keeper_process *k, pid_t pid, struct err *e)
+{
+	const char *map = idmap_sandbox_map(k->c->idmap);
+	char path[64];
+	int r;
+
+	(void)snprintf(path, sizeof(path), "/proc/%d/uid_map", pid);
+	r = fd_write_file(AT_FDCWD, path, map);
+	if (r < 0)
+		return err_errno(e, -r, "writing the sandbox's uid_map");
+	(void)snprintf(path, sizeof(path), "/proc/%d/gid_map", pid);
+	r = fd_write_file(AT_FDCWD, path, map);
+	return r < 0 ? err_errno(e, -r, "writing the sandbox's gid_map") : 0;
+}
+
+static int clone_init(struct keeper_process *k, struct kept *s, int init_end, struct err *e)
+{
+	_cleanup_close_ int cg = cgroup_open_for_clone(k->c->cgroups, s->slot);
+	struct clone_args args = {
+		.flags = CLONE_NEWUSER | CLONE_NEWPID | CLONE_NEWNS | CLONE_NEWNET | CLONE_NEWIPC | CLONE_NEWUTS | CLONE_PIDFD,
+		.pidfd = (__u64)(uintptr_t)&s->pidfd,
+		.exit_signal = SIGCHLD,
+	};
+
+	if (cg >= 0) {
+		args.flags |= CLONE_INTO_CGROUP;
+		args.cgroup = (__u64)cg;
+	} else if (cg != -ENOTSUP) {
+		return err_errno(e, -cg, "opening the cgroup of %s", s->slot);
+	}
+	s->pid = sys_clone3(&args);
+	if (s->pid == 0)
+		child_main(k, init_end);
+	if (s->pid < 0)
+		return err_errno(e, -s->pid, "clone3");
+	if (cg < 0 && cgroup_root_backend(k->c->cgroups) != CGROUP_NONE)
+		return cgroup_attach(k->c->cgroups, s->slot, s->pid, e);
+	return 0;
+}
+
+static int spawn(struct keeper_process *k, struct kept *s, struct err *e)
+{
+	const struct init_header go = { INIT_MAGIC, INIT_GO };
+	_cleanup_close_ int init_end = -1;
+	int sv[2], r;
+
+	if (socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0, sv) < 0)
+		return err_errno(e, errno, "socketpair");
+	s->ctl = sv[0];
+	init_end = sv[1];
+	r = clone_init(k, s, init_end, e);
+	if (r >= 0)
+		r = write_child_maps(k, s->pid, e);
+	if (r >= 0) {
+		r = fd_send_msg(s->ctl, &go, sizeof(go), NULL, 0);
+		if (r < 0)
+			err_errno(e, -r, "starting the sandbox's init");
+	}
+	return r;
+}
+
+static void on_spawn(struct keeper_process *k, const char *slot)
+{
+	struct err e = ERR_INIT;
+	struct kept *s;
+	int status;
+
+	HASH_FIND(by_slot, k->kept, slot, strlen(slot), s);
+	if (s) {
+		tell(k, KEEPER_FAILED, slot, EEXIST, "the slot is in use", -1);
+		return;
+	}
+	s = calloc(1, sizeof(*s));
+	if (!s) {
+		tell(k, KEEPER_FAILED, slot, ENOMEM, "out of memory", -1);
+		return;
+	}
+	(void)snprintf(s->slot, sizeof(s->slot), "%s", slot);
+	s->pidfd = s->ctl = -1;
+	HASH_ADD(by_slot, k->kept, slot, strlen(s->slot), s);
+	if (spawn(k, s, &e) < 0) {
+		if (s->pid > 0) {
+			(void)kill(s->pid, SIGKILL);
+			while (waitpid(s->pid, &status, 0) < 0 && errno == EINTR)
+				;
+		}
+		forget(k, s);
+		tell(k, KEEPER_FAILED, slot, e.errnum, e.msg, -1);
+		return;
+	}
+	tell(k, KEEPER_SPAWNED, slot, s->pid, NULL, s->ctl);
+}
+
+static void on_kill(struct keeper_process *k, const char *slot)
+{
+	struct kept *s;
+
+	HASH_FIND(by_slot, k->kept, slot, strlen(slot), s);
+	if (s)
+		(void)sys_pidfd_send_signal(s->pidfd, SIGKILL);
+}
+
+static void on_child(struct keeper_process *k)
+{
+	struct signalfd_siginfo drop;
+	struct kept *s, *tmp;
+	int status;
+	pid_t pid;
+
+	while (read(k->sigfd, &drop, sizeof(drop)) > 0)
+		;
+	while ((pid = waitpid(-1, &status, WNOHANG)) > 0) {
+		HASH_ITER(by_slot, k->kept, s, tmp) {
+			if (s->pid != pid)
+				continue;
+			tell(k, KEEPER_DIED, s->slot, status, NULL, -1);
+			forget(k, s);
+			break;
+		}
+	}
+}
+
+static void stop_all(struct keeper_process *k)
+{
+	struct kept *s, *tmp;
+
+	HASH_ITER(by_slot, k->kept, s, tmp)
+		(void)sys_pidfd_send_signal(s->pidfd, SIGKILL);
+	k->stopping = true;
+}
+
+static void lose_daemon(struct keeper_process *k)
+{
+	(void)epoll_ctl(k->ep, EPOLL_CTL_DEL, k->conn, NULL);
+	closep(&k->conn);
+}
+
+static void on_daemon(struct keeper_process *k)
+{
+	struct keeper_msg m;
+	ssize_t n = fd_recv_msg(k->conn, &m, sizeof(m), NULL, 0, NULL);
+
+	if (n != sizeof(m) || m.magic != KEEPER_MAGIC || !proto_string_ok(m.slot, sizeof(m.slot)) ||
+	    (m.type != KEEPER_STOP && !proto_slot_ok(m.slot))) {
+		lose_daemon(k);
+		return;
+	}
+	if (m.type == KEEPER_SPAWN)
+		on_spawn(k, m.slot);
+	else if (m.type == KEEPER_KILL)
+		on_kill(k, m.slot);
+	else if (m.type == KEEPER_STOP)
+		stop_all(k);
+	else
+		lose_daemon(k);
+}
+
+static int watch(struct keeper_process *k, int fd)
+{
+	struct epoll_event ev = { .events = EPOLLIN, .data.fd = fd };
+
+	return epoll_ctl(k->ep, EPOLL_CTL_ADD, fd, &ev) < 0 ? -errno : 0;
+}
+
+/* A new run's daemon takes the place of the one before. */
+static void on_connect(struct keeper_process *k)
+{
+	int fd = accept4(k->listener, NULL, NULL, SOCK_CLOEXEC);
+
+	if (fd < 0)
+		return;
+	if (k->conn >= 0)
+		lose_daemon(k);
+	k->conn = fd;
+	if (watch(k, fd) < 0)
+		closep(&k->conn);
+}
+
+static void keeper_loop(struct keeper_process *k)
+{
+	struct epoll_event ev[8];
+
+	while (!k->stopping || k->kept) {
+		int n = epoll_wait(k->ep, ev, ARRAY_SIZE(ev), -1);
+
+		for (int i = 0; i < n; i++) {
+			if (ev[i].data.fd == k->sigfd)
+				on_child(k);
+			else if (ev[i].data.fd == k->listener)
+				on_connect(k);
+			else if (ev[i].data.fd == k->conn)
+				on_daemon(k);
+		}
+	}
+}
+
+/* The socket's address, short enough wherever the state dir is (unix(7): 108 bytes). */
+static void socket_address(int state_fd, struct sockaddr_un *ret)
+{
+	*ret = (struct sockaddr_un){ .sun_family = AF_UNIX };
+	(void)snprintf(ret->sun_path, sizeof(ret->sun_path), "/proc/self/fd/%d/" KEEPER_SOCKET_NAME, state_fd);
+}
+
+static int keeper_listen(int state_fd, struct err *e)
+{
+	_cleanup_close_ int fd = socket(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0);
+	struct sockaddr_un a;
+
+	socket_address(state_fd, &a);
+	if (fd < 0)
+		return err_errno(e, errno, "socket");
+	if (unlinkat(state_fd, KEEPER_SOCKET_NAME, 0) < 0 && errno != ENOENT)
+		return err_errno(e, errno, "removing the old keeper.sock");
+	if (bind(fd, (struct sockaddr *)&a, sizeof(a)) < 0 || listen(fd, 4) < 0)
+		return err_errno(e, errno, "making keeper.sock");
+	return TAKE_FD(fd);
+}
+
+static int keeper_prepare(struct keeper_process *k, struct err *e)
+{
+	_cleanup_close_ int disk = open("disk", O_PATH | O_DIRECTORY | O_CLOEXEC | O_NOFOLLOW);
+	struct rlimit files;
+	sigset_t chld;
+	int r;
+
+	if (disk < 0)
+		return err_errno(e, errno, "opening the disk folder");
+	if (getrlimit(RLIMIT_NOFILE, &files) == 0) {
+		files.rlim_cur = files.rlim_max; /* three fds a sandbox */
+		(void)setrlimit(RLIMIT_NOFILE, &files);
+	}
+	r = isolate_filter_build(&k->filter, e);
+	if (r < 0)
+		return r;
+	k->listener = keeper_listen(k->c->state_fd, e);
+	if (k->listener < 0)
+		return k->listener;
+	r = isolate_keeper_root(disk, e);
+	if (r < 0)
+		return r;
+	(void)sigemptyset(&chld);
+	(void)sigaddset(&chld, SIGCHLD);
+	(void)sigprocmask(SIG_BLOCK, &chld, NULL);
+	k->sigfd = signalfd(-1, &chld, SFD_CLOEXEC | SFD_NONBLOCK);
+	k->ep = epoll_create1(EPOLL_CLOEXEC);
+	if (k->sigfd < 0 || k->ep < 0)
+		return err_errno(e, errno, "epoll");
+	if (watch(k, k->sigfd) < 0 || watch(k, k->listener) < 0 || watch(k, k->conn) < 0)
+		return err_errno(e, errno, "epoll_ctl");
+	return 0;
+}
+
+struct keeper_arg {
+	const struct keeper_config *c;
+	int sock;
+};
+
+static int keeper_main(void *arg)
+{
+	const struct keeper_arg *a = arg;
+	struct keeper_process k = { .c = a->c, .ep = -1, .conn = a->sock, .listener = -1, .sigfd = -1 };
+	struct err e = ERR_INIT;
+
+	log_set_name("keeper");
+	/* A session of its own, so that the terminal's Ctrl-C is the daemon's to handle. */
+	(void)setsid();
+	(void)signal(SIGPIPE, SIG_IGN);
+	(void)signal(SIGHUP, SIG_IGN);
+	(void)prctl(PR_SET_NAME, "ork-keeper");
+	k.cgroup_view = cgroup_root_backend(k.c->cgroups) != CGROUP_NONE;
+	if (keeper_prepare(&k, &e) < 0) {
+		tell(&k, KEEPER_FAILED, "", e.errnum, e.msg, -1);
+		return 1;
+	}
+	tell(&k, KEEPER_SPAWNED, "", getpid(), NULL, -1);
+	keeper_loop(&k);
+	return 0;
+}
+
+/* --- the launcher's side --- */
+
+static int keeper_first_word(int sock, struct err *e)
+{
+	struct keeper_msg m;
+	ssize_t n = fd_recv_msg(sock, &m, sizeof(m), NULL, 0, NULL);
+
+	if (n != sizeof(m) || m.magic != KEEPER_MAGIC || !proto_string_ok(m.text, sizeof(m.text)))
+		return err_set(e, ERR_INTERNAL, EIO, NULL, "the keeper did not start");
+	if (m.type != KEEPER_SPAWNED)
+		return err_set(e, ERR_UNAVAILABLE, m.value, "keeper", "the keeper could not start: %s", m.text);
+	return 0;
+}
+
+int keeper_start(const struct keeper_config *c, pid_t *ret_pid, int *ret_userns_fd, int *ret_sock, struct err *e)
+{
+	_cleanup_close_ int ours = -1, theirs = -1, ns = -1;
+	struct keeper_arg arg = { .c = c };
+	pid_t pid;
+	int sv[2], r;
+
+	/* unshare(CLONE_NEWNS) carries the current folder over to the copy of its mount; an fd would go on
+	 * naming the host's, from which nothing can be cloned. And a path may lead through folders of the caller's. */
+	if (fchdir(c->state_fd) < 0)
+		return err_errno(e, errno, "chdir to the state dir");
+	if (socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0, sv) < 0)
+		return err_errno(e, errno, "socketpair");
+	ours = sv[0];
+	arg.sock = theirs = sv[1];
+	r = idmap_spawn(c->idmap, keeper_main, &arg, &pid, &ns, e);
+	if (r < 0)
+		return r;
+	closep(&theirs);
+	r = keeper_first_word(ours, e);
+	if (r < 0) {
+		(void)kill(pid, SIGKILL);
+		while (waitpid(pid, NULL, 0) < 0 && errno == EINTR)
+			;
+		return r;
+	}
+	*ret_pid = pid;
+	*ret_userns_fd = TAKE_FD(ns);
+	*ret_sock = TAKE_FD(ours);
+	return 0;
+}
+
+int keeper_end_stale(int state_fd, struct err *e)
+{
+	_cleanup_close_ int fd = socket(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0);
+	struct keeper_msg m = { .magic = KEEPER_MAGIC, .type = KEEPER_STOP };
+	const struct timeval patience = { .tv_sec = 10 };
+	struct sockaddr_un a;
+	ssize_t n;
+
+	if (fd < 0)
+		return err_errno(e, errno, "socket");
+	socket_address(state_fd, &a);
+	if (connect(fd, (struct sockaddr *)&a, sizeof(a)) < 0)
+		return errno == ENOENT || errno == ECONNREFUSED ? 0 : err_errno(e, errno, "connecting to the old keeper");
+	(void)setsockopt(fd, SOL_SOCKET, SO_RCVTIMEO, &patience, sizeof(patience));
+	if (fd_send_msg(fd, &m, sizeof(m), NULL, 0) < 0)
+		return 0; /* it went on its own */
+	/* It reports each death, then goes: EOF. */
+	do
+		n = fd_recv_msg(fd, &m, sizeof(m), NULL, 0, NULL);
+	while (n > 0);
+	if (n == -EAGAIN)
+		return err_set(e, ERR_BUSY, EBUSY, NULL, "a keeper of an earlier run does not end; find it with `pgrep ork-keeper` and kill it");
+	return 0;
+}

@@ -1,0 +1,206 @@
+/* The daemon's connection to the keeper: requests out, one answer each, deaths as they come. */
+
+#include <errno.h>
+#include <fcntl.h>
+#include <poll.h>
+#include <signal.h>
+#include <string.h>
+#include <uthash.h>
+#include <uv.h>
+
+#include "emulator/base/fd.h"
+#include "emulator/base/log.h"
+#include "emulator/keeper.h"
+#include "emulator/proto.h"
+
+struct pending {
+	char slot[KEEPER_SLOT_SIZE];
+	keeper_spawned_fn done;
+	void *arg;
+	UT_hash_handle hh;
+};
+
+struct keeper {
+	uv_poll_t poll;
+	int sock;
+	struct keeper_events ev;
+	struct pending *pending;
+	bool lost;
+};
+
+static void fail_pending(struct keeper *k)
+{
+	struct pending *p, *tmp;
+	struct err e;
+
+	err_set(&e, ERR_INTERNAL, EPIPE, NULL, "the keeper is gone");
+	HASH_ITER(hh, k->pending, p, tmp) {
+		HASH_DEL(k->pending, p);
+		p->done(p->arg, &e, -1, 0);
+		free(p);
+	}
+}
+
+static void lost(struct keeper *k, const char *why)
+{
+	if (k->lost)
+		return;
+	k->lost = true;
+	(void)uv_poll_stop(&k->poll);
+	log_error("the keeper is gone (%s)", why);
+	fail_pending(k);
+	k->ev.lost(k->ev.arg);
+}
+
+static void on_answer(struct keeper *k, const struct keeper_msg *m, int fd)
+{
+	struct err e = ERR_INIT;
+	struct pending *p;
+
+	HASH_FIND_STR(k->pending, m->slot, p);
+	if (!p) {
+		closep(&fd);
+		return;
+	}
+	HASH_DEL(k->pending, p);
+	if (m->type == KEEPER_FAILED) {
+		err_set(&e, m->value == EAGAIN || m->value == ENOMEM || m->value == ENOSPC || m->value == EMFILE ? ERR_CAPACITY : ERR_INTERNAL,
+			m->value, NULL, "%s", m->text);
+		p->done(p->arg, &e, -1, 0);
+	} else {
+		p->done(p->arg, NULL, fd, m->value);
+	}
+	free(p);
+}
+
+static void on_readable(uv_poll_t *h, int status, int events)
+{
+	struct keeper *k = h->data;
+	(void)events;
+
+	/* A bounded number a turn, so that many deaths don't hold up the requests. */
+	for (int i = 0; i < 64 && !k->lost; i++) {
+		struct keeper_msg m;
+		int fd = -1;
+		size_t n_fds = 0;
+		ssize_t n = status < 0 ? status : fd_recv_msg(k->sock, &m, sizeof(m), &fd, 1, &n_fds);
+
+		if (n == -EAGAIN)
+			return;
+		if (n != sizeof(m) || m.magic != KEEPER_MAGIC || !proto_slot_ok(m.slot) || !proto_string_ok(m.text, sizeof(m.text)) ||
+		    (m.type == KEEPER_SPAWNED) != (n_fds == 1)) {
+			closep(&fd);
+			lost(k, n == 0 ? "end of file" : n < 0 ? strerror((int)-n) : "a message it should not send");
+			return;
+		}
+		if (m.type == KEEPER_SPAWNED || m.type == KEEPER_FAILED)
+			on_answer(k, &m, fd);
+		else if (m.type == KEEPER_DIED)
+			k->ev.died(k->ev.arg, m.slot, m.value);
+	}
+}
+
+int keeper_connect(struct uv_loop_s *loop, int sock, const struct keeper_events *ev, struct keeper **ret, struct err *e)
+{
+	struct keeper *k = calloc(1, sizeof(*k));
+	int r;
+
+	if (!k)
+		return err_errno(e, ENOMEM, "the keeper's connection");
+	k->sock = sock;
+	k->ev = *ev;
+	r = fd_set_nonblock(sock, true);
+	if (r >= 0)
+		r = uv_poll_init(loop, &k->poll, sock);
+	if (r < 0) {
+		free(k);
+		return err_errno(e, -r, "watching the keeper's socket");
+	}
+	k->poll.data = k;
+	(void)uv_poll_start(&k->poll, UV_READABLE, on_readable);
+	*ret = k;
+	return 0;
+}
+
+/* The socket holds many hundred messages; a full one means a keeper that stopped, so a short wait will do. */
+static int send_request(struct keeper *k, enum keeper_msg_type type, const char *slot)
+{
+	struct keeper_msg m = { .magic = KEEPER_MAGIC, .type = type };
+	int r;
+
+	if (k->lost)
+		return -EPIPE;
+	(void)snprintf(m.slot, sizeof(m.slot), "%s", slot);
+	for (int tries = 0;; tries++) {
+		struct pollfd p = { .fd = k->sock, .events = POLLOUT };
+
+		r = fd_send_msg(k->sock, &m, sizeof(m), NULL, 0);
+		if (r != -EAGAIN || tries == 20)
+			return r;
+		(void)poll(&p, 1, 50);
+	}
+}
+
+int keeper_spawn(struct keeper *k, const char *slot, keeper_spawned_fn done, void *arg, struct err *e)
+{
+	struct pending *p;
+	int r;
+
+	if (!proto_slot_ok(slot))
+		return err_set(e, ERR_INTERNAL, EINVAL, NULL, "bad slot name");
+	p = calloc(1, sizeof(*p));
+	if (!p)
+		return err_errno(e, ENOMEM, "a spawn request");
+	(void)snprintf(p->slot, sizeof(p->slot), "%s", slot);
+	p->done = done;
+	p->arg = arg;
+	r = send_request(k, KEEPER_SPAWN, slot);
+	if (r < 0) {
+		free(p);
+		return err_errno(e, -r, "asking the keeper for an init");
+	}
+	HASH_ADD_STR(k->pending, slot, p);
+	return 0;
+}
+
+int keeper_kill(struct keeper *k, const char *slot)
+{
+	return send_request(k, KEEPER_KILL, slot);
+}
+
+void keeper_stop(struct keeper *k)
+{
+	struct keeper_msg m;
+	int fd = -1;
+	size_t n_fds;
+
+	if (k->lost || send_request(k, KEEPER_STOP, "") < 0)
+		return;
+	for (int64_t waited = 0; waited < 5000; waited += 100) {
+		struct pollfd p = { .fd = k->sock, .events = POLLIN };
+		ssize_t n;
+
+		if (poll(&p, 1, 100) <= 0)
+			continue;
+		n = fd_recv_msg(k->sock, &m, sizeof(m), &fd, 1, &n_fds);
+		closep(&fd);
+		if (n == 0 || (n < 0 && n != -EAGAIN))
+			return;
+	}
+	log_warn("the keeper does not end");
+}
+
+static void on_closed(uv_handle_t *h)
+{
+	free(h->data);
+}
+
+void keeper_free(struct keeper *k)
+{
+	if (!k)
+		return;
+	fail_pending(k);
+	(void)uv_poll_stop(&k->poll);
+	uv_close((uv_handle_t *)&k->poll, on_closed);
+	closep(&k->sock);
+}

@@ -1,0 +1,443 @@
+#include "emulator/pid1.h"
+
+#include <dirent.h>
+#include <errno.h>
+#include <fcntl.h>
+#include <grp.h>
+#include <poll.h>
+#include <sched.h>
+#include <signal.h>
+#include <spawn.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <sys/prctl.h>
+#include <sys/signalfd.h>
+#include <sys/stat.h>
+#include <sys/wait.h>
+
+#include "emulator/base/clock.h"
+#include "emulator/base/fd.h"
+#include "emulator/base/sys.h"
+#include "emulator/init.h"
+#include "emulator/proto.h"
+
+/* Theory of operation
+ *
+ * One poll loop over the control socket and a signalfd. A command is started with posix_spawn(3) (vfork
+ * semantics: no page table is copied), in a session of its own. Exits are reaped with waitpid and reported
+ * in the order the kernel gives them; orphans that belong to no command are just reaped.
+ *
+ * Messages come from the daemon and are trusted to mean well, but are checked all the same: a wrong one
+ * ends PID 1, and with it the sandbox. After isolate_drop() this process has the sandbox's rights only. */
+
+struct command {
+	uint64_t id;
+	pid_t pid; /* also its session */
+	int64_t started_us;
+};
+
+struct pid1 {
+	int sock;
+	int sigfd;
+	struct command *commands;
+	size_t n, cap;
+};
+
+static _noreturn_ void die(const struct pid1_config *c, const struct err *e)
+{
+	struct init_failed_msg m = { .h = { INIT_MAGIC, INIT_FAILED }, .errnum = e->errnum };
+
+	(void)snprintf(m.text, sizeof(m.text), "%.*s", (int)sizeof(m.text) - 1, e->msg);
+	(void)fd_send_msg(c->ctl_sock, &m, sizeof(m), NULL, 0);
+	_exit(1);
+}
+
+static void receive(int sock, uint32_t type, void *msg, size_t size)
+{
+	struct init_header *h = msg;
+
+	if (fd_recv_msg(sock, msg, size, NULL, 0, NULL) != (ssize_t)size || h->magic != INIT_MAGIC || h->type != type)
+		_exit(0); /* the daemon or the keeper went away: so do we */
+}
+
+static int become_root_inside(bool single_id, struct err *e)
+{
+	if (setgroups(0, NULL) < 0 && !single_id)
+		return err_errno(e, errno, "setgroups");
+	if (setresgid(0, 0, 0) < 0 || setresuid(0, 0, 0) < 0)
+		return err_errno(e, errno, "becoming the sandbox's root");
+	/* If the keeper goes, nobody would reap us: go too. After the change of ids, which clears it (prctl(2)). */
+	if (prctl(PR_SET_PDEATHSIG, SIGKILL) < 0)
+		return err_errno(e, errno, "PR_SET_PDEATHSIG");
+	return 0;
+}
+
+static void configure(const struct pid1_config *c, struct init_configure_msg *m)
+{
+	struct isolate_root root = { .slot = m->slot, .layers = (const char(*)[40])m->layers, .n_layers = m->n_layers,
+				     .cpus = m->cpus, .hostname = m->hostname };
+	struct err e = ERR_INIT;
+
+	if (!proto_slot_ok(m->slot) || m->n_layers == 0 || m->n_layers > TEMPLATE_MAX_LAYERS ||
+	    !proto_string_ok(m->hostname, sizeof(m->hostname)))
+		_exit(1);
+	for (uint32_t i = 0; i < m->n_layers; i++)
+		if (!proto_string_ok(m->layers[i], sizeof(m->layers[i])) || strpbrk(m->layers[i], "/:,\\"))
+			_exit(1);
+	if (isolate_enter_root(&root, &e) < 0 || isolate_drop(c->filter, m->cpus, m->pids_max, &e) < 0)
+		die(c, &e);
+}
+
+static void send_ready(const struct pid1_config *c)
+{
+	struct init_header h = { INIT_MAGIC, INIT_READY };
+	int root = open("/", O_PATH | O_DIRECTORY | O_CLOEXEC);
+
+	if (root < 0 || fd_send_msg(c->ctl_sock, &h, sizeof(h), &root, 1) < 0)
+		_exit(1);
+	(void)close(root);
+}
+
+/* --- commands --- */
+
+struct spec {
+	char *const *argv;
+	char *const *env;
+	const char *cwd;
+};
+
+/* The next of the spec's strings, or NULL when there is none. */
+static char *next_string(char **p, const char *end)
+{
+	char *s = *p;
+
+	if (s >= end)
+		return NULL;
+	*p += strlen(s) + 1; /* the text ends in NUL */
+	return s;
+}
+
+/* Splits the spec's strings into NULL-terminated vectors (one allocation, the caller's to free). */
+static int parse_spec(const struct init_exec_msg *m, char *text, struct spec *ret, char ***ret_vectors)
+{
+	char *p = text, *end = text + m->spec_len;
+	_cleanup_free_ char **v = NULL;
+
+	if (m->n_argv == 0 || m->n_argv > 65536 || m->n_env > 65536 || m->spec_len == 0 || end[-1] != '\0')
+		return -EBADMSG;
+	v = calloc((size_t)m->n_argv + m->n_env + 2, sizeof(*v));
+	if (!v)
+		return -ENOMEM;
+	for (uint32_t i = 0; i < m->n_argv; i++)
+		v[i] = next_string(&p, end);
+	for (uint32_t i = 0; i < m->n_env; i++)
+		v[m->n_argv + 1 + i] = next_string(&p, end);
+	ret->cwd = next_string(&p, end);
+	if (!ret->cwd || p != end)
+		return -EBADMSG;
+	ret->argv = v;
+	ret->env = v + m->n_argv + 1;
+	*ret_vectors = TAKE_PTR(v);
+	return 0;
+}
+
+/* execvp(3)'s search, but in the command's own PATH. */
+static int find_program(const struct spec *s, char *ret, size_t cap)
+{
+	const char *path = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin", *name = s->argv[0];
+	int best = ENOENT;
+
+	if (strchr(name, '/'))
+		return (size_t)snprintf(ret, cap, "%s", name) < cap ? 0 : ENAMETOOLONG;
+	if (!*name)
+		return ENOENT;
+	for (size_t i = 0; s->env[i]; i++)
+		if (strncmp(s->env[i], "PATH=", 5) == 0)
+			path = s->env[i] + 5;
+	for (const char *p = path;; p++) {
+		size_t n = strcspn(p, ":");
+		struct stat st;
+
+		if ((size_t)snprintf(ret, cap, "%.*s%s%s", (int)n, p, n ? "/" : "", name) < cap && stat(ret, &st) == 0 &&
+		    S_ISREG(st.st_mode)) {
+			if (access(ret, X_OK) == 0)
+				return 0;
+			best = EACCES;
+		}
+		p += n;
+		if (!*p)
+			return best;
+	}
+}
+
+static int spawn_with(const struct spec *s, const char *program, const int stdio[3], bool pty, pid_t *ret)
+{
+	posix_spawn_file_actions_t fa;
+	posix_spawnattr_t at;
+	sigset_t none, all;
+	char tty[32];
+	int r;
+
+	if (posix_spawn_file_actions_init(&fa) != 0)
+		return ENOMEM;
+	if (posix_spawnattr_init(&at) != 0) {
+		(void)posix_spawn_file_actions_destroy(&fa);
+		return ENOMEM;
+	}
+	(void)sigemptyset(&none);
+	(void)sigfillset(&all);
+	r = posix_spawnattr_setflags(&at, POSIX_SPAWN_SETSID | POSIX_SPAWN_SETSIGMASK | POSIX_SPAWN_SETSIGDEF);
+	if (r == 0)
+		r = posix_spawnattr_setsigmask(&at, &none);
+	if (r == 0)
+		r = posix_spawnattr_setsigdefault(&at, &all);
+	if (r == 0 && pty) {
+		/* A session leader without a terminal gets the first one it opens (tty_ioctl(4)). */
+		r = ttyname_r(stdio[0], tty, sizeof(tty));
+		if (r == 0)
+			r = posix_spawn_file_actions_addopen(&fa, 0, tty, O_RDWR, 0);
+		for (int i = 1; r == 0 && i < 3; i++)
+			r = posix_spawn_file_actions_adddup2(&fa, 0, i);
+	}
+	for (int i = 0; r == 0 && i < 3 && !pty; i++)
+		r = posix_spawn_file_actions_adddup2(&fa, stdio[i], i);
+	if (r == 0)
+		r = posix_spawn_file_actions_addchdir_np(&fa, s->cwd);
+	if (r == 0)
+		r = posix_spawn(ret, program, &fa, &at, s->argv, s->env);
+	(void)posix_spawnattr_destroy(&at);
+	(void)posix_spawn_file_actions_destroy(&fa);
+	return r;
+}
+
+static int start_command(const struct init_exec_msg *m, const int fds[4], pid_t *ret)
+{
+	_cleanup_free_ char **vectors = NULL;
+	char program[4096], *text;
+	struct stat st;
+	struct spec s;
+	int r;
+
+	/* The memfd is sealed; its size can't change between this check and the reading. */
+	if (fstat(fds[0], &st) < 0 || st.st_size != (off_t)m->spec_len || m->spec_len > INIT_MAX_SPEC)
+		return EBADMSG;
+	text = mmap(NULL, m->spec_len, PROT_READ, MAP_PRIVATE, fds[0], 0);
+	if (text == MAP_FAILED)
+		return errno;
+	r = -parse_spec(m, text, &s, &vectors);
+	if (r == 0)
+		r = find_program(&s, program, sizeof(program));
+	if (r == 0)
+		r = spawn_with(&s, program, fds + 1, m->pty != 0, ret);
+	(void)munmap(text, m->spec_len);
+	return r;
+}
+
+static void report(struct pid1 *p, uint64_t id, enum init_exit_kind kind, int value, int64_t started_us)
+{
+	struct init_exited_msg m = { .h = { INIT_MAGIC, INIT_EXITED }, .id = id, .kind = (int32_t)kind, .value = value };
+
+	m.duration_us = started_us ? (uint64_t)(clock_mono_us() - started_us) : 0;
+	if (fd_send_msg(p->sock, &m, sizeof(m), NULL, 0) < 0)
+		_exit(1);
+}
+
+static void on_exec(struct pid1 *p, const struct init_exec_msg *m, const int *fds, size_t n_fds)
+{
+	int64_t now = clock_mono_us();
+	struct command *bigger;
+	pid_t pid;
+	int r;
+
+	if (n_fds != 4)
+		_exit(1);
+	if (p->n == p->cap) {
+		bigger = realloc(p->commands, (p->cap + 16) * sizeof(*bigger));
+		if (!bigger) {
+			report(p, m->id, INIT_EXIT_NOT_STARTED, ENOMEM, now);
+			return;
+		}
+		p->commands = bigger;
+		p->cap += 16;
+	}
+	r = start_command(m, fds, &pid);
+	if (r != 0)
+		report(p, m->id, INIT_EXIT_NOT_STARTED, r, now);
+	else
+		p->commands[p->n++] = (struct command){ .id = m->id, .pid = pid, .started_us = now };
+}
+
+/* --- signals to a tree --- */
+
+struct proc {
+	pid_t pid, parent, session;
+};
+
+/* proc_pid_stat(5): "pid (comm) state ppid pgrp session ..."; comm may hold anything, so from the last ')'. */
+static bool read_proc(const char *name, struct proc *ret)
+{
+	char path[64], stat_line[512], *p;
+
+	(void)snprintf(path, sizeof(path), "/proc/%.20s/stat", name);
+	if (fd_read_file(AT_FDCWD, path, stat_line, sizeof(stat_line)) < 0)
+		return false;
+	p = strrchr(stat_line, ')');
+	if (!p || sscanf(p + 1, " %*c %d %*d %d", &ret->parent, &ret->session) != 2)
+		return false;
+	ret->pid = (pid_t)strtol(name, NULL, 10);
+	return ret->pid > 1;
+}
+
+/* Every process of the sandbox; the array is the caller's. */
+static size_t list_procs(struct proc **ret)
+{
+	DIR *dir = opendir("/proc");
+	const struct dirent *d;
+	size_t n = 0, cap = 0;
+
+	*ret = NULL;
+	while (dir && (d = readdir(dir))) {
+		if (d->d_name[0] < '1' || d->d_name[0] > '9')
+			continue;
+		if (n == cap) {
+			struct proc *bigger = realloc(*ret, (cap + 256) * sizeof(*bigger));
+
+			if (!bigger)
+				break;
+			*ret = bigger;
+			cap += 256;
+		}
+		n += read_proc(d->d_name, &(*ret)[n]);
+	}
+	if (dir)
+		(void)closedir(dir);
+	return n;
+}
+
+/* The command's session, and whoever descends from it even after a setsid(2) of its own. */
+static void signal_tree(pid_t leader, int sig)
+{
+	_cleanup_free_ struct proc *procs = NULL;
+	size_t n = list_procs(&procs);
+	bool grew = true;
+
+	/* session is set to the leader's for members found by descent, so one flag serves both. */
+	while (grew) {
+		grew = false;
+		for (size_t i = 0; i < n; i++)
+			for (size_t j = 0; procs[i].session != leader && j < n; j++)
+				if (procs[j].pid == procs[i].parent && procs[j].session == leader) {
+					procs[i].session = leader;
+					grew = true;
+				}
+	}
+	for (size_t i = 0; i < n; i++)
+		if (procs[i].session == leader)
+			(void)kill(procs[i].pid, sig);
+}
+
+static void on_signal(struct pid1 *p, const struct init_signal_msg *m)
+{
+	if (m->sig < 0 || m->sig > SIGRTMAX)
+		_exit(1);
+	for (size_t i = 0; i < p->n; i++) {
+		if (p->commands[i].id != m->id)
+			continue;
+		if (m->tree)
+			signal_tree(p->commands[i].pid, m->sig);
+		else
+			(void)kill(p->commands[i].pid, m->sig);
+		return;
+	}
+}
+
+/* --- the loop --- */
+
+static void reap(struct pid1 *p)
+{
+	struct signalfd_siginfo drop;
+	int status;
+	pid_t pid;
+
+	while (read(p->sigfd, &drop, sizeof(drop)) > 0)
+		;
+	while ((pid = waitpid(-1, &status, WNOHANG)) > 0) {
+		for (size_t i = 0; i < p->n; i++) {
+			struct command c = p->commands[i];
+
+			if (c.pid != pid)
+				continue;
+			p->commands[i] = p->commands[--p->n];
+			if (WIFSIGNALED(status))
+				report(p, c.id, INIT_EXIT_SIGNAL, WTERMSIG(status), c.started_us);
+			else
+				report(p, c.id, INIT_EXIT_CODE, WEXITSTATUS(status), c.started_us);
+			break;
+		}
+	}
+}
+
+static void on_message(struct pid1 *p)
+{
+	union init_msg m;
+	int fds[4];
+	size_t n_fds = 0;
+	ssize_t n = fd_recv_msg(p->sock, &m, sizeof(m), fds, ARRAY_SIZE(fds), &n_fds);
+
+	if (n == -EAGAIN)
+		return;
+	if (n < (ssize_t)sizeof(m.h) || m.h.magic != INIT_MAGIC)
+		_exit(0);
+	if (m.h.type == INIT_EXEC && n == sizeof(m.exec))
+		on_exec(p, &m.exec, fds, n_fds);
+	else if (m.h.type == INIT_SIGNAL && n == sizeof(m.signal))
+		on_signal(p, &m.signal);
+	else
+		_exit(1);
+	while (n_fds > 0)
+		(void)close(fds[--n_fds]);
+}
+
+static _noreturn_ void serve(struct pid1 *p)
+{
+	struct pollfd pfd[2] = { { .fd = p->sock, .events = POLLIN }, { .fd = p->sigfd, .events = POLLIN } };
+
+	for (;;) {
+		if (poll(pfd, ARRAY_SIZE(pfd), -1) < 0 && errno != EINTR)
+			_exit(1);
+		if (pfd[1].revents)
+			reap(p);
+		if (pfd[0].revents)
+			on_message(p);
+	}
+}
+
+_noreturn_ void pid1_main(const struct pid1_config *c)
+{
+	struct pid1 p = { .sock = c->ctl_sock };
+	struct init_configure_msg conf;
+	struct init_header go;
+	struct err e = ERR_INIT;
+	sigset_t chld;
+
+	receive(c->ctl_sock, INIT_GO, &go, sizeof(go));
+	if (become_root_inside(c->single_id, &e) < 0)
+		die(c, &e);
+	/* Only now, when the cgroup is its own, does a cgroup namespace start at it (cgroup_namespaces(7)). */
+	if (c->cgroup_view && unshare(CLONE_NEWCGROUP) < 0) {
+		err_errno(&e, errno, "unshare of the cgroup namespace");
+		die(c, &e);
+	}
+	if (isolate_stage(c->cgroup_view, &e) < 0)
+		die(c, &e);
+	receive(c->ctl_sock, INIT_CONFIGURE, &conf, sizeof(conf));
+	configure(c, &conf);
+	(void)sigemptyset(&chld);
+	(void)sigaddset(&chld, SIGCHLD);
+	(void)sigprocmask(SIG_SETMASK, &chld, NULL);
+	p.sigfd = signalfd(-1, &chld, SFD_CLOEXEC | SFD_NONBLOCK);
+	if (p.sigfd < 0)
+		_exit(1);
+	send_ready(c);
+	serve(&p);
+}

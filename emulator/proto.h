@@ -1,0 +1,123 @@
+#pragma once
+/* The messages between daemon, keeper and init: fixed-size structs over SOCK_SEQPACKET, one type a
+ * direction. Both ends are the same binary, so there is no byte order or version to negotiate but a
+ * keeper left by an older build, which the magic tells. A receiver checks length, magic, type, and that
+ * strings end; anything else is the end of the connection. */
+
+#include <string.h>
+
+#include "emulator/base/util.h"
+#include "emulator/keeper.h"
+#include "rootfs/template.h"
+
+#define KEEPER_MAGIC 0x6f6b7031u /* "okp1" */
+#define KEEPER_SOCKET_NAME "keeper.sock"
+
+enum keeper_msg_type {
+	/* to the keeper */
+	KEEPER_SPAWN = 1, /* slot */
+	KEEPER_KILL,	  /* slot */
+	KEEPER_STOP,
+	/* from the keeper */
+	KEEPER_SPAWNED, /* slot, value: pid; one fd: the control socket */
+	KEEPER_FAILED,	/* slot, value: errno, text */
+	KEEPER_DIED,	/* slot, value: wait status */
+};
+
+struct keeper_msg {
+	uint32_t magic;
+	uint32_t type;
+	char slot[KEEPER_SLOT_SIZE];
+	int32_t value;
+	char text[212];
+};
+
+#define INIT_MAGIC 0x6f6b6931u /* "oki1" */
+#define INIT_MAX_SPEC (4u << 20)
+
+enum init_msg_type {
+	/* to init */
+	INIT_GO = 1,	/* from the keeper: id map and cgroup are in place */
+	INIT_CONFIGURE, /* struct init_configure_msg follows the header */
+	INIT_EXEC,	/* struct init_exec_msg; fds: the spec (memfd), then 0, 1, 2 */
+	INIT_SIGNAL,	/* struct init_signal_msg */
+	/* from init */
+	INIT_READY,  /* one fd: O_PATH of its root */
+	INIT_FAILED, /* struct init_failed_msg */
+	INIT_EXITED, /* struct init_exited_msg */
+};
+
+struct init_header {
+	uint32_t magic;
+	uint32_t type;
+};
+
+struct init_configure_msg {
+	struct init_header h;
+	char slot[KEEPER_SLOT_SIZE];
+	char hostname[64];
+	uint32_t n_layers;
+	char layers[TEMPLATE_MAX_LAYERS][40];
+	uint32_t cpus;
+	uint32_t pids_max;
+	uint64_t memory_bytes;
+	uint32_t no_cgroup_view;
+};
+
+/* The spec is n_argv strings, n_env strings, then cwd, each NUL-terminated, spec_len bytes in all. */
+struct init_exec_msg {
+	struct init_header h;
+	uint64_t id;
+	uint32_t n_argv, n_env;
+	uint32_t spec_len;
+	uint32_t pty;
+};
+
+struct init_signal_msg {
+	struct init_header h;
+	uint64_t id;
+	int32_t sig;
+	uint32_t tree;
+};
+
+struct init_failed_msg {
+	struct init_header h;
+	int32_t errnum;
+	char text[120];
+};
+
+struct init_exited_msg {
+	struct init_header h;
+	uint64_t id;
+	int32_t kind; /* enum init_exit_kind */
+	int32_t value;
+	uint64_t duration_us;
+};
+
+union init_msg {
+	struct init_header h;
+	struct init_configure_msg configure;
+	struct init_exec_msg exec;
+	struct init_signal_msg signal;
+	struct init_failed_msg failed;
+	struct init_exited_msg exited;
+};
+
+/* True if the array holds a terminated string. */
+static inline bool proto_string_ok(const char *p, size_t cap)
+{
+	return memchr(p, '\0', cap) != NULL;
+}
+
+/* "s-" and 26 of [0-9a-z]: the only names a slot may have, since it becomes part of paths. */
+static inline bool proto_slot_ok(const char *slot)
+{
+	size_t n = strnlen(slot, KEEPER_SLOT_SIZE);
+
+	if (n != 28 || slot[0] != 's' || slot[1] != '-')
+		return false;
+	for (size_t i = 2; i < n; i++)
+		if (!((slot[i] >= '0' && slot[i] <= '9') || (slot[i] >= 'a' && slot[i] <= 'z')))
+			return false;
+	return true;
+}

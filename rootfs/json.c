@@ -1,0 +1,142 @@
+#include "rootfs/json.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <string.h>
+#include <sys/stat.h>
+
+#include "emulator/base/fd.h"
+#include "emulator/base/text.h"
+
+int json_parse(const char *p, size_t n, int depth, struct json_object **ret, struct err *e)
+{
+	struct json_tokener *t = json_tokener_new_ex(depth);
+	_cleanup_json_ struct json_object *o = NULL;
+	enum json_tokener_error je;
+	size_t used;
+
+	if (!t)
+		return err_set(e, ERR_CAPACITY, ENOMEM, NULL, "out of memory");
+	if (n > INT32_MAX) {
+		json_tokener_free(t);
+		return err_set(e, ERR_TOO_LARGE, EFBIG, NULL, "the JSON text is too large");
+	}
+	json_tokener_set_flags(t, JSON_TOKENER_STRICT | JSON_TOKENER_VALIDATE_UTF8);
+	o = json_tokener_parse_ex(t, p, (int)n);
+	je = json_tokener_get_error(t);
+	used = json_tokener_get_parse_end(t);
+	json_tokener_free(t);
+	used += je == json_tokener_success ? strspn(p + used, " \t\r\n") : 0;
+	if (je != json_tokener_success || used != n)
+		return err_set(e, ERR_INVALID, EINVAL, NULL, "not valid JSON");
+	*ret = TAKE_PTR(o);
+	return 0;
+}
+
+int json_read_file(int dirfd, const char *path, size_t max, struct json_object **ret, struct err *e)
+{
+	_cleanup_close_ int fd = openat(dirfd, path, O_RDONLY | O_NOFOLLOW | O_NONBLOCK | O_CLOEXEC);
+	_cleanup_json_ struct json_object *o = NULL;
+	_cleanup_free_ char *text = NULL;
+	struct stat st;
+	ssize_t n;
+	int r;
+
+	if (fd < 0 || fstat(fd, &st) < 0)
+		return err_errno(e, errno, "cannot read %s", path);
+	if (!S_ISREG(st.st_mode) || st.st_size < 0 || (uint64_t)st.st_size > max)
+		return err_set(e, ERR_INVALID, EINVAL, NULL, "%s is no file of ours", path);
+	text = malloc((size_t)st.st_size + 1);
+	if (!text)
+		return err_set(e, ERR_CAPACITY, ENOMEM, NULL, "out of memory");
+	n = fd_read_all(fd, text, (size_t)st.st_size);
+	if (n < 0)
+		return err_errno(e, (int)-n, "cannot read %s", path);
+	text[n] = '\0';
+	r = json_parse(text, (size_t)n, 8, &o, e);
+	if (r < 0) {
+		err_prefix(e, "%s", path);
+		return r;
+	}
+	if (!json_object_is_type(o, json_type_object))
+		return err_set(e, ERR_INVALID, EINVAL, NULL, "%s: not a JSON object", path);
+	*ret = TAKE_PTR(o);
+	return 0;
+}
+
+int json_write_file(int dirfd, const char *name, struct json_object *o, struct err *e)
+{
+	const char *text = json_object_to_json_string_ext(o, JSON_C_TO_STRING_PRETTY | JSON_C_TO_STRING_NOSLASHESCAPE);
+	_cleanup_close_ int fd = -1;
+	char tmp[160];
+	int r;
+
+	if (!text)
+		return err_set(e, ERR_CAPACITY, ENOMEM, NULL, "out of memory");
+	if (text_format(tmp, sizeof(tmp), ".tmp-%s", name) < 0)
+		return err_set(e, ERR_INVALID, ENAMETOOLONG, NULL, "the name is too long");
+	(void)unlinkat(dirfd, tmp, 0);
+	fd = openat(dirfd, tmp, O_WRONLY | O_CREAT | O_EXCL | O_NOFOLLOW | O_CLOEXEC, 0600);
+	if (fd < 0)
+		return err_errno(e, errno, "cannot make %s", name);
+	r = fd_write_all(fd, text, strlen(text));
+	if (r == 0)
+		r = fd_write_all(fd, "\n", 1);
+	if (r == 0 && fsync(fd) < 0)
+		r = -errno;
+	if (r == 0 && renameat(dirfd, tmp, dirfd, name) < 0)
+		r = -errno;
+	if (r == 0 && fsync(dirfd) < 0)
+		r = -errno;
+	if (r < 0) {
+		(void)unlinkat(dirfd, tmp, 0);
+		return err_errno(e, -r, "cannot write %s", name);
+	}
+	return 0;
+}
+
+int json_get_string(struct json_object *o, const char *key, char *ret, size_t cap)
+{
+	struct json_object *v;
+	const char *s;
+	size_t n;
+
+	*ret = '\0';
+	if (!json_object_object_get_ex(o, key, &v) || !v)
+		return -ENOENT;
+	if (!json_object_is_type(v, json_type_string))
+		return -EINVAL;
+	s = json_object_get_string(v);
+	n = (size_t)json_object_get_string_len(v);
+	if (n >= cap)
+		return -EINVAL;
+	for (size_t i = 0; i < n; i++)
+		if ((unsigned char)s[i] < 0x20 || s[i] == 0x7f)
+			return -EINVAL;
+	memcpy(ret, s, n);
+	ret[n] = '\0';
+	return 0;
+}
+
+int json_get_u64(struct json_object *o, const char *key, uint64_t *ret)
+{
+	struct json_object *v;
+
+	if (!json_object_object_get_ex(o, key, &v) || !v)
+		return -ENOENT;
+	if (!json_object_is_type(v, json_type_int) || json_object_get_int64(v) < 0)
+		return -EINVAL;
+	*ret = json_object_get_uint64(v);
+	return 0;
+}
+
+bool json_put(struct json_object *o, const char *key, struct json_object *v)
+{
+	if (!v)
+		return false;
+	if (json_object_object_add(o, key, v) < 0) {
+		json_object_put(v);
+		return false;
+	}
+	return true;
+}
