@@ -193,5 +193,4 @@ void serve_options_forget_keys(struct serve_options *o)
 {
 	for (size_t i = 0; i < o->n_api_keys; i++)
 		explicit_bzero(o->api_keys[i], strlen(o->api_keys[i]));
-	o->n_api_keys = 0;
 }

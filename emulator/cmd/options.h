@@ -27,7 +27,8 @@ int serve_options_parse(int argc, char **argv, struct serve_options *ret, struct
 
 void serve_options_help(FILE *f);
 
-/* Overwrites the keys in argv, so that `ps` no longer shows them; call it after accounts_add. */
+/* Overwrites the keys in argv, so that `ps` no longer shows them; call it after accounts_add. n_api_keys stays:
+ * whether keys were given still matters. */
 void serve_options_forget_keys(struct serve_options *o);
 
 /* "HOST:PORT", "[V6]:PORT", ":PORT" (the default host). For serve_options_parse and tests. */
