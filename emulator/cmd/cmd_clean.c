@@ -12,6 +12,7 @@
 #include <sys/stat.h>
 #include <sys/wait.h>
 
+#include "emulator/cgroup.h"
 #include "emulator/cmd/cmd.h"
 #include "emulator/idmap.h"
 #include "emulator/keeper.h"
@@ -21,11 +22,12 @@
 static const char help_text[] =
 	"Usage: orkestr-emulator clean [--state-dir DIR] [--yes]\n"
 	"\n"
-	"Removes a state dir with everything in it: templates, the files of sandboxes, the store.\n"
-	"Nothing else on the machine is touched. Refused while an emulator runs on it.\n"
+	"Removes a state dir with everything in it: templates, the files of sandboxes, the store,\n"
+	"and what a killed emulator left running. Nothing else on the machine is touched. Refused\n"
+	"while an emulator runs on it.\n"
 	"\n"
 	"      --state-dir DIR  which one (default: the one that serve uses)\n"
-	"  -y, --yes            do not ask\n"
+	"  -y, --yes            do not ask; needed for the default one when there is no terminal\n"
 	"  -h, --help           this text\n";
 
 struct clean_options {
@@ -173,7 +175,7 @@ static int open_locked(const struct clean_options *o, const struct idmap *m, cha
 	}
 	if (r < 0)
 		return cmd_failed("clean", &e);
-	if (!o->yes && !isatty(STDIN_FILENO)) {
+	if (!o->yes && !o->state_dir && !isatty(STDIN_FILENO)) {
 		(void)err_set(&e, ERR_INVALID, EINVAL, NULL, "there is nobody to ask; pass --yes to remove %s", path);
 		return cmd_usage("clean", &e);
 	}
@@ -189,6 +191,7 @@ int cmd_clean(int argc, char **argv)
 	_cleanup_close_ int fd = -1, lock = -1;
 	struct clean_options o = { 0 };
 	unsigned long templates, layers, slots;
+	char name[STATEDIR_NAME_SIZE];
 	struct err e = ERR_INIT;
 	char path[PATH_MAX];
 	struct idmap m;
@@ -204,11 +207,12 @@ int cmd_clean(int argc, char **argv)
 	status = open_locked(&o, &m, path, &fd, &lock);
 	if (status != CMD_OK || fd < 0)
 		return status;
-	if (!o.yes && !confirmed(path)) {
+	if (!o.yes && isatty(STDIN_FILENO) && !confirmed(path)) {
 		(void)puts("Nothing was removed.");
 		return CMD_FAILED;
 	}
-	if (keeper_end_stale(fd, &e) < 0)
+	statedir_name(path, name);
+	if (keeper_end_stale(fd, &e) < 0 || cgroup_sweep(name, &e) < 0)
 		return cmd_failed("clean", &e);
 	templates = count(fd, "templates");
 	layers = count(fd, "disk/l");

@@ -114,10 +114,12 @@ static int clear_stale(const struct sockaddr_un *a, struct err *e)
 	if (!S_ISSOCK(st.st_mode))
 		return err_set(e, ERR_EXISTS, EEXIST, NULL, "%s is there already and is no socket; pass another --unix",
 			       a->sun_path);
-	fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
+	/* unix(7): of the wrong type, it tells a live socket (EPROTOTYPE) from a dead one without the live
+	 * one's owner seeing a connection. */
+	fd = socket(AF_UNIX, SOCK_DGRAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
 	if (fd < 0)
 		return err_errno(e, errno, "socket");
-	if (connect(fd, (const struct sockaddr *)a, sizeof(*a)) == 0 || errno == EAGAIN) /* EAGAIN: its queue is full */
+	if (connect(fd, (const struct sockaddr *)a, sizeof(*a)) == 0 || errno == EPROTOTYPE || errno == EPERM)
 		return err_set(e, ERR_BUSY, EADDRINUSE, "socket_in_use",
 			       "%s is in use, maybe by another emulator; pass another --unix", a->sun_path);
 	if (errno != ECONNREFUSED && errno != ENOENT)
