@@ -96,8 +96,8 @@ static int open_parent(char *path, mode_t mode, bool make, const char **ret_base
 	return fd;
 }
 
-/* What stands there is no folder. If it is the caller's own symlink, opens what it names. */
-static int open_symlink(int parent, const char *base, const char *path, const struct idmap *m, struct err *e)
+/* What stands there is no folder. If it is the caller's own symlink, opens (makes) what it names. */
+static int open_symlink(int parent, const char *base, const char *path, const struct idmap *m, bool make, struct err *e)
 {
 	_cleanup_close_ int link = openat(parent, base, O_PATH | O_NOFOLLOW | O_CLOEXEC);
 	char target[PATH_MAX];
@@ -117,7 +117,11 @@ static int open_symlink(int parent, const char *base, const char *path, const st
 	if (n < 0)
 		return err_errno(e, errno, "cannot read the symlink %s", path);
 	target[n] = '\0';
+	if (make && mkdirat(parent, target, 0700) < 0 && errno != EEXIST)
+		return err_errno(e, errno, "%s is a symlink to %s, which cannot be made", path, target);
 	fd = openat(parent, target, O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC);
+	if (fd < 0 && errno == ENOENT)
+		return err_set(e, ERR_NOT_FOUND, ENOENT, NULL, "there is no state dir %s", path);
 	if (fd < 0)
 		return err_set(e, ERR_INVALID, errno, NULL, "%s is a symlink to %s, which cannot be opened as a folder: %s", path,
 			       target, strerror(errno));
@@ -132,7 +136,7 @@ static int open_folder(int parent, const char *base, const char *path, const str
 		if (fd >= 0)
 			return fd;
 		if (errno == ELOOP || errno == ENOTDIR)
-			return open_symlink(parent, base, path, m, e);
+			return open_symlink(parent, base, path, m, make, e);
 		if (errno != ENOENT || tries >= 3)
 			return err_errno(e, errno, "cannot open the state dir %s", path);
 		if (!make)
