@@ -233,7 +233,8 @@ static void list(struct req *r, const struct files_ctx *c, const char *path)
 	size_t n = strlen(path);
 
 	if (text && text_parse_u64(text, 1, PAGE_MAX, &limit) < 0) {
-		req_reply_invalid(r, "query", "limit", "int_range", "Input should be an integer from 1 to %d", PAGE_MAX);
+		req_reply_invalid(r, "query", "limit", "int_range", "Input should be an integer from 1 to %d",
+				  PAGE_MAX);
 		return;
 	}
 	if (!get_after(r, buf, &after))
