@@ -194,6 +194,8 @@ static int step(struct removal *m)
 	ssize_t n;
 	int r;
 
+	if (!l->buf) /* pop has reopened it */
+		return -EBADF;
 	if (l->pos >= l->len) {
 		n = getdents64(l->fd, l->buf, READ_SIZE);
 		if (n < 0 && errno != ENOENT)
