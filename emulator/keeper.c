@@ -305,7 +305,7 @@ static int keeper_listen(int state_fd, struct err *e)
 
 static int keeper_prepare(struct keeper_process *k, struct err *e)
 {
-	_cleanup_close_ int disk = openat(k->c->state_fd, "disk", O_PATH | O_DIRECTORY | O_CLOEXEC | O_NOFOLLOW);
+	_cleanup_close_ int disk = open("disk", O_PATH | O_DIRECTORY | O_CLOEXEC | O_NOFOLLOW);
 	struct rlimit files;
 	sigset_t chld;
 	int r;
@@ -385,6 +385,10 @@ int keeper_start(const struct keeper_config *c, pid_t *ret_pid, int *ret_userns_
 	pid_t pid;
 	int sv[2], r;
 
+	/* unshare(CLONE_NEWNS) carries the current folder over to the copy of its mount; an fd would go on
+	 * naming the host's, from which nothing can be cloned. And a path may lead through folders of the caller's. */
+	if (fchdir(c->state_fd) < 0)
+		return err_errno(e, errno, "chdir to the state dir");
 	if (socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0, sv) < 0)
 		return err_errno(e, errno, "socketpair");
 	ours = sv[0];

@@ -25,7 +25,7 @@ struct keeper_config {
 };
 
 /* Launcher: starts the keeper in a new user namespace and returns its pid, the namespace's fd and the
- * connected socket. */
+ * connected socket. Changes the current folder to the state dir. */
 int keeper_start(const struct keeper_config *c, pid_t *ret_pid, int *ret_userns_fd, int *ret_sock, struct err *e);
 
 /* Launcher, before keeper_start: if a keeper of an earlier run still listens in this state dir, ends it

@@ -148,7 +148,8 @@ static int write_info(int l_fd, const struct layer_info *i, struct err *e)
 	bool ok = o != NULL;
 
 	ok = ok && json_put(o, "format", json_object_new_int(1)) && json_put(o, "digest", json_object_new_string(i->digest)) &&
-	     json_put(o, "size_bytes", json_object_new_uint64(i->size_bytes));
+	     json_put(o, "size_bytes", json_object_new_uint64(i->size_bytes)) &&
+	     json_put(o, "created_ms", json_object_new_int64(i->created_ms));
 	for (size_t k = 0; ok && k < ARRAY_SIZE(fact_fields); k++) {
 		const char *v = (const char *)&i->facts + fact_fields[k].offset;
 
@@ -164,6 +165,7 @@ int layer_load(int state_fd, const char *id, struct layer_info *ret, struct err 
 {
 	_cleanup_json_ struct json_object *o = NULL;
 	struct layer_info i = { .size_bytes = 0 };
+	uint64_t created = 0;
 	char path[64];
 	struct stat st;
 	int r;
@@ -181,6 +183,8 @@ int layer_load(int state_fd, const char *id, struct layer_info *ret, struct err 
 	if (r < 0 || strlen(i.digest) != TEXT_SHA256_SIZE - 1 || strncmp(i.digest, id, LAYER_ID_SIZE - 1) != 0)
 		return err_set(e, ERR_NOT_FOUND, ENOENT, NULL, "layer %s has a damaged description", id);
 	(void)json_get_u64(o, "size_bytes", &i.size_bytes);
+	(void)json_get_u64(o, "created_ms", &created);
+	i.created_ms = (int64_t)created;
 	for (size_t k = 0; k < ARRAY_SIZE(fact_fields); k++)
 		(void)json_get_string(o, fact_fields[k].key, (char *)&i.facts + fact_fields[k].offset, fact_fields[k].size);
 	*ret = i;
@@ -202,7 +206,7 @@ static int publish(struct layer_new *n, const struct layer_info *i, struct err *
 int layer_commit(struct layer_new *n, const char *digest, uint64_t size, const struct layer_facts *facts,
 		 struct layer_info *ret, struct err *e)
 {
-	struct layer_info i = { .size_bytes = size, .facts = *facts };
+	struct layer_info i = { .size_bytes = size, .created_ms = clock_real_ms(), .facts = *facts };
 	int r;
 
 	if (digest) {
@@ -227,7 +231,9 @@ int layer_commit(struct layer_new *n, const char *digest, uint64_t size, const s
 struct find {
 	int state_fd;
 	const char *recipe;
+	int64_t since_ms;
 	struct layer_info *ret;
+	bool found;
 };
 
 static int find_one(void *arg, _unused_ int l_fd, const char *name)
@@ -237,20 +243,25 @@ static int find_one(void *arg, _unused_ int l_fd, const char *name)
 
 	if (!layer_id_valid(name) || layer_load(f->state_fd, name, &i, NULL) < 0 || strcmp(i.facts.recipe, f->recipe) != 0)
 		return 0;
+	if (i.created_ms < f->since_ms)
+		return 0;
+	/* The next one must be newer. */
+	f->since_ms = i.created_ms + 1;
+	f->found = true;
 	*f->ret = i;
-	return 1;
+	return 0;
 }
 
-int layer_find(int state_fd, const char *recipe, struct layer_info *ret)
+int layer_find(int state_fd, const char *recipe, int64_t since_ms, struct layer_info *ret)
 {
 	_cleanup_close_ int l_fd = open_dir(state_fd, "disk/l");
-	struct find f = { state_fd, recipe, ret };
+	struct find f = { .state_fd = state_fd, .recipe = recipe, .since_ms = since_ms, .ret = ret };
 	int r;
 
 	if (l_fd < 0)
 		return l_fd;
 	r = each_entry(l_fd, find_one, &f);
-	return r < 0 ? r : r == 1 ? 0 : -ENOENT;
+	return r < 0 ? r : f.found ? 0 : -ENOENT;
 }
 
 struct sweep {

@@ -38,6 +38,7 @@ struct layer_info {
 	char id[LAYER_ID_SIZE];
 	char digest[TEXT_SHA256_SIZE];
 	uint64_t size_bytes;
+	int64_t created_ms;
 	struct layer_facts facts;
 };
 
@@ -68,8 +69,8 @@ bool layer_id_valid(const char *id);
 /* -ENOENT (ERR_NOT_FOUND) when the folder or its description is missing or damaged. */
 int layer_load(int state_fd, const char *id, struct layer_info *ret, struct err *e);
 
-/* The complete layer with this recipe, or -ENOENT. */
-int layer_find(int state_fd, const char *recipe, struct layer_info *ret);
+/* The newest complete layer with this recipe, made at or after since_ms; or -ENOENT. */
+int layer_find(int state_fd, const char *recipe, int64_t since_ms, struct layer_info *ret);
 
 /* Removes each layer for which used() is false. While any sandbox has a folder in disk/s nothing is
  * removed: its overlay may be made of these. */

@@ -60,7 +60,7 @@ static int fail(const char *what)
 
 /* ---- the folders, made by the builder ---- */
 
-static int fresh_dir(const struct layer_env *env, int dirfd, const char *name, struct err *e)
+static int fresh_dir(const struct layer_env *env, int dirfd, const char *name, mode_t mode, struct err *e)
 {
 	int r = tree_remove(dirfd, name, e);
 	_cleanup_close_ int fd = -1;
@@ -70,7 +70,7 @@ static int fresh_dir(const struct layer_env *env, int dirfd, const char *name, s
 	if (mkdirat(dirfd, name, 0700) < 0)
 		return err_errno(e, errno, "cannot make a work folder");
 	fd = openat(dirfd, name, O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC);
-	if (fd < 0 || (!env->single_id && fchown(fd, env->sandbox_uid, (gid_t)env->sandbox_uid) < 0))
+	if (fd < 0 || fchmod(fd, mode) < 0 || (!env->single_id && fchown(fd, env->sandbox_uid, (gid_t)env->sandbox_uid) < 0))
 		return err_errno(e, errno, "cannot make a work folder");
 	return 0;
 }
@@ -287,7 +287,10 @@ static void fill_vars(struct stack_proc *p)
 
 int stack_start(const struct stack_spec *s, struct stack_proc **ret, struct err *e)
 {
-	static const char *const dirs[] = { WORK, TMP, ROOT };
+	static const struct {
+		const char *name;
+		mode_t mode;
+	} dirs[] = { { WORK, 0700 }, { TMP, 01777 }, { ROOT, 0700 } };
 	struct stack_proc *p = calloc(1, sizeof(*p));
 	int r = 0;
 
@@ -295,7 +298,7 @@ int stack_start(const struct stack_spec *s, struct stack_proc **ret, struct err 
 		return err_set(e, ERR_CAPACITY, ENOMEM, NULL, "out of memory");
 	p->s = s;
 	for (size_t i = 0; r == 0 && i < ARRAY_SIZE(dirs); i++)
-		r = fresh_dir(s->env, s->upper->dir_fd, dirs[i], e);
+		r = fresh_dir(s->env, s->upper->dir_fd, dirs[i].name, dirs[i].mode, e);
 	if (r == 0)
 		r = join_layers(p, e);
 	if (r < 0) {
@@ -306,7 +309,7 @@ int stack_start(const struct stack_spec *s, struct stack_proc **ret, struct err 
 	p->spec = (struct proc_spec){
 		.argv = s->argv,
 		.env = p->vars,
-		.stdin_fd = -1,
+		.stdin_fd = s->stdin_fd > 0 ? s->stdin_fd : -1,
 		.timeout_s = s->timeout_s,
 		.line = s->line,
 		.line_arg = s->line_arg,

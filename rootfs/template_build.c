@@ -1,0 +1,192 @@
+#include <errno.h>
+#include <stdarg.h>
+#include <string.h>
+
+#include "emulator/base/buf.h"
+#include "emulator/base/clock.h"
+#include "rootfs/proc.h"
+#include "rootfs/stack.h"
+#include "rootfs/template-internal.h"
+#include "rootfs/unpack.h"
+
+/* The lists and the downloads are on tmpfs while a script runs (stack.c). */
+const char build_apt_install[] =
+	"set -e\n"
+	"exec >&2\n"
+	"apt-get -q update\n"
+	"apt-get -q install --yes --no-install-recommends \"$@\"\n";
+
+void build_progress(struct build *b, double fraction, const char *fmt, ...)
+{
+	char what[256];
+	va_list ap;
+	int n = snprintf(what, sizeof(what), "%s: ", b->name);
+
+	if (!b->o->progress)
+		return;
+	va_start(ap, fmt);
+	(void)vsnprintf(what + n, sizeof(what) - (size_t)n, fmt, ap);
+	va_end(ap);
+	b->last_line_us = clock_mono_us();
+	b->o->progress(b->o->progress_arg, what, fraction);
+}
+
+bool build_reuse(struct build *b, const char *recipe)
+{
+	if (b->n == TEMPLATE_MAX_LAYERS)
+		return false;
+	if (layer_find(b->env.state_fd, recipe, b->force ? b->o->force_since_ms : 0, &b->stack[b->n]) < 0)
+		return false;
+	b->n++;
+	return true;
+}
+
+int build_push(struct build *b, struct layer_new *n, const char *digest, uint64_t size, const struct layer_facts *f,
+	       struct err *e)
+{
+	int r;
+
+	if (b->n == TEMPLATE_MAX_LAYERS)
+		return err_set(e, ERR_INTERNAL, E2BIG, NULL, "too many layers");
+	build_progress(b, -1, "writing the layer to disk");
+	r = layer_commit(n, digest, size, f, &b->stack[b->n], e);
+	if (r == 0)
+		b->n++;
+	return r;
+}
+
+static void show_line(void *arg, const char *line)
+{
+	struct build *b = arg;
+
+	/* About once a second: a package manager says more than a person reads. */
+	if (clock_mono_us() - b->last_line_us >= 1000000)
+		build_progress(b, -1, "%s: %.120s", b->doing, line);
+}
+
+static void show_unpack(void *arg, uint64_t bytes, uint64_t entries)
+{
+	struct build *b = arg;
+
+	build_progress(b, -1, "%s: unpacking, %llu MB, %llu files", b->doing, (unsigned long long)(bytes >> 20),
+		       (unsigned long long)entries);
+}
+
+void build_unpack_spec(struct build *b, const struct layer_new *n, struct unpack_spec *ret)
+{
+	*ret = (struct unpack_spec){
+		.root_fd = n->root_fd,
+		.sandbox_uid = b->env.sandbox_uid,
+		.single_id = b->env.single_id,
+		.limits = { .max_bytes = 4ull << 30, .max_entries = 1000000 },
+		.progress = show_unpack,
+		.progress_arg = b,
+	};
+}
+
+void build_call_fill(struct build *b, const struct layer_new *n, const struct build_script *s, struct build_call *c)
+{
+	size_t k = 0;
+
+	b->doing = s->doing;
+	c->argv[k++] = "/bin/sh";
+	c->argv[k++] = "-c";
+	c->argv[k++] = s->text;
+	c->argv[k++] = s->doing;
+	for (size_t i = 0; s->args && s->args[i] && i < BUILD_MAX_ARGS; i++)
+		c->argv[k++] = s->args[i];
+	for (size_t i = 0; i < b->n; i++)
+		c->layers[i] = b->stack[b->n - 1 - i].id;
+	c->spec = (struct stack_spec){
+		.env = &b->env,
+		.layers = c->layers,
+		.n_layers = s->on_host ? 0 : b->n,
+		.upper = n,
+		.argv = c->argv,
+		.vars = s->vars,
+		.stdin_fd = s->stdin_fd,
+		.timeout_s = s->timeout_s,
+		.line = show_line,
+		.line_arg = b,
+	};
+}
+
+int build_script_run(struct build *b, const struct layer_new *n, const struct build_script *s, struct buf *out, struct err *e)
+{
+	struct build_call c = { .argv = { NULL } };
+	int r;
+
+	build_progress(b, -1, "%s", s->doing);
+	build_call_fill(b, n, s, &c);
+	r = stack_run(&c.spec, out, e);
+	if (r < 0)
+		err_prefix(e, "%s", s->doing);
+	return r;
+}
+
+static int build_for(struct build *b, struct err *e)
+{
+	int r = build_base(b, e);
+
+	if (r < 0)
+		return r;
+	if (strcmp(b->name, "python-3.12-bare") == 0)
+		return build_python_bare(b, e);
+	if (strcmp(b->name, "python-3.12") == 0) {
+		r = build_python_bare(b, e);
+		return r < 0 ? r : build_python_libs(b, e);
+	}
+	if (strcmp(b->name, "node-22") == 0)
+		return build_node(b, e);
+	return 0; /* ubuntu-24.04 is the base itself */
+}
+
+static bool is_ours(const char *name)
+{
+	for (size_t i = 0; template_names[i]; i++)
+		if (strcmp(template_names[i], name) == 0)
+			return true;
+	return false;
+}
+
+int template_build(const struct template_ops *o, const char *name, bool force, struct err *e)
+{
+	_cleanup_free_ struct layer_info *stack = calloc(TEMPLATE_MAX_LAYERS + 1, sizeof(*stack));
+	_cleanup_close_ int lock = -1;
+	struct template *there = NULL;
+	struct build b = {
+		.o = o,
+		.env = { o->state_fd, o->sandbox_uid, o->single_id },
+		.name = name,
+		.force = force,
+		.stack = stack,
+	};
+	int r;
+
+	if (!is_ours(name))
+		return err_set(e, ERR_INVALID, EINVAL, NULL,
+			       "there is no recipe for template %s; build knows python-3.12, python-3.12-bare, node-22 and "
+			       "ubuntu-24.04, and `template import` takes any archive", name);
+	if (!stack)
+		return err_set(e, ERR_CAPACITY, ENOMEM, NULL, "out of memory");
+	if (!o->sources)
+		return err_set(e, ERR_INTERNAL, EINVAL, NULL, "no sources to build from");
+	lock = layer_lock(o->state_fd, e);
+	if (lock < 0)
+		return lock;
+	if (!force && template_load(o->state_fd, name, &there, NULL) == 0) {
+		template_free(there);
+		build_progress(&b, 1, "is there already (--force builds it again)");
+		return 0;
+	}
+	r = build_for(&b, e);
+	if (r == 0)
+		r = template_save(o->state_fd, name, b.stack, b.n, e);
+	if (r == 0)
+		r = template_sweep_layers(o->state_fd, e);
+	if (r == 0)
+		build_progress(&b, 1, "ready");
+	else
+		err_prefix(e, "%s", name);
+	return r;
+}
