@@ -64,7 +64,8 @@ static int absolute(const char *path, const struct idmap *m, char ret[static PAT
 	for (n = strlen(ret); n > 0 && ret[n - 1] == '/'; n--)
 		ret[n - 1] = '\0';
 	if (n == 0)
-		return err_set(e, ERR_EXISTS, EEXIST, "not_a_state_dir", "/ cannot be a state dir; pass another --state-dir");
+		return err_set(e, ERR_EXISTS, EEXIST, "not_a_state_dir",
+			       "/ cannot be a state dir; pass another --state-dir");
 	return 0;
 }
 
@@ -108,10 +109,12 @@ static int open_symlink(int parent, const char *base, const char *path, const st
 	if (link < 0 || fstat(link, &st) < 0)
 		return err_errno(e, errno, "cannot open the state dir %s", path);
 	if (!S_ISLNK(st.st_mode))
-		return err_set(e, ERR_EXISTS, ENOTDIR, "not_a_state_dir", "%s is no folder; pass another --state-dir", path);
+		return err_set(e, ERR_EXISTS, ENOTDIR, "not_a_state_dir", "%s is no folder; pass another --state-dir",
+			       path);
 	if (st.st_uid != m->caller_uid)
 		return err_set(e, ERR_DENIED, EPERM, NULL,
-			       "%s is a symlink of another user (uid %u); pass the folder itself as --state-dir", path, st.st_uid);
+			       "%s is a symlink of another user (uid %u); pass the folder itself as --state-dir", path,
+			       st.st_uid);
 	/* Read from the very symlink whose owner was seen, not by its name again. */
 	n = readlinkat(link, "", target, sizeof(target) - 1);
 	if (n < 0)
@@ -123,8 +126,9 @@ static int open_symlink(int parent, const char *base, const char *path, const st
 	if (fd < 0 && errno == ENOENT)
 		return err_set(e, ERR_NOT_FOUND, ENOENT, NULL, "there is no state dir %s", path);
 	if (fd < 0)
-		return err_set(e, ERR_INVALID, errno, NULL, "%s is a symlink to %s, which cannot be opened as a folder: %s", path,
-			       target, strerror(errno));
+		return err_set(e, ERR_INVALID, errno, NULL,
+			       "%s is a symlink to %s, which cannot be opened as a folder: %s", path, target,
+			       strerror(errno));
 	return fd;
 }
 
@@ -215,8 +219,8 @@ static int check_owner(const struct stat *st, const struct idmap *m, const char 
 		return 0;
 	pw = getpwuid(st->st_uid);
 	return err_set(e, ERR_DENIED, EPERM, "state_dir_owner",
-		       "%s belongs to %s%suid %u; run as that user, or pass another --state-dir", path, pw ? pw->pw_name : "",
-		       pw ? ", " : "", st->st_uid);
+		       "%s belongs to %s%suid %u; run as that user, or pass another --state-dir", path,
+		       pw ? pw->pw_name : "", pw ? ", " : "", st->st_uid);
 }
 
 /* Is it ours, or may it become ours? *ret_new: it is empty and has to be marked. */
@@ -230,18 +234,21 @@ static int check_contents(int fd, const struct stat *st, const struct idmap *m, 
 	if (version < 0 && version != -EINVAL)
 		return err_errno(e, -version, "cannot read %s/%s", path, STATEDIR_MARKER);
 	if (version > MARKER_VERSION)
-		return err_set(e, ERR_UNSUPPORTED, EPROTONOSUPPORT, "state_dir_newer",
-			       "%s was made by a newer orkestr-emulator (format %d, this one knows %d); use that one, or pass "
-			       "another --state-dir", path, version, MARKER_VERSION);
+		return err_set(
+			e, ERR_UNSUPPORTED, EPROTONOSUPPORT, "state_dir_newer",
+			"%s was made by a newer orkestr-emulator (format %d, this one knows %d); use that one, or pass "
+			"another --state-dir",
+			path, version, MARKER_VERSION);
 	if (version == -EINVAL || (version == 0 && !empty))
 		return err_set(e, ERR_EXISTS, ENOTEMPTY, "not_a_state_dir",
-			       "%s is not empty and is no state dir of the emulator's; pass an empty or a new folder as --state-dir",
+			       "%s is not empty and is no state dir of the emulator's; pass an empty or a new folder "
+			       "as --state-dir",
 			       path);
 	/* Only a start that was cut short leaves a marked folder with the caller. */
 	if (st->st_uid != m->own_uid && !empty)
 		return err_set(e, ERR_DENIED, EPERM, "state_dir_owner",
-			       "%s was made for uid %u, but this emulator runs as uid %u; pass another --state-dir", path,
-			       st->st_uid, m->own_uid);
+			       "%s was made for uid %u, but this emulator runs as uid %u; pass another --state-dir",
+			       path, st->st_uid, m->own_uid);
 	*ret_new = version == 0;
 	return 0;
 }
@@ -300,7 +307,8 @@ static int open_checked(const char *path, const struct idmap *m, bool make, int 
 	if (r >= 0)
 		r = check_contents(fd, &st, m, full, &is_new, e);
 	if (r >= 0 && is_new && !make)
-		return err_set(e, ERR_EXISTS, EINVAL, "not_a_state_dir", "%s is an empty folder and no state dir", full);
+		return err_set(e, ERR_EXISTS, EINVAL, "not_a_state_dir", "%s is an empty folder and no state dir",
+			       full);
 	if (r >= 0 && make)
 		r = take(fd, &st, m, full, is_new, e);
 	if (r < 0)
@@ -335,13 +343,15 @@ static int locked_by_other(int state_fd, int lock_fd, struct err *e)
 			return err_set(e, ERR_BUSY, EBUSY, "state_dir_locked",
 				       "another emulator (pid %s) uses %s; stop it or pass --state-dir", pid, path);
 	}
-	return err_set(e, ERR_BUSY, EBUSY, "state_dir_locked", "another emulator uses %s; stop it or pass --state-dir", path);
+	return err_set(e, ERR_BUSY, EBUSY, "state_dir_locked", "another emulator uses %s; stop it or pass --state-dir",
+		       path);
 }
 
 int statedir_lock(int state_fd, struct err *e)
 {
 	for (;;) {
-		_cleanup_close_ int fd = openat(state_fd, STATEDIR_LOCK, O_RDWR | O_CREAT | O_NOFOLLOW | O_NONBLOCK | O_CLOEXEC, 0600);
+		_cleanup_close_ int fd =
+			openat(state_fd, STATEDIR_LOCK, O_RDWR | O_CREAT | O_NOFOLLOW | O_NONBLOCK | O_CLOEXEC, 0600);
 		struct stat st, dir;
 		char pid[16];
 		int n;
@@ -352,8 +362,8 @@ int statedir_lock(int state_fd, struct err *e)
 		if (st.st_uid != dir.st_uid && fchown(fd, dir.st_uid, dir.st_gid) < 0)
 			return err_errno(e, errno, "cannot give the state dir's lock to its owner");
 		if (flock(fd, LOCK_EX | LOCK_NB) < 0)
-			return errno == EWOULDBLOCK ? locked_by_other(state_fd, fd, e) :
-						      err_errno(e, errno, "cannot lock the state dir");
+			return errno == EWOULDBLOCK ? locked_by_other(state_fd, fd, e)
+						    : err_errno(e, errno, "cannot lock the state dir");
 		if (fstat(fd, &st) < 0)
 			return err_errno(e, errno, "cannot look at the state dir's lock");
 		if (st.st_nlink == 0) /* `clean` removed it between our open and our flock */

@@ -75,7 +75,8 @@ static int unknown_option(const char *word, const struct option *longs, struct e
 	for (; longs[n].name && n < NAMES_MAX; n++)
 		names[n] = longs[n].name;
 	if (strncmp(word, "--", 2) == 0) {
-		(void)snprintf(plain, sizeof(plain), "%.*s", (int)MIN(strcspn(word + 2, "="), sizeof(plain) - 1), word + 2);
+		(void)snprintf(plain, sizeof(plain), "%.*s", (int)MIN(strcspn(word + 2, "="), sizeof(plain) - 1),
+			       word + 2);
 		nearest = cmd_nearest(plain, names);
 	}
 	/* The value after "=" may be a key. */

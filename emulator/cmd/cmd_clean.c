@@ -55,8 +55,8 @@ static int parse(int argc, char **argv, struct clean_options *o, struct err *e)
 		o->help |= c == 'h';
 	}
 	if (optind < argc)
-		return err_set(e, ERR_INVALID, EINVAL, NULL, "'%s' is not expected here; a folder goes with --state-dir",
-			       argv[optind]);
+		return err_set(e, ERR_INVALID, EINVAL, NULL,
+			       "'%s' is not expected here; a folder goes with --state-dir", argv[optind]);
 	return 0;
 }
 
@@ -138,7 +138,8 @@ static int empty_in_userns(const struct idmap *m, int state_fd)
 		}
 	if (WIFEXITED(status))
 		return WEXITSTATUS(status);
-	(void)err_set(&e, ERR_INTERNAL, EIO, NULL, "the process that removes files was killed by signal %d", WTERMSIG(status));
+	(void)err_set(&e, ERR_INTERNAL, EIO, NULL, "the process that removes files was killed by signal %d",
+		      WTERMSIG(status));
 	return cmd_failed("clean", &e);
 }
 
@@ -222,7 +223,7 @@ int cmd_clean(int argc, char **argv)
 	if (status != CMD_OK)
 		return status;
 	remove_folder(fd, path);
-	(void)printf("Removed %s: templates %lu, layers %lu, folders of sandboxes %lu, the store.\n", path, templates, layers,
-		     slots);
+	(void)printf("Removed %s: templates %lu, layers %lu, folders of sandboxes %lu, the store.\n", path, templates,
+		     layers, slots);
 	return CMD_OK;
 }

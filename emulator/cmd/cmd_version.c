@@ -31,8 +31,9 @@ static size_t libraries(struct library ret[static 8])
 	const struct {
 		const char *name, *version;
 	} plain[] = {
-		{ "libmicrohttpd", MHD_get_version() }, { "libuv", uv_version_string() },   { "json-c", json_c_version() },
-		{ "libarchive", archive_version_string() }, { "libzstd", ZSTD_versionString() }, { "sqlite", sqlite3_libversion() },
+		{ "libmicrohttpd", MHD_get_version() }, { "libuv", uv_version_string() },
+		{ "json-c", json_c_version() },		{ "libarchive", archive_version_string() },
+		{ "libzstd", ZSTD_versionString() },	{ "sqlite", sqlite3_libversion() },
 	};
 	size_t n = 0;
 

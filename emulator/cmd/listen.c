@@ -41,8 +41,8 @@ static int try_address(const struct addrinfo *ai)
 
 	if (fd < 0)
 		return -errno;
-	if (setsockopt(fd, SOL_SOCKET, SO_REUSEADDR, &on, sizeof(on)) < 0 || bind(fd, ai->ai_addr, ai->ai_addrlen) < 0 ||
-	    listen(fd, SOMAXCONN) < 0)
+	if (setsockopt(fd, SOL_SOCKET, SO_REUSEADDR, &on, sizeof(on)) < 0 ||
+	    bind(fd, ai->ai_addr, ai->ai_addrlen) < 0 || listen(fd, SOMAXCONN) < 0)
 		return -errno;
 	return TAKE_FD(fd);
 }
@@ -53,15 +53,17 @@ static int bind_err(int errnum, const char *host, uint16_t port, struct err *e)
 
 	switch (errnum) {
 	case EADDRINUSE:
-		return err_set(e, ERR_BUSY, errnum, "port_in_use",
-			       "%s%s%s:%u is in use, maybe by another emulator; pass --listen %s%s%s:0 for any free port", open,
-			       host, close_it, port, open, host, close_it);
+		return err_set(
+			e, ERR_BUSY, errnum, "port_in_use",
+			"%s%s%s:%u is in use, maybe by another emulator; pass --listen %s%s%s:0 for any free port",
+			open, host, close_it, port, open, host, close_it);
 	case EADDRNOTAVAIL:
 	case EAFNOSUPPORT:
-		return err_set(e, ERR_INVALID, errnum, NULL, "%s is no address of this machine; pass --listen 127.0.0.1:%u", host,
-			       port);
+		return err_set(e, ERR_INVALID, errnum, NULL,
+			       "%s is no address of this machine; pass --listen 127.0.0.1:%u", host, port);
 	case EACCES:
-		return err_set(e, ERR_DENIED, errnum, NULL, "port %u is only for root; pass one from 1024 to 65535", port);
+		return err_set(e, ERR_DENIED, errnum, NULL, "port %u is only for root; pass one from 1024 to 65535",
+			       port);
 	default:
 		return err_errno(e, errnum, "cannot listen on %s%s%s:%u", open, host, close_it, port);
 	}
@@ -69,7 +71,9 @@ static int bind_err(int errnum, const char *host, uint16_t port, struct err *e)
 
 int listen_open(const char *host, uint16_t port, int *ret_fd, uint16_t *ret_port, struct err *e)
 {
-	const struct addrinfo hints = { .ai_socktype = SOCK_STREAM, .ai_protocol = IPPROTO_TCP, .ai_flags = AI_NUMERICSERV };
+	const struct addrinfo hints = { .ai_socktype = SOCK_STREAM,
+					.ai_protocol = IPPROTO_TCP,
+					.ai_flags = AI_NUMERICSERV };
 	static const int families[] = { AF_INET, AF_INET6 };
 	_cleanup_close_ int fd = -1;
 	struct addrinfo *list = NULL;
@@ -137,8 +141,8 @@ int listen_unix_open(const char *path, int *ret_fd, struct err *e)
 	int r;
 
 	if (!*path || text_format(a.sun_path, sizeof(a.sun_path), "%s", path) < 0)
-		return err_set(e, ERR_INVALID, ENAMETOOLONG, NULL, "a socket's path has 1 to %zu bytes; pass a shorter --unix",
-			       sizeof(a.sun_path) - 1);
+		return err_set(e, ERR_INVALID, ENAMETOOLONG, NULL,
+			       "a socket's path has 1 to %zu bytes; pass a shorter --unix", sizeof(a.sun_path) - 1);
 	r = clear_stale(&a, e);
 	if (r < 0)
 		return r;

@@ -38,7 +38,16 @@ static const char help_text[] =
 	"  orkestr-emulator serve --listen 127.0.0.1:0 --port-file port --state-dir ./state --auth any\n"
 	"  orkestr-emulator serve --api-key ork_alice0001:free --api-key ork_bob00002:team:read\n";
 
-enum { OPT_LISTEN = 256, OPT_PORT_FILE, OPT_STATE_DIR, OPT_API_KEY, OPT_AUTH, OPT_UNIX, OPT_LOG_LEVEL, OPT_MAX_SANDBOXES };
+enum {
+	OPT_LISTEN = 256,
+	OPT_PORT_FILE,
+	OPT_STATE_DIR,
+	OPT_API_KEY,
+	OPT_AUTH,
+	OPT_UNIX,
+	OPT_LOG_LEVEL,
+	OPT_MAX_SANDBOXES
+};
 
 static const struct option longs[] = {
 	{ "listen", required_argument, NULL, OPT_LISTEN },
@@ -105,8 +114,9 @@ int serve_parse_listen(const char *s, char *ret_host, size_t cap, uint16_t *ret_
 	if (end == s)
 		(void)snprintf(host, sizeof(host), "%s", SERVE_DEFAULT_HOST);
 	else if (text_format(host, sizeof(host), "%.*s", (int)(end - start), start) < 0 || !host_valid(host, bracketed))
-		return bad_listen(e, s, bracketed ? "between the brackets must be an IPv6 address" :
-						    "the host must be an address or a name");
+		return bad_listen(e, s,
+				  bracketed ? "between the brackets must be an IPv6 address"
+					    : "the host must be an address or a name");
 	if (text_format(ret_host, cap, "%s", host) < 0)
 		return bad_listen(e, s, "the host is too long");
 	*ret_port = (uint16_t)port;
@@ -158,7 +168,8 @@ static int set(struct serve_options *o, int c, char *value, struct err *e)
 		return 0;
 	case OPT_MAX_SANDBOXES:
 		if (text_parse_u64(value, 0, 100000, &n) < 0)
-			return err_set(e, ERR_INVALID, EINVAL, NULL, "--max-sandboxes must be a number from 0 to 100000");
+			return err_set(e, ERR_INVALID, EINVAL, NULL,
+				       "--max-sandboxes must be a number from 0 to 100000");
 		o->max_sandboxes = (uint32_t)n;
 		return 0;
 	default:
@@ -168,7 +179,9 @@ static int set(struct serve_options *o, int c, char *value, struct err *e)
 
 int serve_options_parse(int argc, char **argv, struct serve_options *ret, struct err *e)
 {
-	struct serve_options o = { .host = SERVE_DEFAULT_HOST, .port = SERVE_DEFAULT_PORT, .log_level = LOG_LEVEL_INFO };
+	struct serve_options o = { .host = SERVE_DEFAULT_HOST,
+				   .port = SERVE_DEFAULT_PORT,
+				   .log_level = LOG_LEVEL_INFO };
 	int c, r;
 
 	optind = 0; /* getopt_long(3), Notes: forget an earlier run */

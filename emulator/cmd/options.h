@@ -9,11 +9,11 @@
 #define SERVE_MAX_KEYS 64
 
 struct serve_options {
-	char host[256]; /* a literal without brackets, or a name */
-	uint16_t port;	/* 0: any */
-	const char *port_file; /* NULL: none */
-	const char *state_dir; /* NULL: the default, see emulator/statedir.h */
-	const char *unix_path; /* NULL: none */
+	char host[256];			/* a literal without brackets, or a name */
+	uint16_t port;			/* 0: any */
+	const char *port_file;		/* NULL: none */
+	const char *state_dir;		/* NULL: the default, see emulator/statedir.h */
+	const char *unix_path;		/* NULL: none */
 	char *api_keys[SERVE_MAX_KEYS]; /* KEY[:PLAN[:read,write]], for accounts_add */
 	size_t n_api_keys;
 	bool auth_any;

@@ -55,8 +55,9 @@ Test(options, defaults)
 
 Test(options, all_of_them)
 {
-	cr_assert_eq(PARSE("--listen", "[::1]:0", "--port-file=port", "--state-dir", "/s", "--api-key", "ork_aaaaaaaa", "--auth",
-			   "any", "--api-key=ork_bbbbbbbb:free:read", "--unix", "/u", "--log-level", "debug", "--max-sandboxes", "7"),
+	cr_assert_eq(PARSE("--listen", "[::1]:0", "--port-file=port", "--state-dir", "/s", "--api-key", "ork_aaaaaaaa",
+			   "--auth", "any", "--api-key=ork_bbbbbbbb:free:read", "--unix", "/u", "--log-level", "debug",
+			   "--max-sandboxes", "7"),
 		     0, "%s", e.msg);
 	cr_assert_str_eq(o.host, "::1");
 	cr_assert_eq(o.port, 0);
@@ -69,7 +70,8 @@ Test(options, all_of_them)
 	cr_assert(o.auth_any);
 	cr_assert_eq(o.log_level, LOG_LEVEL_DEBUG);
 	cr_assert_eq(o.max_sandboxes, 7u);
-	cr_assert_eq(PARSE("--auth", "any", "--auth", "keys", "--listen", "h:1", "--listen", "h:2"), 0); /* the last one counts */
+	cr_assert_eq(PARSE("--auth", "any", "--auth", "keys", "--listen", "h:1", "--listen", "h:2"),
+		     0); /* the last one counts */
 	cr_assert(!o.auth_any);
 	cr_assert_eq(o.port, 2);
 }
@@ -152,8 +154,8 @@ Test(options, many_keys)
 
 Test(options, help_names_every_option)
 {
-	static const char *const names[] = { "--listen", "--port-file", "--state-dir", "--api-key", "--auth",
-					     "--unix", "--log-level", "--max-sandboxes", "--help" };
+	static const char *const names[] = { "--listen", "--port-file", "--state-dir",	   "--api-key", "--auth",
+					     "--unix",	 "--log-level", "--max-sandboxes", "--help" };
 	char *text = NULL;
 	size_t n = 0;
 	FILE *f = open_memstream(&text, &n);
@@ -171,9 +173,14 @@ Test(options, listen_addresses)
 		const char *s, *host;
 		int port;
 	} good[] = {
-		{ "127.0.0.1:4520", "127.0.0.1", 4520 }, { "0.0.0.0:0", "0.0.0.0", 0 },	   { "[::1]:0", "::1", 0 },
-		{ "[::]:65535", "::", 65535 },		 { "localhost:80", "localhost", 80 }, { ":4521", "127.0.0.1", 4521 },
-		{ "my-host.example_1.org:1", "my-host.example_1.org", 1 }, { "[fe80::1%eth0]:5", "fe80::1%eth0", 5 },
+		{ "127.0.0.1:4520", "127.0.0.1", 4520 },
+		{ "0.0.0.0:0", "0.0.0.0", 0 },
+		{ "[::1]:0", "::1", 0 },
+		{ "[::]:65535", "::", 65535 },
+		{ "localhost:80", "localhost", 80 },
+		{ ":4521", "127.0.0.1", 4521 },
+		{ "my-host.example_1.org:1", "my-host.example_1.org", 1 },
+		{ "[fe80::1%eth0]:5", "fe80::1%eth0", 5 },
 	};
 	static const struct {
 		const char *s, *says;
@@ -205,12 +212,14 @@ Test(options, listen_addresses)
 	uint16_t port;
 
 	for (size_t i = 0; i < ARRAY_SIZE(good); i++) {
-		cr_assert_eq(serve_parse_listen(good[i].s, host, sizeof(host), &port, &e), 0, "%s: %s", good[i].s, e.msg);
+		cr_assert_eq(serve_parse_listen(good[i].s, host, sizeof(host), &port, &e), 0, "%s: %s", good[i].s,
+			     e.msg);
 		cr_assert_str_eq(host, good[i].host);
 		cr_assert_eq((int)port, good[i].port);
 	}
 	for (size_t i = 0; i < ARRAY_SIZE(bad); i++) {
-		cr_assert_eq(serve_parse_listen(bad[i].s, host, sizeof(host), &port, &e), -EINVAL, "accepted %s", bad[i].s);
+		cr_assert_eq(serve_parse_listen(bad[i].s, host, sizeof(host), &port, &e), -EINVAL, "accepted %s",
+			     bad[i].s);
 		cr_assert_not_null(strstr(e.msg, bad[i].says), "%s", e.msg);
 		cr_assert_not_null(strstr(e.msg, "--listen"), "%s", e.msg);
 	}
@@ -227,9 +236,10 @@ Test(cmd, nearest)
 	static const struct {
 		const char *word, *want;
 	} t[] = {
-		{ "sevre", "serve" },	  { "server", "serve" }, { "templates", "template" }, { "temp", "template" }, { "docter", "doctor" },
-		{ "clear", "clean" },	  { "ver", "version" },	 { "", NULL },		      { "x", NULL },	      { "run", NULL },
-		{ "frobnicate", NULL }, { "a-word-that-is-far-too-long-to-be-a-command", NULL },
+		{ "sevre", "serve" },	{ "server", "serve" },	{ "templates", "template" },
+		{ "temp", "template" }, { "docter", "doctor" }, { "clear", "clean" },
+		{ "ver", "version" },	{ "", NULL },		{ "x", NULL },
+		{ "run", NULL },	{ "frobnicate", NULL }, { "a-word-that-is-far-too-long-to-be-a-command", NULL },
 	};
 
 	for (size_t i = 0; i < ARRAY_SIZE(t); i++) {
@@ -300,7 +310,8 @@ Test(listen, a_port_in_use)
 	cr_assert_eq(listen_open("127.0.0.1", 0, &fd, &port, &e), 0);
 	cr_assert_eq(listen_open("127.0.0.1", port, &second, &again, &e), -EADDRINUSE);
 	cr_assert_eq(e.kind, ERR_BUSY);
-	(void)snprintf(want, sizeof(want), "127.0.0.1:%u is in use, maybe by another emulator; pass --listen 127.0.0.1:0", port);
+	(void)snprintf(want, sizeof(want),
+		       "127.0.0.1:%u is in use, maybe by another emulator; pass --listen 127.0.0.1:0", port);
 	cr_assert_eq(strncmp(e.msg, want, strlen(want)), 0, "%s", e.msg);
 	cr_assert_eq(second, -1);
 	cr_assert_eq(again, 77);
@@ -361,7 +372,7 @@ Test(listen_unix, made_private_and_replaced_when_stale)
 	cr_assert_eq(listen_unix_open("sock", &second, &e), -EADDRINUSE);
 	cr_assert_eq(e.kind, ERR_BUSY);
 	cr_assert_not_null(strstr(e.msg, "pass another --unix"));
-	serves(fd); /* it was left alone */
+	serves(fd);	 /* it was left alone */
 	(void)close(fd); /* as a kill -9 would */
 	cr_assert_eq(stat("sock", &st), 0);
 	cr_assert_eq(listen_unix_open("sock", &fd, &e), 0, "%s", e.msg);

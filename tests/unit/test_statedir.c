@@ -18,7 +18,9 @@
 static char top[64];
 
 static const struct idmap root_map = { .kind = IDMAP_ROOT, .own_uid = OWN, .own_gid = OWN };
-static const struct idmap user_map = { .kind = IDMAP_SINGLE, .caller_uid = USER, .caller_gid = USER, .own_uid = USER, .own_gid = USER };
+static const struct idmap user_map = {
+	.kind = IDMAP_SINGLE, .caller_uid = USER, .caller_gid = USER, .own_uid = USER, .own_gid = USER
+};
 
 static void enter(void)
 {
@@ -149,9 +151,12 @@ Test(statedir, a_start_that_was_cut_short_is_no_obstacle)
 
 Test(statedir, folders_with_something_else_in_them_are_left_alone)
 {
-	static const char *const markers[] = { "orkestr-emulator state dir, format 0\n", "orkestr-emulator state dir, format x\n",
-					       "orkestr-emulator state dir, format \n", "orkestr-emulator state dir, format 1",
-					       "my notes\n", "orkestr-emulator state dir, format 99999999999999999999\n" };
+	static const char *const markers[] = { "orkestr-emulator state dir, format 0\n",
+					       "orkestr-emulator state dir, format x\n",
+					       "orkestr-emulator state dir, format \n",
+					       "orkestr-emulator state dir, format 1",
+					       "my notes\n",
+					       "orkestr-emulator state dir, format 99999999999999999999\n" };
 
 	cr_assert_eq(mkdir("d", 0755), 0);
 	put("d/thesis.tex", "\\begin{document}");
@@ -286,7 +291,8 @@ static int user_without_rights(void)
 
 	if (statedir_open("closed/state", &user_map, &fd, path, sizeof(path), &e) >= 0 || !strstr(e.msg, "closed"))
 		return 1;
-	if (statedir_open("readable/state", &user_map, &fd, path, sizeof(path), &e) >= 0 || !strstr(e.msg, "cannot make"))
+	if (statedir_open("readable/state", &user_map, &fd, path, sizeof(path), &e) >= 0 ||
+	    !strstr(e.msg, "cannot make"))
 		return 2;
 	return 0;
 }
@@ -376,7 +382,8 @@ Test(statedir, one_at_a_time)
 	cr_assert_eq(c, 'y');
 	cr_assert_eq(statedir_lock(fd, &e), -EBUSY);
 	cr_assert_eq(e.kind, ERR_BUSY);
-	(void)snprintf(want, sizeof(want), "another emulator (pid %d) uses %s/d; stop it or pass --state-dir", pid, top);
+	(void)snprintf(want, sizeof(want), "another emulator (pid %d) uses %s/d; stop it or pass --state-dir", pid,
+		       top);
 	cr_assert_str_eq(e.msg, want);
 	cr_assert_eq(kill(pid, SIGKILL), 0);
 	cr_assert_eq(waitpid(pid, &status, 0), pid);
