@@ -367,23 +367,35 @@ static int start(struct sandbox *sb, struct err *e)
 {
 	const struct slot_events ev = { .ready = on_slot_ready, .dead = on_slot_dead, .arg = sb };
 	struct sandboxes *m = sb->m;
+	struct slot *warm = pool_take(m, &ev);
 	int r;
 
+	if (warm)
+		(void)snprintf(sb->row.slot, sizeof(sb->row.slot), "%s", warm->name);
 	r = store_sandbox_insert(m->c.store, &sb->row, e);
-	if (r < 0)
+	if (r < 0) {
+		if (warm)
+			slot_discard(warm);
 		return r;
+	}
 	HASH_ADD_STR(m->by_id, row.id, sb);
 	if (!sb->hh.tbl)
 		r = err_errno(e, ENOMEM, "can't make a sandbox");
-	else
+	else if (!warm)
 		r = slot_make(m, sb->row.slot, &sb->limits, &ev, &sb->slot, e);
 	if (r < 0) {
+		if (warm)
+			slot_discard(warm);
 		if (sb->hh.tbl)
 			HASH_DEL(m->by_id, sb);
 		mark_failed(sb, e);
 		return r;
 	}
 	(void)uv_timer_start(&sb->timer, on_create_limit, SANDBOX_CREATE_MS, 0);
+	if (warm) {
+		sb->slot = warm;
+		on_slot_ready(sb, NULL);
+	}
 	return 0;
 }
 

@@ -186,7 +186,7 @@ static int start_manager(struct serve *s, struct err *e)
 {
 	struct sandboxes_config sc = {
 		.loop = &s->loop, .store = s->store, .cgroups = s->cgroups, .idmap = &s->idmap,
-		.state_fd = s->state_fd, .max_live = s->o.max_sandboxes,
+		.state_fd = s->state_fd, .max_live = s->o.max_sandboxes, .warm = s->o.warm,
 	};
 	struct keeper_events ke;
 	int r = sandboxes_new(&sc, &s->sandboxes, e);
@@ -377,6 +377,7 @@ int cmd_serve(int argc, char **argv)
 		r = write_port_file(&s, &e);
 	if (r >= 0) {
 		announce(&s);
+		sandboxes_start(s.sandboxes);
 		(void)uv_run(&s.loop, UV_RUN_DEFAULT);
 		log_info("stopped; nothing is left running");
 	} else {

@@ -7,6 +7,7 @@
 #define SERVE_DEFAULT_HOST "127.0.0.1"
 #define SERVE_DEFAULT_PORT 4520
 #define SERVE_MAX_KEYS 64
+#define SERVE_DEFAULT_WARM 4
 
 struct serve_options {
 	char host[256];			/* a literal without brackets, or a name */
@@ -19,6 +20,7 @@ struct serve_options {
 	bool auth_any;
 	enum log_level log_level;
 	uint32_t max_sandboxes; /* live at the same time on this host; 0: no limit */
+	uint32_t warm;		/* sandboxes kept half made */
 	bool help;		/* nothing else was looked at */
 };
 

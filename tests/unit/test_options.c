@@ -50,6 +50,7 @@ Test(options, defaults)
 	cr_assert(!o.auth_any);
 	cr_assert_eq(o.log_level, LOG_LEVEL_INFO);
 	cr_assert_eq(o.max_sandboxes, 0u);
+	cr_assert_eq(o.warm, 4u);
 	cr_assert(!o.help);
 }
 
@@ -105,6 +106,8 @@ Test(options, faults_are_named)
 		{ { "--max-sandboxes", "-1" }, "--max-sandboxes must be a number from 0 to 100000" },
 		{ { "--max-sandboxes", "100001" }, "--max-sandboxes must be" },
 		{ { "--max-sandboxes", "many" }, "--max-sandboxes must be" },
+		{ { "--warm", "65" }, "--warm must be a number from 0 to 64" },
+		{ { "--warm", "" }, "--warm must be" },
 		{ { "--state-dir", "" }, "--state-dir needs a path" },
 		{ { "--port-file=" }, "--port-file needs a path" },
 		{ { "--unix", "" }, "--unix needs a path" },
@@ -155,7 +158,7 @@ Test(options, many_keys)
 Test(options, help_names_every_option)
 {
 	static const char *const names[] = { "--listen", "--port-file", "--state-dir",	   "--api-key", "--auth",
-					     "--unix",	 "--log-level", "--max-sandboxes", "--help" };
+					     "--unix",	 "--log-level", "--max-sandboxes", "--warm",	"--help" };
 	char *text = NULL;
 	size_t n = 0;
 	FILE *f = open_memstream(&text, &n);
