@@ -22,8 +22,9 @@ LIBS = $(eval LIBS := $$(shell pkg-config --libs $(PKGS)) -ldl)$(LIBS)
 ALL_CFLAGS = -std=gnu17 -D_GNU_SOURCE -I. $(WARN) $(WERROR) $(HARDEN) $(PKG_CFLAGS) $(CFLAGS)
 ALL_LDFLAGS = -pie -Wl,-z,relro,-z,now,-z,noexecstack -Wl,--as-needed $(LDFLAGS)
 
-LIB_SRC := $(wildcard emulator/base/*.c emulator/*.c rootfs/*.c netpolicy/*.c api/*.c)
-CMD_SRC := $(wildcard emulator/cmd/*.c)
+# Everything but main() is in the archive, so that a unit test can have the CLI's parts too.
+CMD_SRC := emulator/cmd/main.c
+LIB_SRC := $(filter-out $(CMD_SRC),$(wildcard emulator/base/*.c emulator/*.c emulator/cmd/*.c rootfs/*.c netpolicy/*.c api/*.c))
 UNIT_SRC := $(wildcard tests/unit/test_*.c)
 BENCH_SRC := $(wildcard tests/bench/*.c)
 OBJ = $(patsubst %.c,$(BUILD)/%.o,$(1))

@@ -115,7 +115,8 @@ static void add_host_divergences(const struct api *api, struct json_object *list
 		add_divergence(list, "single-id", what);
 	}
 	if (!f->cpu || !f->memory || !f->pids)
-		add_divergence(list, "limits-unenforced", why && *why ? why : "Some limits are not enforced on this host.");
+		add_divergence(list, "limits-unenforced",
+			       why && *why ? why : "Some limits are not enforced on this host.");
 }
 
 static void handle_info(struct req *r)

@@ -73,3 +73,7 @@ int cgroup_each(struct cgroup_root *r, int (*fn)(void *arg, const char *slot), v
 
 /* Removes the subtree at the end (launcher's rights are not needed). Best effort, no error. */
 void cgroup_destroy_root(struct cgroup_root *r);
+
+/* For a CLI command, with the caller's rights, when no emulator of that name runs: kills and removes what
+ * one left that could not clean up behind itself. 0 also when there is nothing. */
+int cgroup_sweep(const char *name, struct err *e);

@@ -21,6 +21,7 @@
 #include "emulator/isolate.h"
 #include "emulator/pid1.h"
 #include "emulator/proto.h"
+#include "rootfs/tree.h"
 
 /* The keeper process. Theory of operation:
  *
@@ -305,11 +306,14 @@ static int keeper_listen(int state_fd, struct err *e)
 
 static int keeper_prepare(struct keeper_process *k, struct err *e)
 {
-	_cleanup_close_ int disk = open("disk", O_PATH | O_DIRECTORY | O_CLOEXEC | O_NOFOLLOW);
+	_cleanup_close_ int disk = -1;
 	struct rlimit files;
 	sigset_t chld;
-	int r;
+	int r = tree_prepare_state(k->c->state_fd, e);
 
+	if (r < 0)
+		return r;
+	disk = open("disk", O_PATH | O_DIRECTORY | O_CLOEXEC | O_NOFOLLOW);
 	if (disk < 0)
 		return err_errno(e, errno, "opening the disk folder");
 	if (getrlimit(RLIMIT_NOFILE, &files) == 0) {

@@ -295,22 +295,17 @@ static int configure(struct sandbox *sb, int ctl_sock, struct err *e)
 		.ready = on_init_ready, .exited = on_init_exited, .lost = on_init_lost, .arg = sb
 	};
 	const struct template *t = sb->template->t;
-	char host[SANDBOX_ID_SIZE];
 	struct init_config c = {
 		.slot = sb->row.slot,
 		.layers = (const char *const *)t->layers,
 		.n_layers = t->n_layers,
 		.cpus = (sb->limits.cpu_millis + 999) / 1000,
-		.hostname = host,
+		.hostname = "sandbox", /* the name that a template's /etc/hosts knows */
 		.memory_bytes = sb->limits.memory_bytes,
 		.pids_max = sb->limits.pids_max,
 		.no_cgroup_view = cgroup_root_backend(sb->m->c.cgroups) == CGROUP_NONE,
 	};
 
-	/* "sbx-01hxyz...": what a host name may consist of */
-	(void)snprintf(host, sizeof(host), "%s", sb->row.id);
-	for (char *p = host; *p; p++)
-		*p = (char)(*p == '_' ? '-' : *p >= 'A' && *p <= 'Z' ? *p - 'A' + 'a' : *p);
 	return init_connect(sb->m->c.loop, ctl_sock, &c, &ev, &sb->init, e);
 }
 

@@ -26,7 +26,7 @@ REFUSED = {"EPERM", "EACCES", "ENOSYS"}
 REFUSED_FILE = REFUSED | {"EROFS", "ENOENT", "ENXIO", "ENODEV"}
 
 MUST_FAIL = {
-    REFUSED_NAME: REFUSED for REFUSED_NAME in """
+    name: REFUSED for name in """
         mount_tmpfs mount_proc mount_bind mount_remount mount_propagation mount_cgroup2 mount_cgroup1
         mount_overlay umount_proc umount_root fsopen open_tree mount_setattr pivot_root
         unshare_mount unshare_net unshare_pid unshare_cgroup setns_own_mnt setns_init_user
@@ -128,9 +128,8 @@ def test_only_own_processes_are_seen(api, sandbox):
     api.exec(sandbox, "sleep 30 & true")
     pids = api.sh(sandbox, "for p in /proc/[0-9]*; do echo ${p#/proc/}; done").split()
     assert "1" in pids and 2 <= len(pids) <= 6, pids
-    assert str(os.getpid()) not in pids or int(max(pids, key=int)) < 1000
-    host = {name for name in ("pytest", "python3") if name}
-    assert not host & set(api.sh(sandbox, "cat /proc/[0-9]*/comm").split())
+    assert max(map(int, pids)) < 100, "the numbers are the sandbox's own"
+    assert "/usr/bin/python" not in api.sh(sandbox, "cat /proc/[0-9]*/cmdline | tr '\\0' ' '")
 
 
 def test_init_tells_nothing_about_the_emulator(api, sandbox, emulator):
@@ -265,13 +264,7 @@ def test_killing_everything_leaves_a_usable_sandbox(api, sandbox):
     assert api.sh(sandbox, "echo alive; cat /proc/[0-9]*/comm").split().count("sleep") == 0
 
 
-def test_setuid_programs_give_nothing(api, sandbox, probe):
-    probe("none-such-argument", timeout_seconds=60)
-    api.sh(sandbox, "cp /usr/bin/id /tmp/id && chmod 4755 /tmp/id")
-    assert "NoNewPrivs:\t1" in api.sh(sandbox, "grep NoNewPrivs /proc/self/status")
-
-
-def test_no_core_dump_reaches_the_host(api, sandbox, probe, tmp_path, monkeypatch):
+def test_no_core_dump_reaches_the_host(api, sandbox, probe):
     result = probe("crash")
     assert (result["exit_code"], result["reason"], result["signal"]) == (139, "signal", 11)
     assert api.sh(sandbox, "cat /proc/self/limits | grep 'core file'").split()[4:6] == ["0", "0"]
@@ -284,8 +277,7 @@ def test_no_core_dump_reaches_the_host(api, sandbox, probe, tmp_path, monkeypatc
 @pytest.fixture(scope="module")
 def enforced(emulator):
     """Which limits this host lets the emulator enforce, as it declares them."""
-    text = json.dumps(emulator.info())
-    return {"memory", "cpu", "pids"} if "limits-unenforced" not in text and '"none"' not in text else set()
+    return {name for name in ("cpu", "memory", "pids") if emulator.info()["cgroups"][name]}
 
 
 def need(enforced, what):

@@ -93,12 +93,9 @@ def test_several_mistakes_name_at_least_one_and_make_nothing(api):
     {"timeout_seconds": 10}, {"timeout_seconds": 3600}, {"cpu": 4, "memory_mb": 8192}, {"cpu": 1}, {"cpu": 0.5},
     {"timeout_seconds": 60.0}, {"env": {"_": "x", "A1_b": ""}}, {"env": {}, "metadata": {}},
     {"metadata": {"": "empty name", "x y": "ü\n"}}, {"env": {"A": "x" * 60000}}, {"region": "fsn1"},
-], ids=str)  # fmt: skip
+], ids=lambda fields: str(fields)[:40])  # fmt: skip
 def test_create_accepts_the_edges(api, fields):
-    if any(isinstance(value, dict) and len(str(value)) > 1000 for value in fields.values()):
-        assert api.post("/v1/sandboxes", {**OK, **fields}).status == 201
-    else:
-        api.create(**fields)
+    api.create(**fields)
 
 
 BODIES = [
