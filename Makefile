@@ -51,10 +51,10 @@ demo: ## from nothing to the READMEs' quickstart, shown call by call
 	$(SUBMAKE) all
 	@tests/demo/demo.sh $(BUILD)/orkestr-emulator
 
-test: ## unit tests, hardening check and API suite (installs what is missing first)
+test: ## unit tests, hardening, include direction, API suite (installs what is missing first)
 	@tests/deps.sh build run test
 	$(SUBMAKE) all unit-bins
-	@tests/run.sh $(BUILD) unit hardening lint api
+	@tests/run.sh $(BUILD) unit hardening structure api
 
 unit: unit-bins ## the unit tests alone
 	@tests/run.sh $(BUILD) unit
