@@ -353,6 +353,9 @@ static int keeper_main(void *arg)
 	struct err e = ERR_INIT;
 
 	log_set_name("keeper");
+	for (size_t i = 0; i < a->c->n_not_inherited; i++)
+		if (a->c->not_inherited[i] >= 0)
+			(void)close(a->c->not_inherited[i]);
 	/* A session of its own, so that the terminal's Ctrl-C is the daemon's to handle. */
 	(void)setsid();
 	(void)signal(SIGPIPE, SIG_IGN);

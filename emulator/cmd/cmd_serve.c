@@ -121,6 +121,8 @@ static int launch(struct serve *s, struct err *e)
 		return r;
 	kc.cgroups = s->cgroups;
 	kc.state_fd = s->state_fd;
+	kc.not_inherited = (const int[]){ s->lock_fd, s->listen_fd, s->unix_fd, s->port_file_fd };
+	kc.n_not_inherited = 4;
 	r = keeper_start(&kc, &s->keeper_pid, &s->userns_fd, &s->keeper_sock, e);
 	if (r < 0)
 		return r;
