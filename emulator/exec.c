@@ -630,9 +630,9 @@ static int start_in(struct sandbox *sb, const struct exec_spec *s, const struct 
 	if (x->in.has_poll)
 		(void)uv_poll_start(&x->in.poll, UV_WRITABLE, on_writable);
 	update_polls(x);
-	/* The loop's clock may be a request old. */
+	/* The loop's clock may be a request old, and is cut to milliseconds. */
 	uv_update_time(sb->m->c.loop);
-	(void)uv_timer_start(&x->timer, on_timer, (uint64_t)(s->timeout_s ? s->timeout_s : EXEC_DEFAULT_TIMEOUT_S) * 1000, 0);
+	(void)uv_timer_start(&x->timer, on_timer, (uint64_t)(s->timeout_s ? s->timeout_s : EXEC_DEFAULT_TIMEOUT_S) * 1000 + 1, 0);
 	*ret = x;
 	return 0;
 }
