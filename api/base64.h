@@ -7,8 +7,8 @@
 
 struct base64_in {
 	bool plain;
-	uint32_t acc;	/* the last `chars` characters, 6 bits each */
-	uint8_t chars;	/* 0..3 */
+	uint32_t acc;  /* the last `chars` characters, 6 bits each */
+	uint8_t chars; /* 0..3 */
 	uint8_t pads;
 	uint64_t taken; /* characters in all, those skipped and '=' too */
 };

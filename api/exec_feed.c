@@ -224,9 +224,10 @@ static int add_final(struct exec_feed *f, const struct exec_result *x)
 	if (r >= 0)
 		r = chunk_begin(f, EXEC_STDOUT);
 	if (r >= 0)
-		r = buf_printf(&f->queue,
-			       "\"\",\"is_final\":true,\"exit_code\":%d,\"duration_ms\":%llu,\"reason\":\"%s\",\"signal\":",
-			       x->exit_code, (unsigned long long)x->duration_ms, exec_reason_name(x->reason));
+		r = buf_printf(
+			&f->queue,
+			"\"\",\"is_final\":true,\"exit_code\":%d,\"duration_ms\":%llu,\"reason\":\"%s\",\"signal\":",
+			x->exit_code, (unsigned long long)x->duration_ms, exec_reason_name(x->reason));
 	if (x->signal != 0)
 		exec_signal_name(x->signal, name);
 	if (r >= 0 && x->signal != 0)
@@ -283,7 +284,8 @@ void exec_feed_begin(struct exec_feed *f, struct exec *x)
 		(void)uv_timer_start(&f->timer, on_keep_alive, KEEP_ALIVE_MS, KEEP_ALIVE_MS);
 	req_add_header(r, "X-Exec-Id", exec_id(x));
 	req_add_header(r, "Cache-Control", "no-store");
-	req_reply_stream(r, 200, f->ndjson ? "application/x-ndjson" : "text/event-stream", on_pull, on_response_over, f);
+	req_reply_stream(r, 200, f->ndjson ? "application/x-ndjson" : "text/event-stream", on_pull, on_response_over,
+			 f);
 }
 
 void exec_feed_discard(struct exec_feed *f)

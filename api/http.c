@@ -40,9 +40,9 @@
 #define CONNECTION_MEMORY_STEP 8192
 #define DEFAULT_CONNECTIONS 1024
 #define DEFAULT_IDLE_S 30
-#define STREAM_IDLE_S 3600		/* a reader may pause a stream this long */
-#define DRAIN_KEEP_ALIVE (64u << 10)	/* a refused body up to this size is read, so the connection lives */
-#define DRAIN_CHUNKED_MAX (256u << 20)	/* a refused body without a known end is cut off here */
+#define STREAM_IDLE_S 3600	       /* a reader may pause a stream this long */
+#define DRAIN_KEEP_ALIVE (64u << 10)   /* a refused body up to this size is read, so the connection lives */
+#define DRAIN_CHUNKED_MAX (256u << 20) /* a refused body without a known end is cut off here */
 #define DRAIN_SOCKETS 64
 #define DRAIN_MS 5000
 #define DRAIN_BYTES (64u << 20)
@@ -223,7 +223,7 @@ ssize_t req_pull(void *cls, uint64_t pos _unused_, char *p, size_t cap)
 {
 	struct req *r = cls;
 	int one = 1;
-	ssize_t n;
+	ssize_t n = 0;
 
 	if (r->gone || r->http->dying)
 		return MHD_CONTENT_READER_END_WITH_ERROR;
@@ -498,13 +498,14 @@ static int start_listener(struct http *h, int fd, struct err *e)
 	if (r < 0)
 		return err_errno(e, -r, "HTTP server");
 	l->http = h;
-	l->daemon = MHD_start_daemon(
-		MHD_USE_EPOLL | MHD_ALLOW_SUSPEND_RESUME | MHD_USE_ERROR_LOG, 0, NULL, NULL, on_access, l,
-		MHD_OPTION_EXTERNAL_LOGGER, on_log, h, MHD_OPTION_LISTEN_SOCKET, fd, MHD_OPTION_CONNECTION_LIMIT,
-		h->max_connections, MHD_OPTION_CONNECTION_MEMORY_LIMIT, (size_t)CONNECTION_MEMORY,
-		MHD_OPTION_CONNECTION_MEMORY_INCREMENT, (size_t)CONNECTION_MEMORY_STEP, MHD_OPTION_CONNECTION_TIMEOUT,
-		h->idle_timeout_s, MHD_OPTION_UNESCAPE_CALLBACK, on_unescape, NULL, MHD_OPTION_URI_LOG_CALLBACK, on_uri, l,
-		MHD_OPTION_NOTIFY_COMPLETED, on_completed, h, MHD_OPTION_END);
+	l->daemon =
+		MHD_start_daemon(MHD_USE_EPOLL | MHD_ALLOW_SUSPEND_RESUME | MHD_USE_ERROR_LOG, 0, NULL, NULL, on_access,
+				 l, MHD_OPTION_EXTERNAL_LOGGER, on_log, h, MHD_OPTION_LISTEN_SOCKET, fd,
+				 MHD_OPTION_CONNECTION_LIMIT, h->max_connections, MHD_OPTION_CONNECTION_MEMORY_LIMIT,
+				 (size_t)CONNECTION_MEMORY, MHD_OPTION_CONNECTION_MEMORY_INCREMENT,
+				 (size_t)CONNECTION_MEMORY_STEP, MHD_OPTION_CONNECTION_TIMEOUT, h->idle_timeout_s,
+				 MHD_OPTION_UNESCAPE_CALLBACK, on_unescape, NULL, MHD_OPTION_URI_LOG_CALLBACK, on_uri,
+				 l, MHD_OPTION_NOTIFY_COMPLETED, on_completed, h, MHD_OPTION_END);
 	if (!l->daemon)
 		return err_set(e, ERR_INTERNAL, errno, NULL, "the HTTP server can't start");
 	info = MHD_get_daemon_info(l->daemon, MHD_DAEMON_INFO_EPOLL_FD);
@@ -552,15 +553,11 @@ void http_stop_listening(struct http *h)
 
 void http_free(struct http *h)
 {
-	struct req *r, *next;
-	struct drain *l, *l_next;
-
 	if (!h)
 		return;
 	h->dying = true;
 	/* A daemon must not be stopped while a connection is suspended. */
-	DL_FOREACH_SAFE(h->reqs, r, next)
-	{
+	for (struct req *r = h->reqs; r; r = r->next) {
 		req_tell_gone(r);
 		req_resume(r);
 	}
@@ -569,10 +566,8 @@ void http_free(struct http *h)
 		h->listeners[i].poll.data = h;
 		MHD_stop_daemon(h->listeners[i].daemon);
 	}
-	DL_FOREACH_SAFE(h->drains, l, l_next)
-	{
-		drain_end(l);
-	}
+	while (h->drains)
+		drain_end(h->drains);
 	for (size_t i = 0; i < HTTP_MAX_LISTENERS; i++)
 		closep(&h->fds[i]);
 	if (h->prepare.data) {

@@ -51,7 +51,7 @@ struct json_stream {
 	int depth;
 	uint64_t value_at;
 	/* inside the text */
-	int hex_left; /* digits of \u still to come */
+	int hex_left;		 /* digits of \u still to come */
 	unsigned int unit, high; /* the one being read; a high surrogate waiting for its other half, or 0 */
 	int more;		 /* continuation bytes still to come, the next one in lo..hi */
 	unsigned char lo, hi;

@@ -85,8 +85,8 @@ static void put_json(void *o)
 void req_reply_json(struct req *r, unsigned int status, struct json_object *o)
 {
 	size_t n = 0;
-	const char *s = json_object_to_json_string_length(
-		o, JSON_C_TO_STRING_PLAIN | JSON_C_TO_STRING_NOSLASHESCAPE, &n);
+	const char *s =
+		json_object_to_json_string_length(o, JSON_C_TO_STRING_PLAIN | JSON_C_TO_STRING_NOSLASHESCAPE, &n);
 	struct MHD_Response *m = NULL;
 
 	/* The text belongs to the object, which lives as long as the response. */
@@ -141,8 +141,8 @@ void req_reply_fd(struct req *r, unsigned int status, const char *type, int fd, 
 	answer(r, status, type, m);
 }
 
-void req_reply_stream(struct req *r, unsigned int status, const char *type, ssize_t (*pull)(void *arg, char *p, size_t cap),
-		      void (*free_fn)(void *arg), void *arg)
+void req_reply_stream(struct req *r, unsigned int status, const char *type,
+		      ssize_t (*pull)(void *arg, char *p, size_t cap), void (*free_fn)(void *arg), void *arg)
 {
 	if (r->status != 0) {
 		log_error("%s: answered twice (%u, then %u)", r->id, r->status, status);
@@ -168,7 +168,9 @@ static struct json_object *text_object(const char *s)
 static void merge(struct json_object *into, struct json_object *extra)
 {
 	json_object_object_foreach(extra, key, value)
+	{
 		json_object_object_add(into, key, json_object_get(value));
+	}
 	json_object_put(extra);
 }
 

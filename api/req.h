@@ -36,10 +36,10 @@ struct http {
 	unsigned int handles; /* uv handles not closed yet; the last one's callback frees the server */
 	unsigned int n_drains;
 	struct drain *drains; /* sockets of closed connections whose input is thrown away */
-	bool dirty;    /* a connection was resumed: libmicrohttpd must run before the loop sleeps */
-	bool running;  /* inside MHD_run */
-	bool quiesced; /* no new connections; answers close theirs */
-	bool dying;    /* http_free has begun */
+	bool dirty;	      /* a connection was resumed: libmicrohttpd must run before the loop sleeps */
+	bool running;	      /* inside MHD_run */
+	bool quiesced;	      /* no new connections; answers close theirs */
+	bool dying;	      /* http_free has begun */
 };
 
 struct req_header_pair {

@@ -149,7 +149,7 @@ static const char *check_shape(const char *p, size_t n, size_t *ret_at)
 	return NULL;
 }
 
-static struct json_object *parse_json(const struct buf *b, size_t *ret_at)
+static struct json_object *parse_json(const char *text, size_t len, size_t *ret_at)
 {
 	struct json_tokener *t = json_tokener_new_ex(JSON_MAX_DEPTH);
 	struct json_object *o = NULL;
@@ -159,14 +159,14 @@ static struct json_object *parse_json(const struct buf *b, size_t *ret_at)
 		return NULL;
 	json_tokener_set_flags(t, JSON_TOKENER_STRICT | JSON_TOKENER_VALIDATE_UTF8);
 	/* With the terminator, so that a bare number is known to be complete. */
-	o = json_tokener_parse_ex(t, b->p, (int)b->len + 1);
-	*ret_at = MIN(json_tokener_get_parse_end(t), b->len);
+	o = json_tokener_parse_ex(t, text, (int)len + 1);
+	*ret_at = MIN(json_tokener_get_parse_end(t), len);
 	if (json_tokener_get_error(t) != json_tokener_success) {
 		json_object_put(o);
 		o = NULL;
 	}
-	for (size_t i = *ret_at; o && i < b->len; i++)
-		if (!strchr(" \t\r\n", b->p[i]) || b->p[i] == '\0') {
+	for (size_t i = *ret_at; o && i < len; i++)
+		if (!strchr(" \t\r\n", text[i]) || text[i] == '\0') {
 			json_object_put(o);
 			o = NULL;
 		}
@@ -176,23 +176,23 @@ static struct json_object *parse_json(const struct buf *b, size_t *ret_at)
 
 struct json_object *req_json(struct req *r)
 {
-	const char *wrong;
+	const char *text = r->body.p ? r->body.p : "", *wrong;
 	size_t at;
 
 	if (r->json)
 		return r->json;
-	at = strspn(r->body.p ? r->body.p : "", " \t\r\n");
+	at = strspn(text, " \t\r\n");
 	if (at == r->body.len) {
 		r->json = json_object_new_object();
 		return r->json;
 	}
-	wrong = check_shape(r->body.p, r->body.len, &at);
+	wrong = check_shape(text, r->body.len, &at);
 	if (wrong) {
 		reply_json_invalid(r, at, "json_invalid", wrong);
 		return NULL;
 	}
-	r->json = parse_json(&r->body, &at);
-	if (!r->json && !(at >= 4 && memcmp(r->body.p, "null", 4) == 0)) {
+	r->json = parse_json(text, r->body.len, &at);
+	if (!r->json && !(at >= 4 && memcmp(text, "null", 4) == 0)) {
 		reply_json_invalid(r, at, "json_invalid", "JSON decode error");
 		return NULL;
 	}

@@ -96,6 +96,7 @@ static struct json_object *counts_object(const struct api *api)
 
 	sandboxes_count(api->sandboxes, &n);
 	json_object_object_add(o, "live", json_object_new_int64(n.live));
+	json_object_object_add(o, "warm", json_object_new_int64(n.warm));
 	json_object_object_add(o, "execs", json_object_new_int64(n.execs));
 	json_object_object_add(o, "created", json_object_new_int64((int64_t)n.created));
 	json_object_object_add(o, "terminated", json_object_new_int64((int64_t)n.terminated));
@@ -115,7 +116,8 @@ static void add_host_divergences(const struct api *api, struct json_object *list
 		add_divergence(list, "single-id", what);
 	}
 	if (!f->cpu || !f->memory || !f->pids)
-		add_divergence(list, "limits-unenforced", why && *why ? why : "Some limits are not enforced on this host.");
+		add_divergence(list, "limits-unenforced",
+			       why && *why ? why : "Some limits are not enforced on this host.");
 }
 
 static void handle_info(struct req *r)

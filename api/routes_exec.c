@@ -292,14 +292,15 @@ static void start_stream(struct req *r, const struct exec_request *q)
 
 static void handle(struct req *r, bool stream)
 {
-	_cleanup_(request_clear) struct exec_request q = { 0 };
+	struct exec_request q = { 0 };
+	bool ok = read_request(r, &q);
 
-	if (!read_request(r, &q))
-		return;
-	if (stream || q.body.stream || req_accepts(r, "text/event-stream") || req_accepts(r, "application/x-ndjson"))
+	if (ok &&
+	    (stream || q.body.stream || req_accepts(r, "text/event-stream") || req_accepts(r, "application/x-ndjson")))
 		start_stream(r, &q);
-	else
+	else if (ok)
 		start_buffered(r, &q);
+	request_clear(&q);
 }
 
 static void handle_exec(struct req *r)

@@ -223,6 +223,25 @@ static bool get_after(struct req *r, char buf[static 1024], const char **ret)
 	return true;
 }
 
+static struct listing *listing_new(const char *path)
+{
+	struct listing *l = calloc(1, sizeof(*l));
+	size_t n = strlen(path);
+
+	if (!l)
+		return NULL;
+	while (n > 1 && path[n - 1] == '/')
+		n--;
+	l->first = true;
+	l->out = BUF_INIT(LIST_BLOCK + (64u << 10));
+	l->path = strndup(path, n);
+	if (!l->path) {
+		free(l);
+		return NULL;
+	}
+	return l;
+}
+
 static void list(struct req *r, const struct files_ctx *c, const char *path)
 {
 	_cleanup_(listing_freep) struct listing *l = NULL;
@@ -230,26 +249,20 @@ static void list(struct req *r, const struct files_ctx *c, const char *path)
 	char buf[1024];
 	uint64_t limit = 0;
 	struct err e = ERR_INIT;
-	size_t n = strlen(path);
 
 	if (text && text_parse_u64(text, 1, PAGE_MAX, &limit) < 0) {
-		req_reply_invalid(r, "query", "limit", "int_range", "Input should be an integer from 1 to %d", PAGE_MAX);
+		req_reply_invalid(r, "query", "limit", "int_range", "Input should be an integer from 1 to %d",
+				  PAGE_MAX);
 		return;
 	}
 	if (!get_after(r, buf, &after))
 		return;
-	while (n > 1 && path[n - 1] == '/')
-		n--;
-	l = calloc(1, sizeof(*l));
-	if (l)
-		l->path = strndup(path, n);
-	if (!l || !l->path) {
+	l = listing_new(path);
+	if (!l) {
 		(void)err_errno(&e, ENOMEM, "list a directory");
 		req_reply_err(r, &e);
 		return;
 	}
-	l->first = true;
-	l->out = BUF_INIT(LIST_BLOCK + (64u << 10));
 	if (files_dir_open(c, path, after, (uint32_t)limit, &l->d, &e) < 0) {
 		req_reply_err(r, &e);
 		return;

@@ -15,10 +15,10 @@
 #include "emulator/base/fd.h"
 #include "emulator/base/text.h"
 
-#define SMALL (48u << 10)	   /* read at once */
+#define SMALL (48u << 10)	/* read at once */
 #define SIZELESS_MAX (1u << 20) /* of a file whose size says 0 */
-#define TEXT_MAX (4u << 20)	   /* encoding=utf-8: must be checked before it is promised */
-#define BLOCK (24u << 10)	   /* divisible by 3 */
+#define TEXT_MAX (4u << 20)	/* encoding=utf-8: must be checked before it is promised */
+#define BLOCK (24u << 10)	/* divisible by 3 */
 
 struct reader {
 	int fd;

@@ -30,7 +30,7 @@
 
 #define HOLD_MAX (8u << 10)
 #define REDO_MAX (64u << 20)
-#define INLINE_MAX (1u << 20) /* a spool up to this size is copied at once */
+#define INLINE_MAX (1u << 20)  /* a spool up to this size is copied at once */
 #define CHECK_EVERY (8u << 20) /* bytes between two looks at whether the sandbox still runs */
 #define BLOCK (48u << 10)
 
@@ -496,7 +496,8 @@ static void on_copied(void *arg, int status)
 		u->fault_field = "content";
 		u->fault_type = "base64";
 		if (j->shared->kind == ERR_NONE)
-			(void)err_set(j->shared, ERR_INTERNAL, 0, NULL, "the upload's copy ended with status %d", status);
+			(void)err_set(j->shared, ERR_INTERNAL, 0, NULL, "the upload's copy ended with status %d",
+				      status);
 		fail(u, j->shared);
 	}
 	job_free(j);

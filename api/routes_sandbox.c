@@ -98,16 +98,18 @@ static const char *json_text(struct json_object *o)
 
 /* ---- create: those who wait ---- */
 
-static void waiter_free(struct waiter *w)
+static void waiter_free(struct create *c, struct waiter *w)
 {
-	DL_DELETE(w->create->waiters, w);
+	DL_DELETE(c->waiters, w);
 	free(w);
 }
 
 /* The sandbox is made all the same: who asked with a key may ask again, and others find it in the list. */
 static void on_waiter_gone(void *arg)
 {
-	waiter_free(arg);
+	struct waiter *w = arg;
+
+	waiter_free(w->create, w);
 }
 
 static bool waiter_add(struct create *c, struct req *r, bool replay)
@@ -173,7 +175,7 @@ static void on_created(void *arg, const struct err *e, const struct sandbox_row 
 		struct req *r = w->req;
 		bool replay = w->replay;
 
-		waiter_free(w);
+		waiter_free(c, w);
 		req_on_gone(r, NULL, NULL);
 		if (row)
 			reply_created(r, row, replay);
@@ -204,8 +206,7 @@ static bool answer_by_key(struct req *r, const char *key, const char *hash)
 	struct create *c;
 	struct err e = ERR_INIT;
 
-	DL_FOREACH(creates, c)
-	{
+	for (c = creates; c; c = c->next) {
 		if (c->api != api || strcmp(c->account, a->id) != 0 || strcmp(c->key, key) != 0)
 			continue;
 		if (strcmp(c->body_hash, hash) != 0)
@@ -307,7 +308,7 @@ static void handle_create(struct req *r)
 	/* Refused at once: nobody else can have come to wait for it. */
 	req_on_gone(r, NULL, NULL);
 	if (c) {
-		waiter_free(c->waiters);
+		waiter_free(c, c->waiters);
 		create_free(c);
 	}
 	req_reply_err(r, &e);

@@ -44,8 +44,7 @@ size_t validate_strings_size(struct json_object *o)
 
 	if (!o)
 		return 0;
-	json_object_object_foreach(o, key, value)
-		n += strlen(key) + (size_t)json_object_get_string_len(value);
+	json_object_object_foreach(o, key, value) n += strlen(key) + (size_t)json_object_get_string_len(value);
 	return n;
 }
 
@@ -88,22 +87,23 @@ static void check_string(const struct validate_field *f, struct json_object *v, 
 		validate_add(errs, "body", f->name, -1, "string_too_short", "String should have at least %g character",
 			     f->min);
 	else if (f->max > 0 && (double)strlen(*ret) > f->max)
-		validate_add(errs, "body", f->name, -1, "string_too_long", "String should have at most %g bytes", f->max);
+		validate_add(errs, "body", f->name, -1, "string_too_long", "String should have at most %g bytes",
+			     f->max);
 }
 
 /* Also false for NaN, which no comparison holds for. */
 static bool in_bounds(const struct validate_field *f, double d, struct validate_errors *errs)
 {
+	bool bounded = f->min != 0 || f->max != 0;
+
 	if (isnan(d) || isinf(d))
 		validate_add(errs, "body", f->name, -1, "finite_number", "Input should be a finite number");
-	else if (f->min == 0 && f->max == 0)
-		return true;
-	else if (d < f->min)
+	else if (bounded && d < f->min)
 		validate_add(errs, "body", f->name, -1, "greater_than_equal",
 			     "Input should be greater than or equal to %.10g", f->min);
-	else if (d > f->max)
-		validate_add(errs, "body", f->name, -1, "less_than_equal", "Input should be less than or equal to %.10g",
-			     f->max);
+	else if (bounded && d > f->max)
+		validate_add(errs, "body", f->name, -1, "less_than_equal",
+			     "Input should be less than or equal to %.10g", f->max);
 	else
 		return true;
 	return false;
@@ -128,7 +128,8 @@ static void check_int(const struct validate_field *f, struct json_object *v, int
 		*ret = is_double ? (int64_t)d : json_object_get_int64(v);
 }
 
-static void check_number(const struct validate_field *f, struct json_object *v, double *ret, struct validate_errors *errs)
+static void check_number(const struct validate_field *f, struct json_object *v, double *ret,
+			 struct validate_errors *errs)
 {
 	double d;
 
@@ -149,7 +150,8 @@ static void check_strings(const struct validate_field *f, struct json_object *v,
 		return;
 	}
 	/* The first fault of each member's kind is enough: names and values may be many, and secret. */
-	json_object_object_foreach(v, key, value) {
+	json_object_object_foreach(v, key, value)
+	{
 		if (!json_object_is_type(value, json_type_string)) {
 			validate_add(errs, "body", f->name, -1, "string_type", "Every value should be a valid string");
 			return;

@@ -43,7 +43,8 @@ void validate_unknown(struct req *r, struct json_object *o, const struct validat
 {
 	int named = 0;
 
-	json_object_object_foreach(o, key, value) {
+	json_object_object_foreach(o, key, value)
+	{
 		char name[UNKNOWN_NAME_MAX + 1], slug[UNKNOWN_NAME_MAX + 20];
 		size_t i;
 

@@ -155,7 +155,8 @@ int accounts_add(struct accounts *a, const char *spec, struct err *e)
 				       "API key %zu: after the key's colon comes a plan: free, pro or team", number);
 		if (plan[n] && parse_scopes(plan + n + 1, &en.account.scopes) < 0)
 			return err_set(e, ERR_INVALID, EINVAL, NULL,
-				       "API key %zu: after the plan's colon come the scopes: read, write or read,write", number);
+				       "API key %zu: after the plan's colon come the scopes: read, write or read,write",
+				       number);
 	}
 	digest_of(spec, key_len, en.digest);
 	id_of(en.digest, en.account.id);
@@ -171,7 +172,8 @@ int accounts_find(const struct accounts *a, const char *token, struct account *r
 	const struct entry *found;
 
 	if (n == 0)
-		return err_set(e, ERR_DENIED, EACCES, "unauthorized", "Missing API key: send Authorization: Bearer <key>");
+		return err_set(e, ERR_DENIED, EACCES, "unauthorized",
+			       "Missing API key: send Authorization: Bearer <key>");
 	if (key_fault(token, n))
 		return err_set(e, ERR_DENIED, EACCES, "unauthorized", "Invalid API key");
 	digest_of(token, n, digest);

@@ -94,10 +94,10 @@ static int try_limits(void *arg)
 		doctor_bad(t->c, DOCTOR_WARN, "limits will not be enforced", NULL, "%.180s", e.msg);
 		return 0;
 	}
-	if (f->memory && run_in(t->r, "s-doctor", eat_memory) == 128 + SIGKILL)
-		memory = cgroup_read(t->r, "s-doctor", &u) == 0 && u.oom_kills > 0;
 	if (f->cpu && run_in(t->r, "s-doctor", burn_cpu) == 0)
 		cpu = cgroup_read(t->r, "s-doctor", &u) == 0 && u.cpu_usec < 150000;
+	if (f->memory && run_in(t->r, "s-doctor", eat_memory) == 128 + SIGKILL)
+		memory = cgroup_read(t->r, "s-doctor", &u) == 0 && u.oom_kills > 0;
 	if (f->pids)
 		pids = run_in(t->r, "s-doctor", fork_some) == 1;
 	if (f->freeze)

@@ -31,7 +31,8 @@ int files_stat(const struct files_ctx *c, const char *path, struct files_entry *
  * whole) or abort. Parents are made (0755). mode: permission bits, or UINT32_MAX to keep an existing
  * file's, else 0644. */
 struct files_write;
-int files_write_begin(const struct files_ctx *c, const char *path, uint32_t mode, struct files_write **ret, struct err *e);
+int files_write_begin(const struct files_ctx *c, const char *path, uint32_t mode, struct files_write **ret,
+		      struct err *e);
 int files_write_data(struct files_write *w, const void *p, size_t n, struct err *e);
 bool files_write_replaces(const struct files_write *w); /* a file was there when it began */
 void files_write_set_mode(struct files_write *w, uint32_t mode);
@@ -39,7 +40,7 @@ void files_write_set_mode(struct files_write *w, uint32_t mode);
 int files_write_reread(const struct files_write *w, uint64_t offset, void *p, size_t n, struct err *e);
 /* ret->name is NULL. */
 int files_write_commit(struct files_write *w, struct files_entry *ret, struct err *e); /* frees w, also on error */
-void files_write_abort(struct files_write *w);					      /* NULL is fine */
+void files_write_abort(struct files_write *w);					       /* NULL is fine */
 
 /* A regular file for reading: its fd and what it is. */
 int files_open(const struct files_ctx *c, const char *path, struct files_entry *ret, struct err *e);

@@ -123,6 +123,19 @@ static int read_names(struct files_dir *d, const char *after)
 	}
 }
 
+static struct files_dir *files_dir_new(const char *path, uint32_t limit)
+{
+	struct files_dir *d = calloc(1, sizeof(*d));
+
+	if (!d)
+		return NULL;
+	d->fd = -1;
+	d->names = BUF_INIT(FILES_DIR_MAX_BYTES);
+	d->limit = limit;
+	(void)snprintf(d->shown, sizeof(d->shown), "%s", path);
+	return d;
+}
+
 int files_dir_open(const struct files_ctx *c, const char *path, const char *after, uint32_t limit,
 		   struct files_dir **ret, struct err *e)
 {
@@ -131,15 +144,12 @@ int files_dir_open(const struct files_ctx *c, const char *path, const char *afte
 
 	if (r < 0)
 		return r;
-	d = calloc(1, sizeof(*d));
+	d = files_dir_new(path, limit);
 	if (!d)
 		return err_errno(e, ENOMEM, "list a directory");
-	d->names = BUF_INIT(FILES_DIR_MAX_BYTES);
-	d->limit = limit;
-	(void)snprintf(d->shown, sizeof(d->shown), "%s", path);
-	d->fd = files_open_in(c, path, O_RDONLY | O_DIRECTORY | O_NONBLOCK);
-	if (d->fd < 0)
-		return files_err(e, -d->fd, path, "list");
+	r = d->fd = files_open_in(c, path, O_RDONLY | O_DIRECTORY | O_NONBLOCK);
+	if (r < 0)
+		return files_err(e, -r, path, "list");
 	r = read_names(d, after);
 	if (r == -EMSGSIZE)
 		return err_set(e, ERR_TOO_LARGE, E2BIG, "payload_too_large",
@@ -181,7 +191,7 @@ int files_list(const struct files_ctx *c, const char *path, const char *after, u
 	if (limit == 0)
 		return err_set(e, ERR_INVALID, EINVAL, NULL, "a page has at least one entry");
 	r = files_dir_open(c, path, after, limit, &d, e);
-	if (r < 0)
+	if (r < 0 || !d)
 		return r;
 	for (;;) {
 		r = files_dir_next(d, &en, e);

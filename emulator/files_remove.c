@@ -194,6 +194,8 @@ static int step(struct removal *m)
 	ssize_t n;
 	int r;
 
+	if (!l->buf) /* pop has reopened it */
+		return -EBADF;
 	if (l->pos >= l->len) {
 		n = getdents64(l->fd, l->buf, READ_SIZE);
 		if (n < 0 && errno != ENOENT)
@@ -241,8 +243,7 @@ int files_remove(const struct files_ctx *c, const char *path, bool recursive, st
 		return r;
 	files_split(path, dir, name, &slash);
 	if (name[0] == '\0' || strcmp(name, ".") == 0 || strcmp(name, "..") == 0)
-		return err_set(e, ERR_INVALID, EINVAL, "path_invalid",
-			       "the root, \".\" and \"..\" can't be removed");
+		return err_set(e, ERR_INVALID, EINVAL, "path_invalid", "the root, \".\" and \"..\" can't be removed");
 	dirfd = files_open_in(c, dir, O_PATH | O_DIRECTORY);
 	if (dirfd < 0)
 		return files_err(e, -dirfd, path, "remove");

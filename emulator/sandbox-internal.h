@@ -42,6 +42,7 @@
 
 struct sandbox;
 struct exec_linger;
+struct parked;
 
 /* ---- slots ---- */
 
@@ -90,9 +91,20 @@ int slot_use(struct slot *s, const struct cgroup_limits *l, const struct slot_ev
 /* Ends it, from any state but removing. dead() follows from the loop. */
 void slot_kill(struct slot *s);
 
+/* As slot_kill, with nobody left who wants to hear of it. */
+void slot_discard(struct slot *s);
+
 /* The keeper's events. */
 void slot_on_died(struct sandboxes *m, const char *name, int status);
 void slot_on_keeper_lost(struct sandboxes *m);
+
+/* ---- the warm pool (sandbox_pool.c) ---- */
+
+/* From now on sandboxes_config.warm slots are kept parked. */
+void pool_start(struct sandboxes *m);
+
+/* A parked slot, now the caller's with these events (slot_use comes next), or NULL. */
+struct slot *pool_take(struct sandboxes *m, const struct slot_events *ev);
 
 /* ---- templates, kept in memory while their file stays the same ---- */
 
@@ -159,6 +171,9 @@ struct sandboxes {
 
 	struct sandbox *by_id;
 	struct slot *slots;
+	struct parked *pool;
+	uint32_t n_pool; /* parked or on their way there */
+	uv_timer_t pool_timer;
 	struct template_ref *templates;
 	struct exec *detached; /* ended with their sandbox, their reader still busy */
 	uint32_t n_execs;
@@ -215,7 +230,7 @@ void sandboxes_maybe_free(struct sandboxes *m);
 
 /* ---- execs ---- */
 
-void exec_on_exited(struct sandbox *sb, uint64_t id, const struct init_exit *x);
+void exec_on_exited(struct sandbox *sb, uint64_t id, const struct init_exit *ie);
 /* The sandbox's processes are gone. */
 void exec_end_all(struct sandbox *sb);
 /* A shutdown doesn't wait for readers. */

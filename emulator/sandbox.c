@@ -50,6 +50,7 @@ int sandboxes_new(const struct sandboxes_config *c, struct sandboxes **ret, stru
 	(void)signal(SIGPIPE, SIG_IGN);
 	add_timer(m, &m->soon);
 	add_timer(m, &m->linger_timer);
+	add_timer(m, &m->pool_timer);
 	add_timer(m, &m->trash_timer);
 	add_timer(m, &m->stop_timer);
 	*ret = m;
@@ -76,6 +77,11 @@ void sandboxes_set_keeper(struct sandboxes *m, struct keeper *k)
 {
 	m->keeper = k;
 	m->keeper_lost = !k;
+}
+
+void sandboxes_start(struct sandboxes *m)
+{
+	pool_start(m);
 }
 
 /* ---- looking things up ---- */
@@ -181,6 +187,7 @@ void sandboxes_count(const struct sandboxes *m, struct sandboxes_counts *ret)
 	*ret = (struct sandboxes_counts){
 		.live = HASH_COUNT(m->by_id),
 		.execs = m->n_execs,
+		.warm = m->n_pool,
 		.created = m->created,
 		.terminated = m->terminated,
 		.failed = m->failed,
@@ -303,6 +310,7 @@ void sandboxes_free(struct sandboxes *m)
 	m->stopped = NULL;
 	uv_close((uv_handle_t *)&m->soon, on_handle_closed);
 	uv_close((uv_handle_t *)&m->linger_timer, on_handle_closed);
+	uv_close((uv_handle_t *)&m->pool_timer, on_handle_closed);
 	uv_close((uv_handle_t *)&m->trash_timer, on_handle_closed);
 	uv_close((uv_handle_t *)&m->stop_timer, on_handle_closed);
 }

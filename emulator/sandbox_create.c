@@ -295,22 +295,17 @@ static int configure(struct sandbox *sb, int ctl_sock, struct err *e)
 		.ready = on_init_ready, .exited = on_init_exited, .lost = on_init_lost, .arg = sb
 	};
 	const struct template *t = sb->template->t;
-	char host[SANDBOX_ID_SIZE];
 	struct init_config c = {
 		.slot = sb->row.slot,
 		.layers = (const char *const *)t->layers,
 		.n_layers = t->n_layers,
 		.cpus = (sb->limits.cpu_millis + 999) / 1000,
-		.hostname = host,
+		.hostname = "sandbox", /* the name that a template's /etc/hosts knows */
 		.memory_bytes = sb->limits.memory_bytes,
 		.pids_max = sb->limits.pids_max,
 		.no_cgroup_view = cgroup_root_backend(sb->m->c.cgroups) == CGROUP_NONE,
 	};
 
-	/* "sbx-01hxyz...": what a host name may consist of */
-	(void)snprintf(host, sizeof(host), "%s", sb->row.id);
-	for (char *p = host; *p; p++)
-		*p = (char)(*p == '_' ? '-' : *p >= 'A' && *p <= 'Z' ? *p - 'A' + 'a' : *p);
 	return init_connect(sb->m->c.loop, ctl_sock, &c, &ev, &sb->init, e);
 }
 
@@ -372,23 +367,35 @@ static int start(struct sandbox *sb, struct err *e)
 {
 	const struct slot_events ev = { .ready = on_slot_ready, .dead = on_slot_dead, .arg = sb };
 	struct sandboxes *m = sb->m;
+	struct slot *warm = pool_take(m, &ev);
 	int r;
 
+	if (warm)
+		(void)snprintf(sb->row.slot, sizeof(sb->row.slot), "%s", warm->name);
 	r = store_sandbox_insert(m->c.store, &sb->row, e);
-	if (r < 0)
+	if (r < 0) {
+		if (warm)
+			slot_discard(warm);
 		return r;
+	}
 	HASH_ADD_STR(m->by_id, row.id, sb);
 	if (!sb->hh.tbl)
 		r = err_errno(e, ENOMEM, "can't make a sandbox");
-	else
+	else if (!warm)
 		r = slot_make(m, sb->row.slot, &sb->limits, &ev, &sb->slot, e);
 	if (r < 0) {
+		if (warm)
+			slot_discard(warm);
 		if (sb->hh.tbl)
 			HASH_DEL(m->by_id, sb);
 		mark_failed(sb, e);
 		return r;
 	}
 	(void)uv_timer_start(&sb->timer, on_create_limit, SANDBOX_CREATE_MS, 0);
+	if (warm) {
+		sb->slot = warm;
+		on_slot_ready(sb, NULL);
+	}
 	return 0;
 }
 

@@ -10,10 +10,10 @@
 
 uint64_t sandbox_oom_kills(struct sandbox *sb)
 {
-	struct cgroup_usage u = { 0 };
+	uint64_t n;
 
-	if (sb->slot && cgroup_read(sb->m->c.cgroups, sb->slot->name, &u) == 0)
-		return u.oom_kills;
+	if (sb->slot && cgroup_read_oom_kills(sb->m->c.cgroups, sb->slot->name, &n) == 0)
+		return n;
 	return sb->oom_seen;
 }
 
@@ -89,7 +89,8 @@ static void answer(struct sandbox *sb)
 	struct waiter *w, *next;
 	struct err e = sb->failure;
 
-	LL_FOREACH_SAFE(sb->enders, w, next) {
+	LL_FOREACH_SAFE(sb->enders, w, next)
+	{
 		w->done(w->arg, NULL, &sb->row);
 		free(w);
 	}

@@ -136,6 +136,12 @@ void slot_kill(struct slot *s)
 	(void)uv_timer_start(&s->timer, on_kill_timer, s->m->keeper_lost ? 0 : r < 0 ? 10 : KILL_EVERY_MS, KILL_EVERY_MS);
 }
 
+void slot_discard(struct slot *s)
+{
+	s->ev = (struct slot_events){ 0 };
+	slot_kill(s);
+}
+
 /* The keeper could not make it: nothing of it runs. */
 static void spawn_failed(struct slot *s, const struct err *e)
 {

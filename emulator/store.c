@@ -132,7 +132,8 @@ static off_t file_size(const char *name, const char *suffix)
 	char path[80];
 	struct stat st;
 
-	if (text_format(path, sizeof(path), "%s%s", name, suffix) < 0 || fstatat(AT_FDCWD, path, &st, AT_SYMLINK_NOFOLLOW) < 0)
+	if (text_format(path, sizeof(path), "%s%s", name, suffix) < 0 ||
+	    fstatat(AT_FDCWD, path, &st, AT_SYMLINK_NOFOLLOW) < 0)
 		return -1;
 	return st.st_size;
 }
@@ -175,9 +176,7 @@ static int check(struct store *s, struct err *e)
 static int configure(struct store *s, struct err *e)
 {
 	static const char *const pragmas[] = {
-		"PRAGMA journal_mode = WAL",
-		"PRAGMA synchronous = NORMAL",
-		"PRAGMA foreign_keys = ON",
+		"PRAGMA journal_mode = WAL",	       "PRAGMA synchronous = NORMAL", "PRAGMA foreign_keys = ON",
 		"PRAGMA temp_store = MEMORY",	       /* no temporary file, wherever its folder would be */
 		"PRAGMA trusted_schema = OFF",	       /* the file's schema may call no unsafe function */
 		"PRAGMA journal_size_limit = 8388608", /* the log shrinks again after a burst */
@@ -221,10 +220,11 @@ static int open_db(struct store *s, struct err *e)
 	if (r < 0)
 		return r;
 	errno = 0;
-	rc = sqlite3_open_v2(s->name, &s->db, SQLITE_OPEN_READWRITE | SQLITE_OPEN_NOMUTEX | SQLITE_OPEN_PRIVATECACHE, vfs);
+	rc = sqlite3_open_v2(s->name, &s->db, SQLITE_OPEN_READWRITE | SQLITE_OPEN_NOMUTEX | SQLITE_OPEN_PRIVATECACHE,
+			     vfs);
 	if (rc != SQLITE_OK)
-		return s->db ? store_err(s, sqlite3_extended_errcode(s->db), e, "cannot open the store") :
-			       err_errno(e, ENOMEM, "cannot open the store");
+		return s->db ? store_err(s, sqlite3_extended_errcode(s->db), e, "cannot open the store")
+			     : err_errno(e, ENOMEM, "cannot open the store");
 	(void)sqlite3_extended_result_codes(s->db, 1);
 	(void)sqlite3_busy_timeout(s->db, BUSY_MS);
 	if (sqlite3_db_readonly(s->db, "main")) /* what SQLite makes of a file that it may only read */

@@ -101,10 +101,11 @@ int store_check_ours(struct store *s, struct err *e)
 		return err_set(e, ERR_EXISTS, EEXIST, "store_foreign",
 			       "%s is another program's database; move it away, or pass another --state-dir", s->name);
 	if (version < 0 || version > (int64_t)ARRAY_SIZE(steps))
-		return err_set(e, ERR_UNSUPPORTED, EPROTONOSUPPORT, "store_newer",
-			       "%s was written by a newer orkestr-emulator (store version %lld, this one knows up to %zu); "
-			       "use that one, or pass another --state-dir",
-			       s->name, (long long)version, ARRAY_SIZE(steps));
+		return err_set(
+			e, ERR_UNSUPPORTED, EPROTONOSUPPORT, "store_newer",
+			"%s was written by a newer orkestr-emulator (store version %lld, this one knows up to %zu); "
+			"use that one, or pass another --state-dir",
+			s->name, (long long)version, ARRAY_SIZE(steps));
 	return 0;
 }
 

@@ -17,18 +17,21 @@
 #define NOT_TERMINATED "status <> 'terminated'"
 
 const struct store_sql store_sandbox_sql[] = {
-	{ STMT_SANDBOX_INSERT, "INSERT INTO sandbox (" COLUMNS ") VALUES "
-			       "(?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14, ?15, ?16, ?17, ?18, ?19, ?20)" },
+	{ STMT_SANDBOX_INSERT,
+	  "INSERT INTO sandbox (" COLUMNS ") VALUES "
+	  "(?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14, ?15, ?16, ?17, ?18, ?19, ?20)" },
 	/* An ended sandbox will never start a command again, so its secrets go. */
 	{ STMT_SANDBOX_UPDATE,
-	  "UPDATE sandbox SET slot = ?2, status = ?3, timeout_s = ?4, started_ms = ?5, expires_ms = ?6, paused_ms = ?7, "
+	  "UPDATE sandbox SET slot = ?2, status = ?3, timeout_s = ?4, started_ms = ?5, expires_ms = ?6, paused_ms = "
+	  "?7, "
 	  "terminated_ms = ?8, termination_reason = ?9, failure = ?10, cpu_millis = ?11, memory_mb = ?12, "
 	  "env = CASE WHEN ?3 IN ('terminated', 'failed') THEN '{}' ELSE env END WHERE id = ?1" },
 	{ STMT_SANDBOX_GET, "SELECT " COLUMNS " FROM sandbox WHERE id = ?1" },
 	{ STMT_SANDBOX_LIST, "SELECT " COLUMNS " FROM sandbox WHERE account = ?1 AND (created_ms, id) < (?2, ?3) "
 			     "ORDER BY created_ms DESC, id DESC LIMIT ?4" },
-	{ STMT_SANDBOX_LIST_STATUS, "SELECT " COLUMNS " FROM sandbox WHERE account = ?1 AND status = ?5 AND " NOT_TERMINATED
-				    " AND (created_ms, id) < (?2, ?3) ORDER BY created_ms DESC, id DESC LIMIT ?4" },
+	{ STMT_SANDBOX_LIST_STATUS,
+	  "SELECT " COLUMNS " FROM sandbox WHERE account = ?1 AND status = ?5 AND " NOT_TERMINATED
+	  " AND (created_ms, id) < (?2, ?3) ORDER BY created_ms DESC, id DESC LIMIT ?4" },
 	{ STMT_SANDBOX_LIST_TERMINATED,
 	  "SELECT " COLUMNS " FROM sandbox INDEXED BY sandbox_by_time WHERE account = ?1 AND status = 'terminated' "
 	  "AND (created_ms, id) < (?2, ?3) ORDER BY created_ms DESC, id DESC LIMIT ?4" },
@@ -39,8 +42,8 @@ const struct store_sql store_sandbox_sql[] = {
 };
 
 static const char *const status_names[] = {
-	[SANDBOX_CREATING] = "creating",   [SANDBOX_RUNNING] = "running",	  [SANDBOX_PAUSING] = "pausing",
-	[SANDBOX_PAUSED] = "paused",	   [SANDBOX_RESUMING] = "resuming",	  [SANDBOX_TERMINATING] = "terminating",
+	[SANDBOX_CREATING] = "creating",     [SANDBOX_RUNNING] = "running",   [SANDBOX_PAUSING] = "pausing",
+	[SANDBOX_PAUSED] = "paused",	     [SANDBOX_RESUMING] = "resuming", [SANDBOX_TERMINATING] = "terminating",
 	[SANDBOX_TERMINATED] = "terminated", [SANDBOX_FAILED] = "failed",
 };
 
@@ -128,8 +131,9 @@ static bool decode(sqlite3_stmt *st, struct sandbox_row *r, bool *nomem)
 	char status[16];
 
 	if (!store_column_copy(st, 0, r->id, sizeof(r->id)) || !store_column_copy(st, 1, r->slot, sizeof(r->slot)) ||
-	    !store_column_copy(st, 2, r->account, sizeof(r->account)) || !store_column_copy(st, 3, status, sizeof(status)) ||
-	    sandbox_status_parse(status, &r->status) < 0 || !column_dup(st, 4, false, &r->template_name, nomem) ||
+	    !store_column_copy(st, 2, r->account, sizeof(r->account)) ||
+	    !store_column_copy(st, 3, status, sizeof(status)) || sandbox_status_parse(status, &r->status) < 0 ||
+	    !column_dup(st, 4, false, &r->template_name, nomem) ||
 	    !store_column_copy(st, 5, r->size, sizeof(r->size)) || !column_u32(st, 6, &r->cpu_millis) ||
 	    !column_u32(st, 7, &r->memory_mb) || !store_column_copy(st, 8, r->network, sizeof(r->network)) ||
 	    !column_u32(st, 9, &r->timeout_s) || !column_dup(st, 10, true, &r->region, nomem))
@@ -151,8 +155,8 @@ static int read_row(struct store *s, sqlite3_stmt *st, struct sandbox_row *ret, 
 
 	if (!decode(st, &r, &nomem) || nomem) {
 		sandbox_row_clear(&r);
-		return nomem ? err_errno(e, ENOMEM, "cannot read a sandbox's row") :
-			       store_damaged(s, "an impossible sandbox row", e);
+		return nomem ? err_errno(e, ENOMEM, "cannot read a sandbox's row")
+			     : store_damaged(s, "an impossible sandbox row", e);
 	}
 	*ret = r;
 	return 0;
@@ -336,7 +340,8 @@ static int live_ids(struct store *s, struct buf *out, struct err *e)
 }
 
 /* Row by row, with no statement under way while fn runs: it may change rows as it goes. */
-int store_sandbox_each_live(struct store *s, int (*fn)(void *arg, const struct sandbox_row *r), void *arg, struct err *e)
+int store_sandbox_each_live(struct store *s, int (*fn)(void *arg, const struct sandbox_row *r), void *arg,
+			    struct err *e)
 {
 	_cleanup_buf_ struct buf ids = BUF_INIT(SANDBOX_ID_SIZE * LIVE_MAX);
 	int r = live_ids(s, &ids, e);

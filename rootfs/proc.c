@@ -122,15 +122,16 @@ static void tail_add(struct proc *p, const char *s, size_t n)
 		p->tail_len -= drop;
 	}
 	for (size_t i = 0; i < n; i++)
-		p->tail[p->tail_len++] = (s[i] >= 0x20 && s[i] < 0x7f) || s[i] == '\n' ? s[i] : '?';
+		p->tail[p->tail_len++] = s[i] == '\r' ? '\n' : (s[i] >= 0x20 && s[i] < 0x7f) || s[i] == '\n' ? s[i] : '?';
 	p->tail[p->tail_len] = '\0';
 }
 
 static void line_end(struct proc *p)
 {
 	if (p->line_len > 0 && p->spec->line) {
-		p->line[p->line_len] = '\0';
-		p->spec->line(p->spec->line_arg, p->line);
+		memcpy(p->last_line, p->line, p->line_len);
+		p->last_line[p->line_len] = '\0';
+		p->spec->line(p->spec->line_arg, p->last_line);
 	}
 	p->line_len = 0;
 }
@@ -182,6 +183,8 @@ static int wait_readable(struct proc *p)
 		r = poll(fds, 2, (int)MIN(left, 1000));
 		if (r < 0 && errno != EINTR)
 			return -errno;
+		if (r == 0 && p->spec->line && *p->last_line)
+			p->spec->line(p->spec->line_arg, p->last_line);
 		if (r <= 0)
 			continue;
 		if (fds[1].revents)
@@ -210,18 +213,30 @@ ssize_t proc_read(struct proc *p, void *buf, size_t n)
 	return 0;
 }
 
-/* The last lines of what it said, in one: that's where programs put the reason. */
-static void tail_one_line(const struct proc *p, char *ret, size_t cap)
+/* Where in the tail a program gives its reason: from the first line that looks like one, else the end. */
+static const char *reason_start(const struct proc *p, size_t room)
 {
-	const char *from = p->tail;
+	static const char *const marks[] = { "error", "E: ", "fatal", "cannot" };
+
+	for (const char *line = p->tail; *line; line += strcspn(line, "\n"), line += *line == '\n')
+		for (size_t i = 0; i < ARRAY_SIZE(marks); i++) {
+			const char *at = strstr(line, marks[i]);
+
+			if (at && at < line + strcspn(line, "\n"))
+				return line;
+		}
+	return p->tail_len > room ? p->tail + p->tail_len - room : p->tail;
+}
+
+/* Several lines in one. */
+static void reason_one_line(const struct proc *p, char *ret, size_t cap)
+{
 	size_t o = 0;
 
-	if (p->tail_len > cap - 1)
-		from += p->tail_len - (cap - 1);
-	for (; *from && o < cap - 3; from++) {
+	for (const char *from = reason_start(p, cap - 3); *from && o < cap - 3; from++) {
 		if (*from != '\n') {
 			ret[o++] = *from;
-		} else if (o > 0 && from[1]) {
+		} else if (o > 0 && from[1] && from[1] != '\n') {
 			ret[o++] = ';';
 			ret[o++] = ' ';
 		}
@@ -237,7 +252,7 @@ static int report(struct proc *p, int status, struct err *e)
 		return err_set(e, ERR_TIMEOUT, ETIMEDOUT, NULL, "%s took longer than %u s", p->name, p->spec->timeout_s);
 	if (status == 0)
 		return 0;
-	tail_one_line(p, why, sizeof(why));
+	reason_one_line(p, why, sizeof(why));
 	return err_set(e, ERR_IO, EIO, NULL, "%s failed (%d)%s%s", p->name, status, *why ? ": " : "", why);
 }
 

@@ -8,7 +8,7 @@
 
 #include "emulator/base/err.h"
 
-#define PROC_TAIL 1024
+#define PROC_TAIL 4096
 #define PROC_LINE 256
 
 struct proc_spec {
@@ -16,7 +16,8 @@ struct proc_spec {
 	const char *const *env;
 	int stdin_fd; /* -1: /dev/null */
 	uint32_t timeout_s;	/* 0: none; SIGKILL at the end of it */
-	void (*line)(void *arg, const char *line); /* each line of standard error, cut at PROC_LINE */
+	/* Each line of standard error, cut at PROC_LINE; the last one again each second nothing comes. */
+	void (*line)(void *arg, const char *line);
 	void *line_arg;
 	/* In the child after 0, 1, 2 are in place, before other fds are closed. Below 0: exits 125, having
 	 * said why on standard error. sync_fd: read one byte there to wait for the parent's hook. */
@@ -35,7 +36,7 @@ struct proc {
 	int64_t deadline_us;
 	char tail[PROC_TAIL]; /* the last of standard error, printable, NUL-terminated */
 	size_t tail_len;
-	char line[PROC_LINE];
+	char line[PROC_LINE], last_line[PROC_LINE];
 	size_t line_len;
 };
 

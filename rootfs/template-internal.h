@@ -25,11 +25,12 @@ struct build {
 	struct layer_info *stack; /* TEMPLATE_MAX_LAYERS, the bottom one first */
 	size_t n;
 	bool ubuntu;	       /* the base is Ubuntu 24.04 (else a Debian stand-in) */
-	const char *doing;     /* what a line of a helper's output belongs to */
-	int64_t last_line_us;
+	char step[160];	       /* what a line of a helper's output belongs to */
+	int64_t last_detail_us;
 };
 
-void build_progress(struct build *b, double fraction, const char *fmt, ...) _printf_(3, 4);
+/* The next step. */
+void build_step(struct build *b, const char *fmt, ...) _printf_(2, 3);
 
 /* The layer with this recipe, if there is a usable one, goes on the stack: true. */
 bool build_reuse(struct build *b, const char *recipe);

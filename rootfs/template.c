@@ -431,13 +431,11 @@ struct import {
 static void import_progress(void *arg, uint64_t bytes, uint64_t entries)
 {
 	const struct import *i = arg;
-	char what[160];
+	char line[96];
 
-	if (!i->o->progress)
-		return;
-	(void)snprintf(what, sizeof(what), "%s: unpacking, %llu MB, %llu entries", i->name, (unsigned long long)(bytes >> 20),
-		       (unsigned long long)entries);
-	i->o->progress(i->o->progress_arg, what, -1);
+	(void)snprintf(line, sizeof(line), "%llu MB, %llu files", (unsigned long long)(bytes >> 20), (unsigned long long)entries);
+	if (i->o->progress)
+		i->o->progress(i->o->progress_arg, "unpacking", line);
 }
 
 /* The archive as a layer. */
@@ -499,6 +497,8 @@ int template_import(const struct template_ops *o, const char *name, int fd, cons
 	lock = layer_lock(o->state_fd, e);
 	if (lock < 0)
 		return lock;
+	if (o->progress)
+		o->progress(o->progress_arg, "unpacking", NULL);
 	r = import_layer(&i, &env, fd, clean, &layers[0], e);
 	if (r < 0)
 		return r;

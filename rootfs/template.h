@@ -42,9 +42,9 @@ int template_load(int state_fd, const char *name, struct template **ret, struct 
 
 int template_each(int state_fd, int (*fn)(void *arg, const struct template *t), void *arg, struct err *e);
 
-/* Progress for a person: one call a step, and about once a second inside a long one. fraction: 0..1, or
- * negative when unknown. */
-typedef void (*template_progress_fn)(void *arg, const char *what, double fraction);
+/* Progress for a person: at the start of each step with detail NULL, and about once a second inside a long
+ * one with what goes on in it. Printable text. */
+typedef void (*template_progress_fn)(void *arg, const char *step, const char *detail);
 
 /* What this host can build from. Opened with the caller's own rights, before the emulator's user
  * namespace is entered: there a folder of root's or a 0700 home can't be reached by path any more. */

@@ -37,8 +37,8 @@
 #define KEYRING_DEB "pool/main/u/ubuntu-keyring/ubuntu-keyring_2023.11.28.1_all.deb"
 #define KEYRING_SHA256 "36de43b15853ccae0028e9a767613770c704833f82586f28eb262f0311adb8a8"
 
-/* What a shell user and the recipes on top expect; apt and bash come with the variant. */
-#define PACKAGES "ca-certificates,curl,git,iproute2,less,nano,netbase,procps,tzdata,unzip,xz-utils"
+/* What a shell user and the recipes on top expect; bash and coreutils come with the variant. */
+#define PACKAGES "apt,ca-certificates,curl,git,iproute2,less,nano,netbase,procps,tzdata,unzip,xz-utils"
 
 #define MAX_LINES 8
 
@@ -121,7 +121,7 @@ static bool mirror_answers(struct build *b, const struct base *a)
 	char url[320];
 
 	(void)snprintf(url, sizeof(url), "%sdists/%s/InRelease", a->mirror, a->codename);
-	build_progress(b, -1, "asking %s", url);
+	build_step(b, "asking %s", url);
 	return fetch_answers(url, PROBE_S);
 }
 
@@ -153,7 +153,7 @@ static int fetch_keyring(struct build *b, const struct base *a, struct err *e)
 	int r;
 
 	(void)snprintf(url, sizeof(url), "%s%s", a->mirror, KEYRING_DEB);
-	build_progress(b, -1, "fetching Ubuntu's signing keys (checked against a built-in hash)");
+	build_step(b, "fetching Ubuntu's signing keys (checked against a built-in hash)");
 	r = fetch(url, NULL, 20, &deb, e);
 	if (r < 0)
 		return r;
@@ -180,6 +180,7 @@ static const char bootstrap_script[] =
 	"  --dpkgopt='path-exclude=/usr/share/man/*' --dpkgopt='path-exclude=/usr/share/info/*' \\\n"
 	"  --dpkgopt='path-exclude=/usr/share/doc/*' --dpkgopt='path-include=/usr/share/doc/*/copyright' \\\n"
 	"  --dpkgopt='path-exclude=/usr/share/locale/*' --dpkgopt='path-include=/usr/share/locale/locale.alias' \\\n"
+	"  --dpkgopt=force-unsafe-io \\\n"
 	"  --aptopt='APT::Install-Recommends \"false\"' \\\n"
 	"  --customize-hook='cd \"$1\" && rm -f etc/resolv.conf etc/hosts etc/hostname etc/machine-id var/lib/dbus/machine-id' \\\n"
 	"  --customize-hook='cd \"$1\" && rm -rf var/log/* var/cache/debconf/*-old var/lib/dpkg/*-old' \\\n"
@@ -247,7 +248,7 @@ static int bootstrap(struct build *b, const struct base *a, struct layer_new *n,
 		args[3 + i] = a->lines[i];
 	s.stdin_fd = keyring_fd;
 	build_call_fill(b, n, &s, &call);
-	build_progress(b, -1, "mmdebstrap %s from %s", a->codename, a->mirror);
+	build_step(b, "mmdebstrap %s from %s", a->codename, a->mirror);
 	r = stack_start(&call.spec, &p, e);
 	if (r < 0)
 		return r;
@@ -325,7 +326,7 @@ static int choose_and_make(struct build *b, struct err *e)
 	if (build_reuse(b, debian_recipe))
 		return 0;
 	if (s->base == TEMPLATE_BASE_AUTO)
-		build_progress(b, -1, "Ubuntu's mirror does not answer: Debian %s stands in", debian.codename);
+		build_step(b, "Ubuntu's mirror does not answer: Debian %s stands in", debian.codename);
 	if (access(DEBIAN_KEYRING, R_OK) < 0)
 		return err_set(e, ERR_UNAVAILABLE, ENOENT, "template_unavailable",
 			       "Debian's signing keys are missing: sudo apt-get install -y debian-archive-keyring");

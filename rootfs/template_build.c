@@ -16,19 +16,17 @@ const char build_apt_install[] =
 	"apt-get -q update\n"
 	"apt-get -q install --yes --no-install-recommends \"$@\"\n";
 
-void build_progress(struct build *b, double fraction, const char *fmt, ...)
+void build_step(struct build *b, const char *fmt, ...)
 {
-	char what[256];
 	va_list ap;
-	int n = snprintf(what, sizeof(what), "%s: ", b->name);
+	int n = snprintf(b->step, sizeof(b->step), "%s: ", b->name);
 
-	if (!b->o->progress)
-		return;
 	va_start(ap, fmt);
-	(void)vsnprintf(what + n, sizeof(what) - (size_t)n, fmt, ap);
+	(void)vsnprintf(b->step + n, sizeof(b->step) - (size_t)n, fmt, ap);
 	va_end(ap);
-	b->last_line_us = clock_mono_us();
-	b->o->progress(b->o->progress_arg, what, fraction);
+	b->last_detail_us = clock_mono_us();
+	if (b->o->progress)
+		b->o->progress(b->o->progress_arg, b->step, NULL);
 }
 
 bool build_reuse(struct build *b, const char *recipe)
@@ -48,7 +46,7 @@ int build_push(struct build *b, struct layer_new *n, const char *digest, uint64_
 
 	if (b->n == TEMPLATE_MAX_LAYERS)
 		return err_set(e, ERR_INTERNAL, E2BIG, NULL, "too many layers");
-	build_progress(b, -1, "writing the layer to disk");
+	build_step(b, "writing the layer to disk");
 	r = layer_commit(n, digest, size, f, &b->stack[b->n], e);
 	if (r == 0)
 		b->n++;
@@ -60,16 +58,18 @@ static void show_line(void *arg, const char *line)
 	struct build *b = arg;
 
 	/* About once a second: a package manager says more than a person reads. */
-	if (clock_mono_us() - b->last_line_us >= 1000000)
-		build_progress(b, -1, "%s: %.120s", b->doing, line);
+	if (!b->o->progress || clock_mono_us() - b->last_detail_us < 1000000)
+		return;
+	b->last_detail_us = clock_mono_us();
+	b->o->progress(b->o->progress_arg, b->step, line);
 }
 
 static void show_unpack(void *arg, uint64_t bytes, uint64_t entries)
 {
-	struct build *b = arg;
+	char line[96];
 
-	build_progress(b, -1, "%s: unpacking, %llu MB, %llu files", b->doing, (unsigned long long)(bytes >> 20),
-		       (unsigned long long)entries);
+	(void)snprintf(line, sizeof(line), "%llu MB, %llu files", (unsigned long long)(bytes >> 20), (unsigned long long)entries);
+	show_line(arg, line);
 }
 
 void build_unpack_spec(struct build *b, const struct layer_new *n, struct unpack_spec *ret)
@@ -88,7 +88,6 @@ void build_call_fill(struct build *b, const struct layer_new *n, const struct bu
 {
 	size_t k = 0;
 
-	b->doing = s->doing;
 	c->argv[k++] = "/bin/sh";
 	c->argv[k++] = "-c";
 	c->argv[k++] = s->text;
@@ -116,7 +115,7 @@ int build_script_run(struct build *b, const struct layer_new *n, const struct bu
 	struct build_call c = { .argv = { NULL } };
 	int r;
 
-	build_progress(b, -1, "%s", s->doing);
+	build_step(b, "%s", s->doing);
 	build_call_fill(b, n, s, &c);
 	r = stack_run(&c.spec, out, e);
 	if (r < 0)
@@ -176,7 +175,7 @@ int template_build(const struct template_ops *o, const char *name, bool force, s
 		return lock;
 	if (!force && template_load(o->state_fd, name, &there, NULL) == 0) {
 		template_free(there);
-		build_progress(&b, 1, "is there already (--force builds it again)");
+		build_step(&b, "is there already (--force builds it again)");
 		return 0;
 	}
 	r = build_for(&b, e);
@@ -185,7 +184,7 @@ int template_build(const struct template_ops *o, const char *name, bool force, s
 	if (r == 0)
 		r = template_sweep_layers(o->state_fd, e);
 	if (r == 0)
-		build_progress(&b, 1, "ready");
+		build_step(&b, "ready");
 	else
 		err_prefix(e, "%s", name);
 	return r;

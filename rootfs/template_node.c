@@ -119,7 +119,7 @@ static int find_package(struct build *b, const char *name, unsigned long major, 
 	int r;
 
 	(void)snprintf(url, sizeof(url), "%s%s", b->o->sources->npm_registry, name);
-	build_progress(b, -1, "asking %s", url);
+	build_step(b, "asking %s", url);
 	/* The short form of the index, without READMEs. */
 	r = fetch(url, "application/vnd.npm.install-v1+json", FETCH_S, &text, e);
 	if (r < 0)
@@ -157,7 +157,7 @@ static int add_package(struct build *b, const struct layer_new *n, const struct 
 	struct sha512_ctx sha;
 	int r;
 
-	build_progress(b, -1, "fetching %s %s", name, p->version);
+	build_step(b, "fetching %s %s", name, p->version);
 	r = fetch(p->tarball, NULL, FETCH_S, &tarball, e);
 	if (r < 0)
 		return r;
@@ -166,7 +166,7 @@ static int add_package(struct build *b, const struct layer_new *n, const struct 
 	sha512_digest(&sha, sizeof(digest), digest);
 	if (memcmp(digest, p->sha512, sizeof(digest)) != 0)
 		return err_set(e, ERR_IO, EBADMSG, NULL, "%s is not what the registry's index promises (SHA-512)", p->tarball);
-	b->doing = name;
+	build_step(b, "unpacking %s %s", name, p->version);
 	build_unpack_spec(b, n, &us);
 	us.read = read_memory;
 	us.read_arg = &m;

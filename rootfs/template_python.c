@@ -35,13 +35,14 @@ static const char *const prefix_needs[] = { "libssl3",	    "libffi8", "libsqlite
 	"    module, _, dist = name.partition('=')\n"                                                                    \
 	"    try:\n"                                                                                                     \
 	"        importlib.import_module(module)\n"                                                                      \
-	"        found.append('%s %s' % (dist or module, m.version(dist or module)))\n"                                  \
+	"        version = m.version(dist or module)\n"                                                                 \
+	"        found.append((dist or module) + (' ' + version if version != '0.0.0' else ''))\n"                      \
 	"    except Exception:\n"                                                                                        \
 	"        pass\n"                                                                                                 \
 	"print(', '.join(found))\n"
 
 static const char *const libraries[] = {
-	"numpy",       "pandas",      "matplotlib",  "scipy",	 "requests",	"httpx",       "urllib3",
+	"numpy",       "pandas",      "requests",	"httpx",       "urllib3",
 	"certifi",     "idna",	      "yaml=PyYAML", "jinja2=Jinja2", "markupsafe=MarkupSafe", "bs4=beautifulsoup4",
 	"lxml",	       "PIL=pillow",  "dateutil=python-dateutil", "pytz", "six", "packaging", "attr=attrs",
 	"click",       "rich",	      "tabulate",    "tqdm",	 "pydantic",	"pytest",      "openpyxl",
@@ -54,7 +55,7 @@ static const char *const ubuntu_packages[] = {
 	"python3-requests",   "python3-httpx",	 "python3-yaml",       "python3-jinja2",  "python3-bs4",     "python3-lxml",
 	"python3-pil",	      "python3-dateutil", "python3-tz",	       "python3-six",	  "python3-packaging", "python3-attr",
 	"python3-click",      "python3-rich",	 "python3-tabulate",   "python3-tqdm",	  "python3-pydantic", "python3-pytest",
-	"python3-openpyxl",   "python3-matplotlib", NULL,
+	"python3-openpyxl",   NULL,
 };
 
 /* Debian's pure-Python packages that a foreign CPython may be given (with all they need). */
@@ -70,7 +71,7 @@ static const char *const pure_packages[] = {
 };
 
 static const char *const pypi_packages[] = {
-	"numpy", "pandas", "matplotlib", "scipy", "requests", "httpx", "PyYAML", "Jinja2", "beautifulsoup4", "lxml", "pillow",
+	"numpy", "pandas", "requests", "httpx", "PyYAML", "Jinja2", "beautifulsoup4", "lxml", "pillow",
 	"python-dateutil", "attrs", "click", "rich", "tabulate", "tqdm", "pydantic", "pytest", "openpyxl", "setuptools", "wheel", NULL,
 };
 
@@ -205,7 +206,7 @@ static int copy_prefix(struct build *b, const struct layer_new *n, struct err *e
 	r = proc_start(&p, &ps, e);
 	if (r < 0)
 		return r;
-	b->doing = "copying the interpreter";
+	build_step(b, "copying %s", b->o->sources->python_path);
 	build_unpack_spec(b, n, &us);
 	us.read = read_proc;
 	us.read_arg = &p;
@@ -254,6 +255,11 @@ int build_python_bare(struct build *b, struct err *e)
 
 /* ---- pip and libraries ---- */
 
+/* Test suites are a third of these two. */
+static const char slim_script[] =
+	"cd /usr/lib/python3/dist-packages && rm -rf pandas/tests\n"
+	"find numpy -name tests -type d -prune -exec rm -rf {} +\n";
+
 static int libs_from_apt(struct build *b, struct layer_new *n, struct layer_facts *f, struct err *e)
 {
 	const char *const link[] = { "/usr/bin/python3", NULL };
@@ -261,6 +267,8 @@ static int libs_from_apt(struct build *b, struct layer_new *n, struct layer_fact
 
 	if (r == 0)
 		r = run_simple(b, n, "linking python", link_script, link, CHECK_S, e);
+	if (r == 0)
+		r = run_simple(b, n, "leaving out test suites", slim_script, NULL, CHECK_S, e);
 	(void)snprintf(f->source, sizeof(f->source), "the distribution's python3-* packages");
 	return r;
 }
@@ -304,7 +312,7 @@ static int libs_from_pypi_or_debian(struct build *b, struct layer_new *n, struct
 
 	if (index && snprintf(var, sizeof(var), "PIP_INDEX_URL=%s", index) < (int)sizeof(var))
 		vars[0] = var;
-	build_progress(b, -1, "asking PyPI");
+	build_step(b, "asking PyPI");
 	if (fetch_answers(index ? index : PYPI "requests/", PROBE_S)) {
 		pip.args = pypi_packages;
 		pip.doing = "pip install";

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Runs the named suites one after the other, goes on when one fails, and ends with each one's closing line
-# and their sum.    run.sh BUILD SUITE...    suites: unit hardening lint api
+# and their sum.    run.sh BUILD SUITE...    suites: unit hardening structure api
 # MUST_RUN=1 makes a skip a failure. Logs: BUILD/test-logs/.
 set -uo pipefail
 cd "$(dirname "$0")/.." || exit 1
@@ -29,7 +29,7 @@ for suite in "$@"; do
 	case $suite in
 	unit) tests/unit-run.sh "$build" ;;
 	hardening) tests/lint/hardening.sh "$build/orkestr-emulator" ;;
-	lint) tests/lint/source.py ;;
+	structure) tests/lint/source.py --structure ;;
 	api) ORKESTR_EMULATOR=$PWD/$build/orkestr-emulator tests/api/run ;;
 	*) echo "run.sh: no suite '$suite'" >&2; false ;;
 	esac 2>&1 | tee "$log"

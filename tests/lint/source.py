@@ -1,8 +1,9 @@
 #!/usr/bin/python3
 """What the compiler does not check: which way includes point, banned functions, lengths, house rules.
 
-No arguments: every C file git knows (or, without git, every one in the source folders). Quick, so it is
-part of `make test`. Rules: the folder arrows of the design, restated in MAY_INCLUDE.
+Reads every C file git knows (or, without git, every one in the source folders). The folder arrows of the
+design are restated in MAY_INCLUDE. With --structure only what a change must never break: includes, library
+owners, banned functions; that is part of `make test`.
 """
 import os
 import re
@@ -12,7 +13,7 @@ import sys
 ROOT = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
 FOLDERS = ("emulator", "rootfs", "netpolicy", "api", "tests")
 
-# api -> emulator -> {rootfs, netpolicy} -> emulator/base; emulator/cmd wires, and nobody includes it.
+# api -> emulator -> {rootfs, netpolicy} -> emulator/base; emulator/cmd wires, and only tests include it.
 MAY_INCLUDE = {
     "emulator/base": {"emulator/base"},
     "rootfs": {"rootfs", "emulator/base"},
@@ -20,14 +21,14 @@ MAY_INCLUDE = {
     "emulator": {"emulator", "rootfs", "netpolicy", "emulator/base"},
     "api": {"api", "emulator", "rootfs", "netpolicy", "emulator/base"},
     "emulator/cmd": {"emulator/cmd", "api", "emulator", "rootfs", "netpolicy", "emulator/base"},
-    "tests": {"tests", "api", "emulator", "rootfs", "netpolicy", "emulator/base"},
+    "tests": {"tests", "emulator/cmd", "api", "emulator", "rootfs", "netpolicy", "emulator/base"},
 }
 
 # A library is one module's business: header -> who may include it (a folder, or the start of a path).
 OWNED_HEADERS = {
-    "microhttpd.h": ("api/", "tests/"),
-    "sqlite3.h": ("emulator/store", "tests/"),
-    "archive.h": ("rootfs/", "tests/"),
+    "microhttpd.h": ("emulator/cmd/cmd_version", "api/", "tests/"),
+    "sqlite3.h": ("emulator/cmd/cmd_version", "emulator/store", "tests/"),
+    "archive.h": ("emulator/cmd/cmd_version", "rootfs/", "tests/"),
     "archive_entry.h": ("rootfs/", "tests/"),
     "seccomp.h": ("emulator/", "tests/"),
     "systemd/sd-bus.h": ("emulator/cgroup", "emulator/delegate", "tests/"),
@@ -82,7 +83,7 @@ def check_includes(path, text):
             yield number, f"<{name}> belongs to {' '.join(owners) or 'nobody'}"
         if kind == "<":
             continue
-        if "/" not in name:
+        if not os.path.exists(os.path.join(ROOT, name)):
             yield number, f'"{name}": include paths start at the root of the tree'
             continue
         theirs = folder_of(name)
@@ -90,11 +91,15 @@ def check_includes(path, text):
             yield number, f'{mine} may not include {theirs} ("{name}")'
 
 
-def check_code(path, code):
+def check_banned(code):
     for number, line in enumerate(code.split("\n"), 1):
         for m in re.finditer(r"\b([A-Za-z_]\w*)\s*\(", line):
             if m.group(1) in BANNED:
                 yield number, f"{m.group(1)}() is banned"
+
+
+def check_style(code):
+    for number, line in enumerate(code.split("\n"), 1):
         if re.match(r"\s*typedef\s+(struct|union)\b", line):
             yield number, "no struct typedefs"
         if len(line.replace("\t", " " * 8)) > 140:
@@ -110,17 +115,20 @@ def check_lengths(path, code):
         if line.rstrip() == "{":
             start = number
         elif line.startswith("}") and start is not None:
-            if number - start - 1 > MAX_FUNCTION_LINES:
+            if number - start - 1 > MAX_FUNCTION_LINES and not path.startswith("tests/unit/"):
                 yield start, f"function of {number - start - 1} lines (at most {MAX_FUNCTION_LINES})"
             start = None
 
 
-def check(path):
+def check(path, structure_only):
     with open(os.path.join(ROOT, path), encoding="utf-8") as f:
         text = f.read()
     code = TOKEN.sub(blank, text)
     yield from check_includes(path, text)
-    yield from check_code(path, code)
+    yield from check_banned(code)
+    if structure_only:
+        return
+    yield from check_style(code)
     yield from check_lengths(path, code)
     if path.endswith(".h") and "#pragma once" not in text:
         yield 1, "header without #pragma once"
@@ -131,9 +139,10 @@ def check(path):
 
 def main():
     files = source_files()
+    structure_only = sys.argv[1:] == ["--structure"]
     bad = set()
     for path in files:
-        for number, message in check(path):
+        for number, message in check(path, structure_only):
             print(f"{path}:{number}: {message}")
             bad.add(path)
     print(f"source: {len(files) - len(bad)} passed, {len(bad)} failed, 0 skipped")

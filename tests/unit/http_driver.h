@@ -387,7 +387,9 @@ static void on_term(uv_signal_t *s, int sig)
 
 static int serve(int listen_fd, int unix_fd)
 {
-	struct http_config c = { .listen_fd = listen_fd, .unix_fd = unix_fd, .max_connections = 1500, .idle_timeout_s = IDLE_S };
+	struct http_config c = {
+		.listen_fd = listen_fd, .unix_fd = unix_fd, .max_connections = 1500, .idle_timeout_s = IDLE_S
+	};
 	uv_signal_t sig[2];
 	uv_loop_t loop;
 	struct err e;
@@ -490,7 +492,9 @@ struct answer {
 
 static struct client client_new(void)
 {
-	struct sockaddr_in a = { .sin_family = AF_INET, .sin_port = htons(port), .sin_addr.s_addr = htonl(INADDR_LOOPBACK) };
+	struct sockaddr_in a = { .sin_family = AF_INET,
+				 .sin_port = htons(port),
+				 .sin_addr.s_addr = htonl(INADDR_LOOPBACK) };
 	struct client c = { .fd = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0), .in = BUF_INIT(200u << 20) };
 
 	cr_assert_eq(connect(c.fd, (struct sockaddr *)&a, sizeof(a)), 0);

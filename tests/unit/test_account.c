@@ -19,7 +19,9 @@ Test(plan, sizes_are_the_wires)
 		const char *name;
 		enum size_id id;
 		uint32_t cpu, mem;
-	} t[] = { { "small", SIZE_SMALL, 500, 512 }, { "medium", SIZE_MEDIUM, 2000, 4096 }, { "large", SIZE_LARGE, 4000, 8192 } };
+	} t[] = { { "small", SIZE_SMALL, 500, 512 },
+		  { "medium", SIZE_MEDIUM, 2000, 4096 },
+		  { "large", SIZE_LARGE, 4000, 8192 } };
 	enum size_id id = SIZE_LARGE;
 
 	for (size_t i = 0; i < ARRAY_SIZE(t); i++) {
@@ -171,8 +173,10 @@ Test(accounts, bad_specs_say_what_is_wrong_and_never_the_key)
 
 Test(accounts, unknown_tokens)
 {
-	static const char *const t[] = { "ork_other_key", "ork_known_ke", "ork_known_key1", "ORK_KNOWN_KEY", "ork_known_key ",
-					 "ork_known_key:team", "short", "sp_live_other_key" };
+	static const char *const t[] = {
+		"ork_other_key",  "ork_known_ke",	"ork_known_key1", "ORK_KNOWN_KEY",
+		"ork_known_key ", "ork_known_key:team", "short",	  "sp_live_other_key"
+	};
 	struct accounts *a = fresh(false);
 	struct account acc = { .id = "untouched" };
 	struct err e;

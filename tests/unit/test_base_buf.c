@@ -64,11 +64,15 @@ Test(buf, sizes_do_not_overflow)
 	cr_assert_str_eq(b.p, "abc");
 	cr_assert_eq(buf_reserve(&b, SIZE_MAX, &to), -EMSGSIZE);
 	cr_assert_eq(buf_reserve(&b, SIZE_MAX - 3, &to), -ENOMEM);
+#ifndef __SANITIZE_ADDRESS__ /* which ends the process instead of returning NULL */
 	cr_assert_eq(buf_reserve(&b, SIZE_MAX - 4, &to), -ENOMEM);
+#endif
 	cr_assert_str_eq(b.p, "abc");
 	cr_assert_eq(buf_add(&c, "abc", 3), 0);
 	cr_assert_eq(buf_reserve(&c, SIZE_MAX - 3, &to), -EMSGSIZE);
+#ifndef __SANITIZE_ADDRESS__
 	cr_assert_eq(buf_reserve(&c, SIZE_MAX - 5, &to), -ENOMEM);
+#endif
 	cr_assert_str_eq(c.p, "abc");
 }
 

@@ -40,9 +40,9 @@ Test(err, kinds_of_errnos)
 		int errnum;
 		enum err_kind kind;
 	} t[] = {
-		{ ENOSPC, ERR_FULL },	{ EDQUOT, ERR_FULL },	  { ENOENT, ERR_NOT_FOUND }, { EMFILE, ERR_CAPACITY },
-		{ ENFILE, ERR_CAPACITY }, { ENOMEM, ERR_CAPACITY }, { EAGAIN, ERR_CAPACITY },  { EACCES, ERR_IO },
-		{ EIO, ERR_IO },
+		{ ENOSPC, ERR_FULL },	  { EDQUOT, ERR_FULL },	    { ENOENT, ERR_NOT_FOUND },
+		{ EMFILE, ERR_CAPACITY }, { ENFILE, ERR_CAPACITY }, { ENOMEM, ERR_CAPACITY },
+		{ EAGAIN, ERR_CAPACITY }, { EACCES, ERR_IO },	    { EIO, ERR_IO },
 	};
 
 	for (size_t i = 0; i < ARRAY_SIZE(t); i++) {

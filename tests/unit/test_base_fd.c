@@ -122,7 +122,7 @@ Test(fd, read_file_sizes)
 	static const struct {
 		size_t size, cap;
 		ssize_t want;
-	} t[] = { { 0, 1, 0 },	 { 0, 0, -EFBIG }, { 1, 1, -EFBIG },	{ 1, 2, 1 },
+	} t[] = { { 0, 1, 0 },	   { 0, 0, -EFBIG },	 { 1, 1, -EFBIG },     { 1, 2, 1 },
 		  { 99, 100, 99 }, { 100, 100, -EFBIG }, { 5000, 100, -EFBIG } };
 
 	for (size_t i = 0; i < ARRAY_SIZE(t); i++) {
@@ -228,7 +228,9 @@ Test(fd, more_fds_than_a_message_may_have)
 		char space[CMSG_SPACE(sizeof(int) * MANY)];
 	} control = { 0 };
 	struct iovec iov = { .iov_base = (char[1]){ 'x' }, .iov_len = 1 };
-	struct msghdr msg = { .msg_iov = &iov, .msg_iovlen = 1, .msg_control = &control, .msg_controllen = sizeof(control) };
+	struct msghdr msg = {
+		.msg_iov = &iov, .msg_iovlen = 1, .msg_control = &control, .msg_controllen = sizeof(control)
+	};
 	int s[2], got[FD_MSG_MAX_FDS], zero[MANY] = { 0 }, before;
 	char buf[8];
 	size_t n;

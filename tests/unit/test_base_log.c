@@ -92,7 +92,8 @@ Test(log, no_control_character_gets_through)
 	int fd = capture();
 	char s[4096];
 
-	log_info("a\nb\r\x1b[31mc\td\x7f \xc2\x9b" "2J \xc2\x80 \xc2\x9f \xc2\xa0 \xc3\xa9");
+	log_info("a\nb\r\x1b[31mc\td\x7f \xc2\x9b"
+		 "2J \xc2\x80 \xc2\x9f \xc2\xa0 \xc3\xa9");
 	captured(fd, s, sizeof(s));
 	cr_assert_str_eq(s + 24, " info  a?b??[31mc?d? ??2J ?? ?? \xc2\xa0 \xc3\xa9\n");
 }

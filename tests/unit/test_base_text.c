@@ -139,8 +139,14 @@ Test(text, base64_vectors)
 	static const struct {
 		const char *plain, *coded;
 	} t[] = { /* RFC 4648, section 10 */
-		  { "", "" },	       { "f", "Zg==" },	       { "fo", "Zm8=" },	  { "foo", "Zm9v" },
-		  { "foob", "Zm9vYg==" }, { "fooba", "Zm9vYmE=" }, { "foobar", "Zm9vYmFy" }, { "\xfb\xff\xbe", "+/++" }
+		  { "", "" },
+		  { "f", "Zg==" },
+		  { "fo", "Zm8=" },
+		  { "foo", "Zm9v" },
+		  { "foob", "Zm9vYg==" },
+		  { "fooba", "Zm9vYmE=" },
+		  { "foobar", "Zm9vYmFy" },
+		  { "\xfb\xff\xbe", "+/++" }
 	};
 
 	for (size_t i = 0; i < ARRAY_SIZE(t); i++) {
@@ -181,8 +187,8 @@ Test(text, base64_accepts)
 	static const struct {
 		const char *coded;
 		ssize_t n;
-	} t[] = { { "-_--", 3 },	{ "+/-_", 3 }, { "Zm9v\nYmFy\r\n", 6 }, { " Z g = = ", 1 }, { "Zg==\n", 1 },
-		  { "Zg=\n=", 1 }, { "\t \n", 0 } };
+	} t[] = { { "-_--", 3 },   { "+/-_", 3 },   { "Zm9v\nYmFy\r\n", 6 }, { " Z g = = ", 1 },
+		  { "Zg==\n", 1 }, { "Zg=\n=", 1 }, { "\t \n", 0 } };
 
 	for (size_t i = 0; i < ARRAY_SIZE(t); i++) {
 		char out[64];
@@ -193,9 +199,9 @@ Test(text, base64_accepts)
 
 Test(text, base64_refuses)
 {
-	static const char *const t[] = { "Z",	  "Zm9vY", "Zg=",  "Zm8==", "Zg===", "=",	 "==",	  "====",   "Zm9v=", "Zm9v==",
-					 "=Zg=", "Zg==Zg==", "Zh==", "Zm9=", "Zh", "Zm9",   "Z*==", "Zg\xc3\xa9", "Zg.=", "Zg\v=",
-					 "Zm9v,", "Zg=a" };
+	static const char *const t[] = { "Z",	  "Zm9vY",	"Zg=",	"Zm8==",    "Zg===", "=",    "==", "====",
+					 "Zm9v=", "Zm9v==",	"=Zg=", "Zg==Zg==", "Zh==",  "Zm9=", "Zh", "Zm9",
+					 "Z*==",  "Zg\xc3\xa9", "Zg.=", "Zg\v=",    "Zm9v,", "Zg=a" };
 	char out[64];
 
 	for (size_t i = 0; i < ARRAY_SIZE(t); i++)
@@ -209,16 +215,17 @@ static const struct {
 	{ "", NULL },
 	{ "plain", NULL },
 	{ "\xc3\xa9 \xe2\x82\xac \xf0\x9f\x98\x80", NULL },
-	{ "\xc2\x80\xdf\xbf\xe0\xa0\x80\xef\xbf\xbf\xf0\x90\x80\x80\xf4\x8f\xbf\xbf", NULL }, /* first and last of each length */
-	{ "\xed\x9f\xbf\xee\x80\x80", NULL },						     /* around the surrogates */
+	{ "\xc2\x80\xdf\xbf\xe0\xa0\x80\xef\xbf\xbf\xf0\x90\x80\x80\xf4\x8f\xbf\xbf",
+	  NULL },			      /* first and last of each length */
+	{ "\xed\x9f\xbf\xee\x80\x80", NULL }, /* around the surrogates */
 	{ "\x80", "\xef\xbf\xbd" },
 	{ "\xbf", "\xef\xbf\xbd" },
 	{ "\xff\xfe", "\xef\xbf\xbd\xef\xbf\xbd" },
-	{ "\xc0\x80", "\xef\xbf\xbd\xef\xbf\xbd" },		       /* overlong */
+	{ "\xc0\x80", "\xef\xbf\xbd\xef\xbf\xbd" }, /* overlong */
 	{ "\xc1\xbf", "\xef\xbf\xbd\xef\xbf\xbd" },
-	{ "\xe0\x80\xaf", "\xef\xbf\xbd\xef\xbf\xbd\xef\xbf\xbd" },   /* overlong */
+	{ "\xe0\x80\xaf", "\xef\xbf\xbd\xef\xbf\xbd\xef\xbf\xbd" }, /* overlong */
 	{ "\xe0\x9f\xbf", "\xef\xbf\xbd\xef\xbf\xbd\xef\xbf\xbd" },
-	{ "\xed\xa0\x80", "\xef\xbf\xbd\xef\xbf\xbd\xef\xbf\xbd" },   /* a surrogate */
+	{ "\xed\xa0\x80", "\xef\xbf\xbd\xef\xbf\xbd\xef\xbf\xbd" }, /* a surrogate */
 	{ "\xf0\x8f\xbf\xbf", "\xef\xbf\xbd\xef\xbf\xbd\xef\xbf\xbd\xef\xbf\xbd" },
 	{ "\xf4\x90\x80\x80", "\xef\xbf\xbd\xef\xbf\xbd\xef\xbf\xbd\xef\xbf\xbd" }, /* above U+10FFFF */
 	{ "\xf5\x80\x80\x80", "\xef\xbf\xbd\xef\xbf\xbd\xef\xbf\xbd\xef\xbf\xbd" },
@@ -226,8 +233,14 @@ static const struct {
 	{ "a\xf0\x9f\x98z", "a\xef\xbf\xbdz" },
 	{ "\xe2\x82\xe2\x82\xac", "\xef\xbf\xbd\xe2\x82\xac" },
 	{ "\xc3\xc3\xa9", "\xef\xbf\xbd\xc3\xa9" },
-	{ "a\xf1\x80\x80\xe1\x80\xc2" "b\x80" "c\x80\xbf" "d", /* Unicode 15, table 3-11 */
-	  "a\xef\xbf\xbd\xef\xbf\xbd\xef\xbf\xbd" "b\xef\xbf\xbd" "c\xef\xbf\xbd\xef\xbf\xbd" "d" },
+	{ "a\xf1\x80\x80\xe1\x80\xc2"
+	  "b\x80"
+	  "c\x80\xbf"
+	  "d", /* Unicode 15, table 3-11 */
+	  "a\xef\xbf\xbd\xef\xbf\xbd\xef\xbf\xbd"
+	  "b\xef\xbf\xbd"
+	  "c\xef\xbf\xbd\xef\xbf\xbd"
+	  "d" },
 	{ "x\xe2\x82", "x\xef\xbf\xbd" }, /* cut off at the end */
 	{ "x\xf0\x9f\x98", "x\xef\xbf\xbd" },
 };
@@ -275,10 +288,16 @@ Test(text, utf8_that_does_not_fit_leaves_the_buffer_as_it_was)
 	size_t used = 77;
 
 	cr_assert_eq(buf_puts(&b, "ab"), 0);
-	cr_assert_eq(text_utf8_sanitize("cd\xff" "ef\xff", 6, true, &b, &used), -EMSGSIZE);
+	cr_assert_eq(text_utf8_sanitize("cd\xff"
+					"ef\xff",
+					6, true, &b, &used),
+		     -EMSGSIZE);
 	cr_assert_str_eq(b.p, "ab");
 	cr_assert_eq(b.len, 2u);
 	cr_assert_eq(used, 77u);
-	cr_assert_eq(text_utf8_sanitize("cd\xff" "x", 4, true, &b, NULL), 0);
+	cr_assert_eq(text_utf8_sanitize("cd\xff"
+					"x",
+					4, true, &b, NULL),
+		     0);
 	cr_assert_str_eq(b.p, "abcd\xef\xbf\xbdx");
 }

@@ -1,14 +1,8 @@
 /* emulator/files.h against a folder as the sandbox's root: what it does, and that nothing gets out. */
 
-#include <criterion/criterion.h>
-#include <errno.h>
-#include <fcntl.h>
-#include <linux/fs.h>
 #include <sched.h>
 #include <signal.h>
-#include <string.h>
 #include <sys/mount.h>
-#include <sys/prctl.h>
 #include <sys/resource.h>
 #include <sys/socket.h>
 #include <sys/sysmacros.h>
@@ -16,110 +10,16 @@
 #include <sys/wait.h>
 
 #include "emulator/base/clock.h"
-#include "emulator/base/fd.h"
 #include "emulator/base/sys.h"
-#include "emulator/files.h"
+#include "tests/unit/files_fixture.h"
 
-#define OWNER 4321u
-
-static char base[64];
-static int base_fd = -1, outside_fd = -1;
-static struct files_ctx ctx = { .root_fd = -1, .uid = OWNER };
-
-static void setup(void)
-{
-	(void)snprintf(base, sizeof(base), "%s/orkestr-files-XXXXXX", access("/dev/shm", W_OK) == 0 ? "/dev/shm" : "/tmp");
-	cr_assert(mkdtemp(base));
-	base_fd = open(base, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
-	cr_assert(mkdirat(base_fd, "root", 0755) == 0 && mkdirat(base_fd, "outside", 0755) == 0);
-	ctx.root_fd = openat(base_fd, "root", O_PATH | O_DIRECTORY | O_CLOEXEC);
-	outside_fd = openat(base_fd, "outside", O_RDONLY | O_DIRECTORY | O_CLOEXEC);
-	cr_assert(ctx.root_fd >= 0 && outside_fd >= 0);
-}
-
-static void teardown(void)
-{
-	struct files_ctx all = { .root_fd = base_fd };
-	struct err e = ERR_INIT;
-
-	cr_expect(files_remove(&all, "/root", true, &e) == 0, "%s", e.msg);
-	cr_expect(files_remove(&all, "/outside", true, &e) == 0, "%s", e.msg);
-	cr_expect(rmdir(base) == 0);
-}
+#ifdef __SANITIZE_ADDRESS__
+#define MEMORY_SLACK_KB 65536 /* what was freed stays for a while */
+#else
+#define MEMORY_SLACK_KB 0
+#endif
 
 TestSuite(files, .init = setup, .fini = teardown, .timeout = 60);
-
-static int put_as(const char *path, const void *p, size_t n, uint32_t mode, struct err *e)
-{
-	struct files_write *w = NULL;
-	int r = files_write_begin(&ctx, path, mode, &w, e);
-
-	if (r < 0)
-		return r;
-	r = files_write_data(w, p, n, e);
-	if (r < 0) {
-		files_write_abort(w);
-		return r;
-	}
-	return files_write_commit(w, NULL, e);
-}
-
-static int put(const char *path, const char *text, struct err *e)
-{
-	return put_as(path, text, strlen(text), UINT32_MAX, e);
-}
-
-static void must_put(const char *path, const char *text)
-{
-	struct err e = ERR_INIT;
-
-	cr_assert(put(path, text, &e) == 0, "%s: %s", path, e.msg);
-}
-
-static int get(const char *path, char *ret, size_t cap, struct err *e)
-{
-	struct files_entry en;
-	_cleanup_close_ int fd = files_open(&ctx, path, &en, e);
-	ssize_t n;
-
-	if (fd < 0)
-		return fd;
-	n = fd_read_all(fd, ret, cap - 1);
-	cr_assert(n >= 0);
-	ret[n] = '\0';
-	return 0;
-}
-
-static void expect_text(const char *path, const char *text)
-{
-	char got[256] = "";
-	struct err e = ERR_INIT;
-
-	cr_expect(get(path, got, sizeof(got), &e) == 0, "%s: %s", path, e.msg);
-	cr_expect_str_eq(got, text);
-}
-
-static void expect_err(int r, const struct err *e, const char *what, const char *reason)
-{
-	cr_expect(r < 0, "%s must fail", what);
-	cr_expect(e->reason && strcmp(e->reason, reason) == 0, "%s: %s (%s)", what, e->reason ? e->reason : "-", e->msg);
-}
-
-static int count_one(void *arg, const struct files_entry *en)
-{
-	(void)en;
-	++*(unsigned int *)arg;
-	return 0;
-}
-
-static unsigned int count_entries(const char *path)
-{
-	unsigned int n = 0;
-	struct err e = ERR_INIT;
-
-	cr_assert(files_list(&ctx, path, NULL, 1u << 20, count_one, &n, NULL, &e) == 0, "%s", e.msg);
-	return n;
-}
 
 Test(files, write_makes_parents_owner_and_mode)
 {
@@ -242,8 +142,9 @@ Test(files, path_errors)
 
 Test(files, names_of_any_bytes)
 {
-	static const char *const names[] = { "/with space", "/new\nline", "/\xc3\xa4\xe2\x82\xac\xf0\x9f\x98\x80",
-					     "/\xff\xfe raw", "/-rf", "/\"quote\\", "/\x01\x7f", "/..." };
+	static const char *const names[] = { "/with space",   "/new\nline", "/\xc3\xa4\xe2\x82\xac\xf0\x9f\x98\x80",
+					     "/\xff\xfe raw", "/-rf",	    "/\"quote\\",
+					     "/\x01\x7f",     "/..." };
 	struct err e = ERR_INIT;
 
 	for (size_t i = 0; i < ARRAY_SIZE(names); i++) {
@@ -260,11 +161,6 @@ Test(files, names_of_any_bytes)
 	cr_expect(count_entries("/") == 0);
 	cr_expect(files_stat(&ctx, "/bad\xff\nname", &(struct files_entry){ 0 }, &e) < 0);
 	cr_expect(strstr(e.msg, "bad??name"), "the message is printable: %s", e.msg);
-}
-
-static void link_to(const char *target, const char *at)
-{
-	cr_assert(symlinkat(target, ctx.root_fd, at) == 0);
 }
 
 Test(files, symlinks_stay_inside)
@@ -287,8 +183,14 @@ Test(files, symlinks_stay_inside)
 	link_to(up, "up");
 	link_to("../outside", "out-dir");
 	link_to("..", "dotdot");
-	static const char *const reads[] = { "/passwd", "/passwd-up", "/abs", "/up", "/out-dir/secret",
-					     "/../outside/secret", "/dotdot/outside/secret", "/../../etc/passwd" };
+	static const char *const reads[] = { "/passwd",
+					     "/passwd-up",
+					     "/abs",
+					     "/up",
+					     "/out-dir/secret",
+					     "/../outside/secret",
+					     "/dotdot/outside/secret",
+					     "/../../etc/passwd" };
 
 	for (size_t i = 0; i < ARRAY_SIZE(reads); i++)
 		expect_err(get(reads[i], buf, sizeof(buf), &e), &e, reads[i], "file_not_found");
@@ -582,15 +484,16 @@ Test(files, a_hundred_thousand_entries)
 	/* The figure to keep is 200 ms; the rest is for a busy machine. */
 	cr_expect(clock_mono_us() - t0 < 1000000);
 	(void)getrusage(RUSAGE_SELF, &after);
-	cr_expect(after.ru_maxrss - before.ru_maxrss < 1024, "a page takes memory for a page: %ld KiB",
-		  after.ru_maxrss - before.ru_maxrss);
+	cr_expect(after.ru_maxrss - before.ru_maxrss < 1024 + MEMORY_SLACK_KB,
+		  "a page takes memory for a page: %ld KiB", after.ru_maxrss - before.ru_maxrss);
 	cr_expect(page.n == 1000 && page.bad == 0 && more);
 	t0 = clock_mono_us();
 	cr_assert(files_list(&ctx, "/big", NULL, N, walk_one, &w, &more, &e) == 0, "%s", e.msg);
 	cr_log_info("all %d: %lld ms", N, (long long)(clock_mono_us() - t0) / 1000);
 	cr_expect(w.n == N && w.bad == 0 && !more);
 	(void)getrusage(RUSAGE_SELF, &after);
-	cr_expect(after.ru_maxrss - before.ru_maxrss < 16384, "%ld KiB", after.ru_maxrss - before.ru_maxrss);
+	cr_expect(after.ru_maxrss - before.ru_maxrss < 16384 + MEMORY_SLACK_KB, "%ld KiB",
+		  after.ru_maxrss - before.ru_maxrss);
 	for (unsigned int pages = 1; more || pages == 1; pages++) {
 		cr_assert(files_list(&ctx, "/big", page.last, 25000, walk_one, &page, &more, &e) == 0);
 		cr_assert(pages < 10);
@@ -645,168 +548,4 @@ Test(files, remove_wide_tree)
 	}
 	cr_expect(files_remove(&ctx, "/wide", true, &e) == 0, "%s", e.msg);
 	cr_expect(count_entries("/") == 0);
-}
-
-static pid_t start(void (*fn)(void))
-{
-	pid_t pid = fork();
-
-	if (pid == 0) {
-		(void)prctl(PR_SET_PDEATHSIG, SIGKILL);
-		fn();
-		_exit(0);
-	}
-	cr_assert(pid > 0);
-	return pid;
-}
-
-static void stop(pid_t pid)
-{
-	(void)kill(pid, SIGKILL);
-	(void)waitpid(pid, NULL, 0);
-}
-
-enum { WHOLE = 300000 };
-
-/* Exits with 1 on the first torn read. */
-static void read_for_ever(void)
-{
-	static char buf[WHOLE + 1];
-
-	for (;;) {
-		struct files_entry en;
-		_cleanup_close_ int fd = files_open(&ctx, "/f", &en, NULL);
-		ssize_t n = fd < 0 ? 0 : fd_read_all(fd, buf, sizeof(buf));
-
-		if (n != WHOLE || memcmp(buf, buf + 1, WHOLE - 1) != 0)
-			_exit(1);
-	}
-}
-
-Test(files, readers_see_the_old_or_the_new_file)
-{
-	static char data[WHOLE];
-	struct err e = ERR_INIT;
-	pid_t reader;
-	int status = 0;
-
-	memset(data, 'a', sizeof(data));
-	cr_assert(put_as("/f", data, WHOLE, UINT32_MAX, &e) == 0);
-	reader = start(read_for_ever);
-	for (int i = 0; i < 1000; i++) {
-		memset(data, 'a' + i % 26, sizeof(data));
-		cr_assert(put_as("/f", data, WHOLE, UINT32_MAX, &e) == 0, "%s", e.msg);
-	}
-	cr_expect(waitpid(reader, &status, WNOHANG) == 0, "the reader saw half a file");
-	stop(reader);
-	cr_expect(count_entries("/") == 1);
-}
-
-/* What a hostile process in the sandbox would do, as fast as it can. */
-static void swap_for_ever(void)
-{
-	for (;;)
-		(void)renameat2(ctx.root_fd, "a", ctx.root_fd, "b", RENAME_EXCHANGE);
-}
-
-Test(files, a_folder_swapped_for_a_symlink_leads_nowhere)
-{
-	struct files_ctx out = { .root_fd = outside_fd };
-	struct err e = ERR_INIT;
-	unsigned int written = 0, refused = 0, n = 0;
-	pid_t swapper;
-
-	cr_assert(mkdirat(outside_fd, "d", 0755) == 0);
-	cr_assert(close(openat(outside_fd, "d/f", O_CREAT | O_WRONLY | O_CLOEXEC, 0600)) == 0);
-	cr_assert(mkdirat(ctx.root_fd, "a", 0755) == 0);
-	link_to("../outside", "b");
-	swapper = start(swap_for_ever);
-	for (int i = 0; i < 4000; i++) {
-		char path[32];
-		int r;
-
-		(void)snprintf(path, sizeof(path), "/a/d%d/f", i % 7);
-		r = put(path, "x", &e);
-		written += r == 0;
-		refused += r < 0;
-		cr_assert(r == 0 || e.kind == ERR_NOT_FOUND || e.kind == ERR_INVALID || e.kind == ERR_BUSY, "%s", e.msg);
-		(void)put("/a/d/f", "x", &e);
-		(void)files_remove(&ctx, "/a/d/f", false, &e);
-		(void)files_remove(&ctx, path, true, &e);
-		(void)snprintf(path, sizeof(path), "/a/d%d", i % 7);
-		(void)files_remove(&ctx, path, true, &e);
-		(void)files_remove(&ctx, "/a/d", true, &e);
-		if (files_list(&ctx, "/a", NULL, 10, count_one, &n, NULL, &e) == 0)
-			cr_assert(n < 10);
-		n = 0;
-	}
-	stop(swapper);
-	cr_expect(written > 0 && refused > 0, "the race was run: %u written, %u refused", written, refused);
-	cr_expect(files_list(&out, "/", NULL, 10, count_one, &n, NULL, &e) == 0 && n == 1);
-	n = 0;
-	cr_expect(files_list(&out, "/d", NULL, 10, count_one, &n, NULL, &e) == 0 && n == 1);
-}
-
-static void add_for_ever(void)
-{
-	for (unsigned int i = 0;; i++) {
-		char name[32];
-
-		(void)snprintf(name, sizeof(name), "busy/%u", i % 64);
-		(void)mkdirat(ctx.root_fd, "busy", 0755);
-		(void)mkdirat(ctx.root_fd, name, 0755);
-		(void)snprintf(name, sizeof(name), "busy/%u/x", i % 64);
-		(void)mknodat(ctx.root_fd, name, S_IFREG, 0);
-	}
-}
-
-Test(files, removing_what_others_fill_ends)
-{
-	struct err e = ERR_INIT;
-	pid_t adder;
-
-	must_put("/keep/x", "x");
-	adder = start(add_for_ever);
-	for (unsigned int removed = 0; removed < 200;) {
-		int r = files_remove(&ctx, "/busy", true, &e);
-
-		cr_assert(r == 0 || e.kind == ERR_BUSY || e.kind == ERR_NOT_FOUND, "%s", e.msg);
-		removed += r == 0 || e.kind == ERR_BUSY;
-	}
-	stop(adder);
-	cr_expect(files_remove(&ctx, "/busy", true, &e) == 0 || e.kind == ERR_NOT_FOUND, "%s", e.msg);
-	expect_text("/keep/x", "x");
-}
-
-static void move_for_ever(void)
-{
-	for (;;) {
-		(void)renameat(ctx.root_fd, "t/1/2/3", ctx.root_fd, "elsewhere/3");
-		(void)renameat(ctx.root_fd, "elsewhere/3", ctx.root_fd, "t/1/2/3");
-	}
-}
-
-/* A folder moved away while we are below it: its ".." is then a stranger, whose files must live. */
-Test(files, removing_does_not_climb_out_of_a_moved_folder)
-{
-	struct err e = ERR_INIT;
-	pid_t mover;
-
-	must_put("/elsewhere/precious", "x");
-	must_put("/precious", "x");
-	for (int round = 0; round < 40; round++) {
-		char path[1200] = "/t/1/2/3", *p = path + strlen(path);
-
-		for (int i = 0; i < 90; i++)
-			p += snprintf(p, 16, "/%d", i);
-		(void)snprintf(p, 8, "/f");
-		must_put(path, "x");
-		mover = start(move_for_ever);
-		(void)files_remove(&ctx, "/t", true, &e);
-		stop(mover);
-		expect_text("/elsewhere/precious", "x");
-		expect_text("/precious", "x");
-		(void)files_remove(&ctx, "/t", true, &e);
-		(void)files_remove(&ctx, "/elsewhere/3", true, &e);
-	}
 }

@@ -53,8 +53,8 @@ static void make_sandbox(int ready)
 		  mknod("/mnt/l/d/lower", S_IFREG | 0751, 0) == 0 && chown("/mnt/l/d/lower", 7, 8) == 0 &&
 		  chown("/mnt/l/d", 7, 7) == 0;
 
-	ok = ok && mount("overlay", "/mnt/m", "overlay", 0,
-			 "lowerdir=/mnt/l,upperdir=/mnt/u,workdir=/mnt/w,userxattr") == 0;
+	ok = ok &&
+	     mount("overlay", "/mnt/m", "overlay", 0, "lowerdir=/mnt/l,upperdir=/mnt/u,workdir=/mnt/w,userxattr") == 0;
 	if (write(ready, ok ? "r" : "f", 1) != 1 || !ok)
 		_exit(107);
 	(void)pause();

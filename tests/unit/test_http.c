@@ -1,6 +1,6 @@
 /* The HTTP server, driven over real sockets (http_driver.h). */
 
-#include "http_driver.h"
+#include "tests/unit/http_driver.h"
 
 /* ---- answers ---- */
 
@@ -30,9 +30,12 @@ Test(http, table)
 		{ "GET /bytes?n=0", 200, "" },
 		{ "GET /fd?from=3&n=4", 206, "3456" },
 		{ "GET /fd?n=0", 206, "" },
-		{ "GET /error", 408, "{\"detail\":\"bad bytes \xef\xbf\xbd \\\"quoted\\\"\",\"code\":\"exec_timeout\",\"stdout\":\"so far\"}" },
+		{ "GET /error", 408,
+		  "{\"detail\":\"bad bytes \xef\xbf\xbd \\\"quoted\\\"\",\"code\":\"exec_timeout\",\"stdout\":\"so "
+		  "far\"}" },
 		{ "GET /invalid", 422,
-		  "{\"detail\":[{\"loc\":[\"query\",\"limit\"],\"msg\":\"Input should be 7\",\"type\":\"int_parsing\"}],\"code\":\"validation_error\"}" },
+		  "{\"detail\":[{\"loc\":[\"query\",\"limit\"],\"msg\":\"Input should be "
+		  "7\",\"type\":\"int_parsing\"}],\"code\":\"validation_error\"}" },
 	};
 
 	for (size_t i = 0; i < ARRAY_SIZE(t); i++) {
@@ -134,8 +137,8 @@ Test(http, json)
 	};
 
 	for (size_t i = 0; i < ARRAY_SIZE(t); i++) {
-		struct answer a = ask("POST /json HTTP/1.1\r\nHost: x\r\nContent-Length: %zu\r\n\r\n%s", strlen(t[i].body),
-				      t[i].body);
+		struct answer a = ask("POST /json HTTP/1.1\r\nHost: x\r\nContent-Length: %zu\r\n\r\n%s",
+				      strlen(t[i].body), t[i].body);
 
 		if (t[i].status == 422)
 			cr_expect_not_null(strstr(a.body.p, "\"validation_error\""), "%s", t[i].body);
@@ -188,8 +191,10 @@ Test(http, keep_alive_and_pipelining)
 		expect(&a, 200, "pong");
 	}
 	/* The first waits suspended while the others are already in the socket. */
-	say(&c, "GET /slow?ms=50 HTTP/1.1\r\nHost: x\r\n\r\nPOST /echo HTTP/1.1\r\nHost: x\r\nContent-Length: 3\r\n\r\nabc"
-		"GET /nope HTTP/1.1\r\nHost: x\r\n\r\nGET /stream?n=2&ms=10 HTTP/1.1\r\nHost: x\r\n\r\nGET /ping HTTP/1.1\r\nHost: x\r\n\r\n");
+	say(&c,
+	    "GET /slow?ms=50 HTTP/1.1\r\nHost: x\r\n\r\nPOST /echo HTTP/1.1\r\nHost: x\r\nContent-Length: 3\r\n\r\nabc"
+	    "GET /nope HTTP/1.1\r\nHost: x\r\n\r\nGET /stream?n=2&ms=10 HTTP/1.1\r\nHost: x\r\n\r\nGET /ping "
+	    "HTTP/1.1\r\nHost: x\r\n\r\n");
 	a = read_answer(&c, false);
 	expect(&a, 200, "slow");
 	a = read_answer(&c, false);
@@ -252,9 +257,11 @@ Test(http, http_1_0)
 
 Test(http, half_sent_requests_end)
 {
-	static const char *const t[] = { "", "GET /pi", "GET /ping HTTP/1.1\r\nHost:",
-					 "POST /echo HTTP/1.1\r\nHost: x\r\nContent-Length: 10\r\n\r\n12345",
-					 "POST /echo HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n5\r\n123" };
+	static const char *const t[] = {
+		"", "GET /pi",
+		"GET /ping HTTP/1.1\r\nHost:", "POST /echo HTTP/1.1\r\nHost: x\r\nContent-Length: 10\r\n\r\n12345",
+		"POST /echo HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n5\r\n123"
+	};
 	struct client c[ARRAY_SIZE(t)];
 
 	for (size_t i = 0; i < ARRAY_SIZE(t); i++) {
@@ -334,7 +341,8 @@ Test(http, thousand_connections)
 
 	for (int i = 0; i < N; i++) {
 		c[i] = client_new();
-		say(&c[i], i % 2 ? "GET /slow?ms=300 HTTP/1.1\r\nHost: x\r\n\r\n" : "GET /ping HTTP/1.1\r\nHost: x\r\n\r\n");
+		say(&c[i],
+		    i % 2 ? "GET /slow?ms=300 HTTP/1.1\r\nHost: x\r\n\r\n" : "GET /ping HTTP/1.1\r\nHost: x\r\n\r\n");
 	}
 	for (int i = 0; i < N; i++) {
 		struct answer a = read_answer(&c[i], false);
@@ -596,13 +604,15 @@ Test(http, stop_listening)
 /* The server ends (teardown) with requests in every state. */
 Test(http, ends_in_the_middle)
 {
-	static const char *const t[] = { "GET /hang HTTP/1.1\r\nHost: x\r\n\r\n",
-					 "GET /stream?n=1000&ms=30 HTTP/1.1\r\nHost: x\r\n\r\n",
-					 "GET /slow?ms=5000 HTTP/1.1\r\nHost: x\r\n\r\n",
-					 "GET /flood?n=1000000000 HTTP/1.1\r\nHost: x\r\n\r\n",
-					 "PUT /upload HTTP/1.1\r\nHost: x\r\nContent-Length: 10\r\n\r\n123",
-					 "PUT /upload HTTP/1.1\r\nHost: x\r\nX-Refuse: 1\r\nContent-Length: 999999\r\n\r\n123",
-					 "GET /pi" };
+	static const char *const t[] = {
+		"GET /hang HTTP/1.1\r\nHost: x\r\n\r\n",
+		"GET /stream?n=1000&ms=30 HTTP/1.1\r\nHost: x\r\n\r\n",
+		"GET /slow?ms=5000 HTTP/1.1\r\nHost: x\r\n\r\n",
+		"GET /flood?n=1000000000 HTTP/1.1\r\nHost: x\r\n\r\n",
+		"PUT /upload HTTP/1.1\r\nHost: x\r\nContent-Length: 10\r\n\r\n123",
+		"PUT /upload HTTP/1.1\r\nHost: x\r\nX-Refuse: 1\r\nContent-Length: 999999\r\n\r\n123",
+		"GET /pi"
+	};
 
 	for (size_t i = 0; i < ARRAY_SIZE(t); i++) {
 		struct client c = client_new();

@@ -71,8 +71,8 @@ static void expect_same(const struct outcome *a, const struct outcome *b, const 
 	cr_assert(strcmp(a->msg, b->msg) == 0 && strcmp(a->name, b->name) == 0 && strcmp(a->members, b->members) == 0,
 		  "%s cut at %zu", input, at);
 	if (a->r == 0)
-		cr_assert(a->text.len == b->text.len && memcmp(a->text.p ? a->text.p : "", b->text.p ? b->text.p : "",
-							       a->text.len) == 0,
+		cr_assert(a->text.len == b->text.len &&
+				  memcmp(a->text.p ? a->text.p : "", b->text.p ? b->text.p : "", a->text.len) == 0,
 			  "%s cut at %zu", input, at);
 }
 
@@ -114,14 +114,17 @@ Test(json_stream, good_input)
 		{ "{\"path\" : \"/x\" , \"data\" : \"abc\" }", "abc", "{\"path\":\"\\/x\"}", "data" },
 		{ "{\"con\\u0074ent\":\"x\"}", "x", "{}", "content" },
 		{ "{\"content\":\"\\\"\\\\\\/\\b\\f\\n\\r\\t\"}", "\"\\/\b\f\n\r\t", "{}", "content" },
-		{ "{\"content\":\"\\u0041\\u00e4\\u20AC\\ud83d\\uDE00\\uffff.\"}", "A\xc3\xa4\xe2\x82\xac\xf0\x9f\x98\x80\xef\xbf\xbf.",
-		  "{}", "content" },
+		{ "{\"content\":\"\\u0041\\u00e4\\u20AC\\ud83d\\uDE00\\uffff.\"}",
+		  "A\xc3\xa4\xe2\x82\xac\xf0\x9f\x98\x80\xef\xbf\xbf.", "{}", "content" },
 		{ "{\"content\":\"\xc3\xa4\xe2\x82\xac\xf0\x9f\x98\x80\xf4\x8f\xbf\xbf\x7f\"}",
 		  "\xc3\xa4\xe2\x82\xac\xf0\x9f\x98\x80\xf4\x8f\xbf\xbf\x7f", "{}", "content" },
-		{ "{\"a\":[1,{\"b\":[\"]}\\\"\",null]},true],\"n\":-12.5e+3,\"z\":0,\"t\":true,\"u\":null,\"content\":\"x\",\"s\":\"q\"}",
-		  "x", "{\"a\":[1,{\"b\":[\"]}\\\"\",null]},true],\"n\":-12.5e+3,\"z\":0,\"t\":true,\"u\":null,\"s\":\"q\"}",
+		{ "{\"a\":[1,{\"b\":[\"]}\\\"\",null]},true],\"n\":-12.5e+3,\"z\":0,\"t\":true,\"u\":null,\"content\":"
+		  "\"x\",\"s\":\"q\"}",
+		  "x",
+		  "{\"a\":[1,{\"b\":[\"]}\\\"\",null]},true],\"n\":-12.5e+3,\"z\":0,\"t\":true,\"u\":null,\"s\":\"q\"}",
 		  "content" },
-		{ "{\"a\":[0,-7,0.5,1E9,2e-3,\"-01 1. \\\" 01\",10]}", "", "{\"a\":[0,-7,0.5,1E9,2e-3,\"-01 1. \\\" 01\",10]}", "" },
+		{ "{\"a\":[0,-7,0.5,1E9,2e-3,\"-01 1. \\\" 01\",10]}", "",
+		  "{\"a\":[0,-7,0.5,1E9,2e-3,\"-01 1. \\\" 01\",10]}", "" },
 		{ "{\"m\":420}", "", "{\"m\":420}", "" },
 		{ "{\"nested\":{\"content\":\"not this one\"},\"content\":\"this\"}", "this",
 		  "{\"nested\":{\"content\":\"not this one\"}}", "content" },
@@ -142,88 +145,88 @@ Test(json_stream, good_input)
 
 #define DEEP "[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[["
 
+static const struct {
+	const char *input;
+	uint64_t at;
+	const char *reason;
+} bad_cases[] = {
+	{ "", 0, "json_invalid" },
+	{ "  ", 2, "json_invalid" },
+	{ "[]", 0, "json_invalid" },
+	{ "\xef\xbb\xbf{}", 0, "json_invalid" },
+	{ "{", 1, "json_invalid" },
+	{ "{\"a\":1,}", 7, "json_invalid" },
+	{ "{,}", 1, "json_invalid" },
+	{ "{a:1}", 1, "json_invalid" },
+	{ "{'a':1}", 1, "json_invalid" },
+	{ "{\"a\" 1}", 5, "json_invalid" },
+	{ "{\"a\":1 2}", 7, "json_invalid" },
+	{ "{\"a\":}", 5, "json_invalid" },
+	{ "{\"a\":,\"b\":1}", 5, "json_invalid" },
+	{ "{\"a\":[1}", 5, "json_invalid" },
+	{ "{\"a\":]}", 5, "json_invalid" },
+	{ "{\"a\":[1,]}", 5, "json_invalid" },
+	{ "{\"a\":[}]}", 5, "json_invalid" },
+	{ "{\"a\":tru}", 5, "json_invalid" },
+	{ "{\"a\":TRUE}", 5, "json_invalid" },
+	{ "{\"a\":NaN}", 5, "json_invalid" },
+	{ "{\"a\":[NaN]}", 6, "json_invalid" },
+	{ "{\"a\":Infinity}", 5, "json_invalid" },
+	{ "{\"a\":-Infinity}", 6, "json_invalid" },
+	{ "{\"a\":01}", 5, "json_invalid" },
+	{ "{\"a\":[-01]}", 5, "json_invalid" },
+	{ "{\"a\":1.}", 5, "json_invalid" },
+	{ "{\"a\":{\"b\":1.e5}}", 5, "json_invalid" },
+	{ "{\"a\":[1e+]}", 5, "json_invalid" },
+	{ "{\"a\":1-2}", 5, "json_invalid" },
+	{ "{\"a\":.5}", 5, "json_invalid" },
+	{ "{\"a\":+5}", 5, "json_invalid" },
+	{ "{\"a\":-}", 5, "json_invalid" },
+	{ "{\"a\":1e}", 5, "json_invalid" },
+	{ "{\"a\":1 /* */}", 7, "json_invalid" },
+	{ "{\"a\":[1/**/]}", 7, "json_invalid" },
+	{ "{\"a\":\"x\ny\"}", 7, "json_invalid" },
+	{ "{\"a\":\"\\x\"}", 5, "json_invalid" },
+	{ "{\"a\":\"\\u12G4\"}", 5, "json_invalid" },
+	{ "{\"a\":\"\xff\"}", 5, "json_invalid" },
+	{ "{\"\xff\":1}", 3, "json_invalid" },
+	{ "{\"a\":\"x", 7, "json_invalid" },
+	{ "{\"a\":1,\"a\":2}", 11, "json_invalid" },
+	{ "{\"a\":1}x", 7, "json_invalid" },
+	{ "{\"a\":1}{}", 7, "json_invalid" },
+	{ "{\"content\":\"x\"", 14, "json_invalid" },
+	{ "{\"content\":\"x", 13, "json_invalid" },
+	{ "{\"content\":\"x\",\"content\":\"y\"}", 25, "json_invalid" },
+	{ "{\"content\":\"x\",\"data\":\"y\"}", 22, "json_invalid" },
+	{ "{\"content\":\"x\ny\"}", 13, "json_invalid" },
+	{ "{\"content\":\"\\x\"}", 13, "json_invalid" },
+	{ "{\"content\":\"\\u12G4\"}", 16, "json_invalid" },
+	{ "{\"content\":\"\\ud83d\"}", 18, "json_invalid" },
+	{ "{\"content\":\"\\ud83dx\"}", 18, "json_invalid" },
+	{ "{\"content\":\"\\ud83d\\n\"}", 19, "json_invalid" },
+	{ "{\"content\":\"\\ud83d\\u0041\"}", 23, "json_invalid" },
+	{ "{\"content\":\"\\ude00\"}", 17, "json_invalid" },
+	{ "{\"content\":\"\xc3\"}", 13, "json_invalid" },
+	{ "{\"content\":\"\xc0\x80\"}", 12, "json_invalid" },
+	{ "{\"content\":\"\xed\xa0\x80\"}", 13, "json_invalid" },
+	{ "{\"content\":\"\xf4\x90\x80\x80\"}", 13, "json_invalid" },
+	{ "{\"content\":\"\xe2\x82\\n\"}", 14, "json_invalid" },
+	{ "{\"content\":nope}", 11, "string_type" },
+	{ "{\"content\":null}", 11, "string_type" },
+	{ "{\"content\":[\"x\"]}", 11, "string_type" },
+	{ "{\"content\":12}", 11, "string_type" },
+	{ "{\"a\":" DEEP, 37, "json_invalid" },
+};
+
 Test(json_stream, bad_input)
 {
-	static const struct {
-		const char *input;
-		uint64_t at;
-		const char *reason;
-	} cases[] = {
-		{ "", 0, "json_invalid" },
-		{ "  ", 2, "json_invalid" },
-		{ "[]", 0, "json_invalid" },
-		{ "\xef\xbb\xbf{}", 0, "json_invalid" },
-		{ "{", 1, "json_invalid" },
-		{ "{\"a\":1,}", 7, "json_invalid" },
-		{ "{,}", 1, "json_invalid" },
-		{ "{a:1}", 1, "json_invalid" },
-		{ "{'a':1}", 1, "json_invalid" },
-		{ "{\"a\" 1}", 5, "json_invalid" },
-		{ "{\"a\":1 2}", 7, "json_invalid" },
-		{ "{\"a\":}", 5, "json_invalid" },
-		{ "{\"a\":,\"b\":1}", 5, "json_invalid" },
-		{ "{\"a\":[1}", 5, "json_invalid" },
-		{ "{\"a\":]}", 5, "json_invalid" },
-		{ "{\"a\":[1,]}", 5, "json_invalid" },
-		{ "{\"a\":[}]}", 5, "json_invalid" },
-		{ "{\"a\":tru}", 5, "json_invalid" },
-		{ "{\"a\":TRUE}", 5, "json_invalid" },
-		{ "{\"a\":NaN}", 5, "json_invalid" },
-		{ "{\"a\":[NaN]}", 6, "json_invalid" },
-		{ "{\"a\":Infinity}", 5, "json_invalid" },
-		{ "{\"a\":-Infinity}", 6, "json_invalid" },
-		{ "{\"a\":01}", 5, "json_invalid" },
-		{ "{\"a\":[-01]}", 5, "json_invalid" },
-		{ "{\"a\":1.}", 5, "json_invalid" },
-		{ "{\"a\":{\"b\":1.e5}}", 5, "json_invalid" },
-		{ "{\"a\":[1e+]}", 5, "json_invalid" },
-		{ "{\"a\":1-2}", 5, "json_invalid" },
-		{ "{\"a\":.5}", 5, "json_invalid" },
-		{ "{\"a\":+5}", 5, "json_invalid" },
-		{ "{\"a\":-}", 5, "json_invalid" },
-		{ "{\"a\":1e}", 5, "json_invalid" },
-		{ "{\"a\":1 /* */}", 7, "json_invalid" },
-		{ "{\"a\":[1/**/]}", 7, "json_invalid" },
-		{ "{\"a\":\"x\ny\"}", 7, "json_invalid" },
-		{ "{\"a\":\"\\x\"}", 5, "json_invalid" },
-		{ "{\"a\":\"\\u12G4\"}", 5, "json_invalid" },
-		{ "{\"a\":\"\xff\"}", 5, "json_invalid" },
-		{ "{\"\xff\":1}", 3, "json_invalid" },
-		{ "{\"a\":\"x", 7, "json_invalid" },
-		{ "{\"a\":1,\"a\":2}", 11, "json_invalid" },
-		{ "{\"a\":1}x", 7, "json_invalid" },
-		{ "{\"a\":1}{}", 7, "json_invalid" },
-		{ "{\"content\":\"x\"", 14, "json_invalid" },
-		{ "{\"content\":\"x", 13, "json_invalid" },
-		{ "{\"content\":\"x\",\"content\":\"y\"}", 25, "json_invalid" },
-		{ "{\"content\":\"x\",\"data\":\"y\"}", 22, "json_invalid" },
-		{ "{\"content\":\"x\ny\"}", 13, "json_invalid" },
-		{ "{\"content\":\"\\x\"}", 13, "json_invalid" },
-		{ "{\"content\":\"\\u12G4\"}", 16, "json_invalid" },
-		{ "{\"content\":\"\\ud83d\"}", 18, "json_invalid" },
-		{ "{\"content\":\"\\ud83dx\"}", 18, "json_invalid" },
-		{ "{\"content\":\"\\ud83d\\n\"}", 19, "json_invalid" },
-		{ "{\"content\":\"\\ud83d\\u0041\"}", 23, "json_invalid" },
-		{ "{\"content\":\"\\ude00\"}", 17, "json_invalid" },
-		{ "{\"content\":\"\xc3\"}", 13, "json_invalid" },
-		{ "{\"content\":\"\xc0\x80\"}", 12, "json_invalid" },
-		{ "{\"content\":\"\xed\xa0\x80\"}", 13, "json_invalid" },
-		{ "{\"content\":\"\xf4\x90\x80\x80\"}", 13, "json_invalid" },
-		{ "{\"content\":\"\xe2\x82\\n\"}", 14, "json_invalid" },
-		{ "{\"content\":nope}", 11, "string_type" },
-		{ "{\"content\":null}", 11, "string_type" },
-		{ "{\"content\":[\"x\"]}", 11, "string_type" },
-		{ "{\"content\":12}", 11, "string_type" },
-		{ "{\"a\":" DEEP, 37, "json_invalid" },
-	};
-
-	for (size_t i = 0; i < ARRAY_SIZE(cases); i++) {
+	for (size_t i = 0; i < ARRAY_SIZE(bad_cases); i++) {
 		struct outcome o;
 
-		run_all_cuts(cases[i].input, strlen(cases[i].input), &o);
-		cr_expect(o.r < 0, "%s", cases[i].input);
-		cr_expect(o.at == cases[i].at, "%s: at %llu", cases[i].input, (unsigned long long)o.at);
-		cr_expect_str_eq(o.reason, cases[i].reason, "%s", cases[i].input);
+		run_all_cuts(bad_cases[i].input, strlen(bad_cases[i].input), &o);
+		cr_expect(o.r < 0, "%s", bad_cases[i].input);
+		cr_expect(o.at == bad_cases[i].at, "%s: at %llu", bad_cases[i].input, (unsigned long long)o.at);
+		cr_expect_str_eq(o.reason, bad_cases[i].reason, "%s", bad_cases[i].input);
 		cr_expect(o.kind == ERR_INVALID);
 		outcome_free(&o);
 	}
@@ -250,9 +253,17 @@ Test(json_stream, a_nul_byte_is_an_error_everywhere)
 Test(json_stream, long_mixed_text)
 {
 	static const char *const pieces[] = { "plain ascii, of a length that is no multiple of eight",
-					      "\\n", "\\u00e4", "\xe2\x82\xac", "\\ud83d\\ude00", "\\\"" };
+					      "\\n",
+					      "\\u00e4",
+					      "\xe2\x82\xac",
+					      "\\ud83d\\ude00",
+					      "\\\"" };
 	static const char *const texts[] = { "plain ascii, of a length that is no multiple of eight",
-					     "\n", "\xc3\xa4", "\xe2\x82\xac", "\xf0\x9f\x98\x80", "\"" };
+					     "\n",
+					     "\xc3\xa4",
+					     "\xe2\x82\xac",
+					     "\xf0\x9f\x98\x80",
+					     "\"" };
 	_cleanup_buf_ struct buf in = BUF_INIT(1u << 20), want = BUF_INIT(1u << 20);
 	uint32_t rnd = 1;
 	struct outcome o;
@@ -384,7 +395,8 @@ Test(json_stream, base64_cases)
 			cr_expect(len == want, "%s at %zu: %zd", cases[i].in, cut, len);
 			cr_expect(len < 0 || memcmp(out, cases[i].out, (size_t)len) == 0, "%s", cases[i].in);
 			cr_expect(taken == cases[i].taken, "%s: %llu", cases[i].in, (unsigned long long)taken);
-			cr_expect(MAX(text_base64_decode(cases[i].in, n, ref), (ssize_t)-1) == want, "base/text.h agrees: %s", cases[i].in);
+			cr_expect(MAX(text_base64_decode(cases[i].in, n, ref), (ssize_t)-1) == want,
+				  "base/text.h agrees: %s", cases[i].in);
 			(void)decode(cases[i].in, n, cut, true, plain_out, &plain_taken);
 			cr_expect((plain_taken == n) == cases[i].plain, "%s, plain", cases[i].in);
 		}

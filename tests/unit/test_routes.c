@@ -1,7 +1,7 @@
 /* The routes for sandboxes, exec and the emulator over real HTTP and the real sandbox and exec modules, in
  * the faked world of sandbox_fakes.h (its init runs real processes). */
 
-#include "sandbox_fakes.h"
+#include "tests/unit/sandbox_fakes.h"
 
 #include <arpa/inet.h>
 #include <netinet/in.h>
@@ -35,8 +35,8 @@ int sandbox_status_parse(const char *s, enum sandbox_status *ret)
 
 /* The cursor is the index to go on from. */
 int store_sandbox_list(struct store *s _unused_, const struct store_list *q,
-		       int (*fn)(void *arg, const struct sandbox_row *r), void *arg, char next[static STORE_CURSOR_SIZE],
-		       struct err *e)
+		       int (*fn)(void *arg, const struct sandbox_row *r), void *arg,
+		       char next[static STORE_CURSOR_SIZE], struct err *e)
 {
 	size_t i = q->cursor ? strtoul(q->cursor, NULL, 10) : n_rows;
 	uint32_t n = 0;
@@ -63,8 +63,8 @@ static struct {
 } kept[16];
 static size_t n_kept;
 
-int store_idempotency_put(struct store *s _unused_, const char *account, const char *key, const char *hash, const char *id,
-			  int64_t now_ms _unused_, struct err *e _unused_)
+int store_idempotency_put(struct store *s _unused_, const char *account, const char *key, const char *hash,
+			  const char *id, int64_t now_ms _unused_, struct err *e _unused_)
 {
 	(void)snprintf(kept[n_kept].key, sizeof(kept[0].key), "%s/%s", account, key);
 	(void)snprintf(kept[n_kept].hash, sizeof(kept[0].hash), "%s", hash);
@@ -161,10 +161,13 @@ struct call {
 
 static struct call call_start(const char *method_path, const char *headers, const char *body)
 {
-	struct sockaddr_in a = { .sin_family = AF_INET, .sin_port = htons(port), .sin_addr.s_addr = htonl(INADDR_LOOPBACK) };
+	struct sockaddr_in a = { .sin_family = AF_INET,
+				 .sin_port = htons(port),
+				 .sin_addr.s_addr = htonl(INADDR_LOOPBACK) };
 	struct call c = { .fd = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0), .in = BUF_INIT(100u << 20) };
 	static char s[200000];
-	int n = snprintf(s, sizeof(s), "%s HTTP/1.1\r\nHost: x\r\nConnection: close\r\n%s%sContent-Length: %zu\r\n\r\n%s",
+	int n = snprintf(s, sizeof(s),
+			 "%s HTTP/1.1\r\nHost: x\r\nConnection: close\r\n%s%sContent-Length: %zu\r\n\r\n%s",
 			 method_path, strstr(headers, "Authorization") ? "" : "Authorization: Bearer team\r\n", headers,
 			 strlen(body), body);
 
@@ -251,13 +254,16 @@ static const char *path_of(const char *method, const char *id, const char *rest)
 Test(routes, life_of_a_sandbox)
 {
 	char id[SANDBOX_ID_SIZE];
-	const char *a = talk(201, CREATE, "",
-			     "{\"template\":\"python-3.12\",\"cpu\":0.5,\"memory_mb\":512.0,\"timeout_seconds\":60,\"env\":{\"KEY\":\"s3cret\"},"
-			     "\"metadata\":{\"a\":\"b\"},\"region\":\"fsn1\",\"size\":null,\"color\":\"red\",\"we\\u0020ird\":1}");
+	const char *a = talk(
+		201, CREATE, "",
+		"{\"template\":\"python-3.12\",\"cpu\":0.5,\"memory_mb\":512.0,\"timeout_seconds\":60,\"env\":{\"KEY\":"
+		"\"s3cret\"},"
+		"\"metadata\":{\"a\":\"b\"},\"region\":\"fsn1\",\"size\":null,\"color\":\"red\",\"we\\u0020ird\":1}");
 
 	id_in(a, id);
 	expect_in(a, "\"status\":\"running\"");
-	expect_in(a, "\"template\":\"python-3.12\",\"size\":null,\"cpu\":0.5,\"memory_mb\":512,\"network\":\"off\",\"timeout_seconds\":60,"
+	expect_in(a, "\"template\":\"python-3.12\",\"size\":null,\"cpu\":0.5,\"memory_mb\":512,\"network\":\"off\","
+		     "\"timeout_seconds\":60,"
 		     "\"region\":\"fsn1\",\"metadata\":{\"a\":\"b\"},\"created_at\":\"20");
 	expect_in(a, "\"paused_at\":null,\"terminated_at\":null,\"termination_reason\":null}");
 	expect_in(a, "X-Orkestr-Divergence: ignored-field:color, ignored-field:we?ird\r\n");
@@ -421,20 +427,24 @@ Test(routes, limits)
 {
 	const char *a = talk(200, "GET /v1/sandboxes/limits", "Authorization: Bearer free\r\n", "");
 
-	expect_in(a, "{\"plan\":\"free\",\"sizes\":[{\"size\":\"small\",\"cpu\":0.5,\"memory_mb\":512,\"allowed\":true},"
-		     "{\"size\":\"medium\",\"cpu\":2.0,\"memory_mb\":4096,\"allowed\":false},"
-		     "{\"size\":\"large\",\"cpu\":4.0,\"memory_mb\":8192,\"allowed\":false}],\"allowed_sizes\":[\"small\"],"
-		     "\"max_concurrent\":1,\"usage_gb_hours_used\":0.0,\"usage_gb_hours_included\":10.0,"
-		     "\"usage_cpu_hours_used\":0.0,\"usage_cpu_hours_included\":2.0,\"usage_resets_at\":\"20");
-	expect_in(a, "-01T00:00:00.000Z\",\"regions\":[\"fsn1\",\"hel1\"],\"max_snapshots\":1,\"max_timeout_seconds\":3600}");
+	expect_in(
+		a,
+		"{\"plan\":\"free\",\"sizes\":[{\"size\":\"small\",\"cpu\":0.5,\"memory_mb\":512,\"allowed\":true},"
+		"{\"size\":\"medium\",\"cpu\":2.0,\"memory_mb\":4096,\"allowed\":false},"
+		"{\"size\":\"large\",\"cpu\":4.0,\"memory_mb\":8192,\"allowed\":false}],\"allowed_sizes\":[\"small\"],"
+		"\"max_concurrent\":1,\"usage_gb_hours_used\":0.0,\"usage_gb_hours_included\":10.0,"
+		"\"usage_cpu_hours_used\":0.0,\"usage_cpu_hours_included\":2.0,\"usage_resets_at\":\"20");
+	expect_in(a, "-01T00:00:00.000Z\",\"regions\":[\"fsn1\",\"hel1\"],\"max_snapshots\":1,\"max_timeout_seconds\":"
+		     "3600}");
 	expect_in(a, "X-Orkestr-Divergence: usage-not-metered");
 	expect_in(talk(200, "GET /v1/limits", "", ""), "\"plan\":\"team\"");
 }
 
 Test(routes, not_built_yet)
 {
-	static const char *const t[] = { "POST /v1/sandboxes/x/pause", "POST /v1/sandboxes/x/resume", "GET /v1/sandboxes/x/metrics",
-					 "POST /v1/templates", "GET /v1/templates/t", "POST /mcp" };
+	static const char *const t[] = { "POST /v1/sandboxes/x/pause",	"POST /v1/sandboxes/x/resume",
+					 "GET /v1/sandboxes/x/metrics", "POST /v1/templates",
+					 "GET /v1/templates/t",		"POST /mcp" };
 
 	for (size_t i = 0; i < ARRAY_SIZE(t); i++)
 		expect_in(talk(501, t[i], "", "{}"), "\"not_implemented\"");
@@ -468,16 +478,19 @@ Test(routes, exec_results)
 	static const struct {
 		const char *body, *want;
 	} t[] = {
-		{ "{\"command\":\"echo $A; echo bad >&2\"}", "{\"stdout\":\"one\\n\",\"stderr\":\"bad\\n\",\"exit_code\":0,\"duration_ms\":" },
+		{ "{\"command\":\"echo $A; echo bad >&2\"}",
+		  "{\"stdout\":\"one\\n\",\"stderr\":\"bad\\n\",\"exit_code\":0,\"duration_ms\":" },
 		{ "{\"command\":\"exit 7\"}", "\"exit_code\":7," },
 		{ "{\"command\":\"kill -9 $$\"}", "\"exit_code\":137," },
-		{ "{\"command\":\"kill -9 $$\"}", "\"reason\":\"signal\",\"signal\":\"SIGKILL\",\"network_blocked\":[]}" },
+		{ "{\"command\":\"kill -9 $$\"}",
+		  "\"reason\":\"signal\",\"signal\":\"SIGKILL\",\"network_blocked\":[]}" },
 		{ "{\"cmd\":[\"/bin/echo\",\"a b\",\"\"]}", "{\"stdout\":\"a b \\n\"," },
 		{ "{\"command\":\"echo $A-$B\",\"env\":{\"B\":\"two\"}}", "\"one-two\\n\"" },
 		{ "{\"command\":\"pwd\",\"cwd\":\"/usr\"}", "\"/usr\\n\"" },
 		{ "{\"command\":\"cat\",\"stdin\":\"t\\u00e4xt\"}", "\"t\xc3\xa4xt\"" },
 		{ "{\"command\":\"od -An -tx1\",\"stdin\":\"AP8=\",\"stdin_encoding\":\"base64\"}", "\" 00 ff\\n\"" },
-		{ "{\"command\":\"printf 'a\\\\377b\\\\000'\"}", "\"a\xef\xbf\xbd" "b\\u0000\"" },
+		{ "{\"command\":\"printf 'a\\\\377b\\\\000'\"}", "\"a\xef\xbf\xbd"
+								 "b\\u0000\"" },
 		{ "{\"command\":\"no-such-thing\",\"timeout_seconds\":10.0}", "\"exit_code\":127," },
 	};
 	char id[SANDBOX_ID_SIZE];
@@ -529,7 +542,8 @@ Test(routes, exec_timeout)
 	const char *a;
 
 	new_box(id);
-	a = talk(408, path_of("POST", id, "/exec"), "", "{\"command\":\"echo so far; sleep 20\",\"timeout_seconds\":1}");
+	a = talk(408, path_of("POST", id, "/exec"), "",
+		 "{\"command\":\"echo so far; sleep 20\",\"timeout_seconds\":1}");
 	expect_in(a, "{\"stdout\":\"so far\\n\",");
 	expect_in(a, "\"reason\":\"timeout\"");
 	expect_in(a, "\"detail\":\"the command did not end within 1 s\",\"code\":\"exec_timeout\"}");
@@ -586,16 +600,20 @@ static char *dechunk(char *answer)
 
 Test(routes, stream_forms)
 {
-	static const char end[] = "{\"stream\":\"stdout\",\"data\":\"\",\"is_final\":true,\"exit_code\":3,\"duration_ms\":";
+	static const char end[] =
+		"{\"stream\":\"stdout\",\"data\":\"\",\"is_final\":true,\"exit_code\":3,\"duration_ms\":";
 	static const struct {
 		const char *path, *headers, *body, *type;
 		bool ndjson;
 	} t[] = {
 		{ "/exec", "", "{\"command\":\"printf hi; exit 3\",\"stream\":true}", "text/event-stream", false },
 		{ "/exec/stream", "", "{\"command\":\"printf hi; exit 3\"}", "text/event-stream", false },
-		{ "/exec", "Accept: text/event-stream\r\n", "{\"command\":\"printf hi; exit 3\"}", "text/event-stream", false },
-		{ "/exec", "Accept: a/b, application/x-ndjson;q=1\r\n", "{\"command\":\"printf hi; exit 3\"}", "application/x-ndjson", true },
-		{ "/exec/stream", "Accept: application/x-ndjson\r\n", "{\"command\":\"printf hi; exit 3\"}", "application/x-ndjson", true },
+		{ "/exec", "Accept: text/event-stream\r\n", "{\"command\":\"printf hi; exit 3\"}", "text/event-stream",
+		  false },
+		{ "/exec", "Accept: a/b, application/x-ndjson;q=1\r\n", "{\"command\":\"printf hi; exit 3\"}",
+		  "application/x-ndjson", true },
+		{ "/exec/stream", "Accept: application/x-ndjson\r\n", "{\"command\":\"printf hi; exit 3\"}",
+		  "application/x-ndjson", true },
 	};
 	char id[SANDBOX_ID_SIZE];
 
@@ -611,7 +629,8 @@ Test(routes, stream_forms)
 			       t[i].ndjson ? "" : "id: 1\ndata: ", t[i].ndjson ? end : "\nid: 2\ndata: ");
 		cr_expect_eq(strncmp(b, want, strlen(want)), 0, "%s", b);
 		expect_in(b, end);
-		expect_in(b, t[i].ndjson ? "\"reason\":\"exited\",\"signal\":null}\n" : "\"reason\":\"exited\",\"signal\":null}\n\n");
+		expect_in(b, t[i].ndjson ? "\"reason\":\"exited\",\"signal\":null}\n"
+					 : "\"reason\":\"exited\",\"signal\":null}\n\n");
 		free(a);
 	}
 }
@@ -623,7 +642,8 @@ Test(routes, stream_utf8)
 
 	new_box(id);
 	a = strdup(talk(200, path_of("POST", id, "/exec"), "Accept: application/x-ndjson\r\n",
-			"{\"command\":\"printf '\\\\303'; sleep 0.1; printf '\\\\244\\\\342\\\\202'; sleep 0.1; printf '\\\\254'; sleep 0.1; printf '\\\\360\\\\237'\"}"));
+			"{\"command\":\"printf '\\\\303'; sleep 0.1; printf '\\\\244\\\\342\\\\202'; sleep 0.1; printf "
+			"'\\\\254'; sleep 0.1; printf '\\\\360\\\\237'\"}"));
 	b = dechunk(a);
 	cr_expect_eq(strncmp(b,
 			     "{\"stream\":\"stdout\",\"data\":\"\xc3\xa4\",\"is_final\":false}\n"
@@ -644,7 +664,8 @@ Test(routes, stream_long)
 	int finals = 0;
 
 	new_box(id);
-	c = call_start(path_of("POST", id, "/exec"), "Accept: application/x-ndjson\r\n", "{\"command\":\"seq 1 600000\"}");
+	c = call_start(path_of("POST", id, "/exec"), "Accept: application/x-ndjson\r\n",
+		       "{\"command\":\"seq 1 600000\"}");
 	spin_for(500); /* nobody reads: the queue, the sockets and the pipe fill up, then the command waits */
 	expect_in(talk(200, "GET /_emulator/info", "", ""), "\"execs\":1");
 	cr_assert(call_wait(&c, NULL, 30000));
@@ -653,7 +674,8 @@ Test(routes, stream_long)
 
 		*end = '\0';
 		o = json_tokener_parse(line);
-		cr_assert(json_object_object_get_ex(o, "data", &data) && json_object_object_get_ex(o, "is_final", &final));
+		cr_assert(json_object_object_get_ex(o, "data", &data) &&
+			  json_object_object_get_ex(o, "is_final", &final));
 		finals += json_object_get_boolean(final);
 		cr_assert(buf_puts(&got, json_object_get_string(data)) == 0);
 		json_object_put(o);

@@ -273,9 +273,12 @@ static void nothing(struct req *r)
 Test(router, find)
 {
 	static const struct route a[] = {
-		{ "GET", "/v1/s", 0, 0, nothing, NULL, NULL },	      { "POST", "/v1/s", 0, 0, nothing, NULL, NULL },
-		{ "GET", "/v1/s/{id}", 0, 0, nothing, NULL, NULL },   { "DELETE", "/v1/s/{id}", 0, 0, nothing, NULL, NULL },
-		{ "GET", "/v1/s/limits", 0, 0, nothing, NULL, NULL }, { "POST", "/v1/s/{id}/exec", 0, 0, nothing, NULL, NULL },
+		{ "GET", "/v1/s", 0, 0, nothing, NULL, NULL },
+		{ "POST", "/v1/s", 0, 0, nothing, NULL, NULL },
+		{ "GET", "/v1/s/{id}", 0, 0, nothing, NULL, NULL },
+		{ "DELETE", "/v1/s/{id}", 0, 0, nothing, NULL, NULL },
+		{ "GET", "/v1/s/limits", 0, 0, nothing, NULL, NULL },
+		{ "POST", "/v1/s/{id}/exec", 0, 0, nothing, NULL, NULL },
 	};
 	static const struct route b[] = {
 		{ "GET", "/v1/s/{id}/{what}", 0, 0, nothing, NULL, NULL },
