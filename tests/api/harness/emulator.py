@@ -157,7 +157,8 @@ class Emulator:
             return "(no log)"
 
     def family(self) -> set[int]:
-        return proc.family(self.process.pid, self.tag)
+        # Once it was waited for, its number may be anyone's.
+        return proc.family(self.process.pid if self.process.returncode is None else -1, self.tag)
 
     def daemon_rss_kb(self) -> int:
         return proc.status_kb(self.daemon_pid, "VmRSS")
