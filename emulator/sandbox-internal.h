@@ -162,6 +162,10 @@ struct sandbox {
 	uv_poll_t refused_poll;
 	bool net_handle; /* refused_poll was initialised */
 	struct blocked *blocked;
+	bool net_pending;   /* the keeper's answer is due: this memory must stay */
+	bool net_abandoned; /* and nobody waits for it any more */
+	int net_index; /* its number in the gateway, or -1 */
+	void (*net_done)(struct sandbox *sb, const struct err *e);
 };
 
 struct deferred {
@@ -178,6 +182,11 @@ struct sandboxes {
 
 	struct sandbox *by_id;
 	struct slot *slots;
+	uv_poll_t egress_poll;
+	bool egress_lost;
+	struct sandbox **by_net_index; /* GATEWAY_MAX of them, made with the first */
+	uint32_t net_hint;		/* where to look for a free number */
+
 	struct parked *pool;
 	uint32_t n_pool; /* parked or on their way there */
 	uv_timer_t pool_timer;
@@ -240,6 +249,13 @@ void sandboxes_maybe_free(struct sandboxes *m);
 /* Takes the slot's refused_sock and listens. Does nothing where there is none. */
 void sandbox_net_start(struct sandbox *sb);
 void sandbox_net_stop(struct sandbox *sb);
+
+/* For a network that is not off: a number in the gateway, the veth pair, the rules; done() once it is so. */
+int sandbox_net_connect(struct sandbox *sb, void (*done)(struct sandbox *sb, const struct err *e), struct err *e);
+
+/* The manager's part: the egress process's socket. */
+int sandboxes_net_start(struct sandboxes *m, struct err *e);
+void sandboxes_net_stop(struct sandboxes *m);
 
 /* What was refused since then; see blocked_each. */
 size_t sandbox_net_blocked(struct sandbox *sb, int64_t since_us, void (*fn)(void *arg, const struct blocked_entry *en),

@@ -54,7 +54,7 @@ int sandboxes_new(const struct sandboxes_config *c, struct sandboxes **ret, stru
 	add_timer(m, &m->trash_timer);
 	add_timer(m, &m->stop_timer);
 	*ret = m;
-	return 0;
+	return sandboxes_net_start(m, e);
 }
 
 static void on_died(void *arg, const char *slot, int status)
@@ -308,6 +308,7 @@ void sandboxes_free(struct sandboxes *m)
 	m->keeper_lost = true;
 	m->keeper = NULL;
 	m->stopped = NULL;
+	sandboxes_net_stop(m);
 	uv_close((uv_handle_t *)&m->soon, on_handle_closed);
 	uv_close((uv_handle_t *)&m->linger_timer, on_handle_closed);
 	uv_close((uv_handle_t *)&m->pool_timer, on_handle_closed);

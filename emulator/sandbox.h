@@ -15,12 +15,23 @@ struct uv_loop_s;
 struct keeper;
 struct sandboxes;
 
+/* What sandboxes may reach, from the command line. Borrowed for the manager's life. */
+struct sandboxes_network {
+	int egress_sock;	/* the egress process's control socket, taken; -1: no network on this host */
+	const char *why_none;	/* then the reason */
+	const char *const *allow; /* more rules for "restricted", NULL-terminated, or NULL */
+	const char *const *map; /* "HOST[:PORT]=ADDR:PORT", NULL-terminated, or NULL */
+	const char *const *zone; /* "NAME=ADDR", NULL-terminated, or NULL */
+	bool allow_private;
+};
+
 struct sandboxes_config {
 	struct uv_loop_s *loop;
 	struct store *store;
 	struct cgroup_root *cgroups;
 	const struct idmap *idmap;
 	int state_fd;
+	struct sandboxes_network network;
 	uint32_t warm;	   /* inits kept parked, so that a create finds one */
 	uint32_t max_live; /* refuse (ERR_CAPACITY) beyond this many on this host; 0: no limit */
 };

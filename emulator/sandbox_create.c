@@ -84,16 +84,18 @@ static int choose_size(const struct plan *p, const struct sandbox_spec *s, struc
 	return 0;
 }
 
-static int check_network(const struct plan *p, const char *network, struct err *e)
+static int check_network(struct sandboxes *m, const struct plan *p, const char *network, struct err *e)
 {
 	if (!network || strcmp(network, "off") == 0)
 		return 0;
+	if (strcmp(network, "open") != 0 && strcmp(network, "restricted") != 0)
+		return err_set(e, ERR_INVALID, EINVAL, NULL, "network \"%.16s\" does not exist", network);
 	if (strcmp(network, "open") == 0 && !p->network_open)
 		return err_set(e, ERR_PLAN, EPERM, "network_not_allowed", "network \"open\" is not part of plan \"%s\"", p->name);
-	if (strcmp(network, "open") == 0 || strcmp(network, "restricted") == 0)
-		return err_set(e, ERR_UNSUPPORTED, EOPNOTSUPP, "network_unsupported",
-			       "network \"%s\" is not in this build yet; use \"off\"", network);
-	return err_set(e, ERR_INVALID, EINVAL, NULL, "network \"%.16s\" does not exist", network);
+	if (m->egress_lost)
+		return err_set(e, ERR_UNAVAILABLE, ENETDOWN, "network_unavailable", "network \"%s\" can't be had on this host: %s",
+			       network, m->c.network.why_none ? m->c.network.why_none : "the egress process is gone");
+	return 0;
 }
 
 static int check_host(struct sandboxes *m, struct err *e)
@@ -123,7 +125,7 @@ static int check(struct sandboxes *m, const struct account *a, const struct sand
 
 	r = choose_size(p, s, row, e);
 	if (r >= 0)
-		r = check_network(p, s->network, e);
+		r = check_network(m, p, s->network, e);
 	if (r >= 0)
 		r = choose_timeout(p, s, &row->timeout_s, e);
 	if (r < 0)
@@ -309,12 +311,34 @@ static int configure(struct sandbox *sb, int ctl_sock, struct err *e)
 	return init_connect(sb->m->c.loop, ctl_sock, &c, &ev, &sb->init, e);
 }
 
-static void on_slot_ready(void *arg, const struct err *err)
+static void use_slot(struct sandbox *sb, const struct err *net)
 {
-	struct sandbox *sb = arg;
 	const struct slot_events ev = { .dead = on_slot_dead, .arg = sb };
 	struct err e = ERR_INIT;
 	int r, sock = -1;
+
+	if (sb->row.status != SANDBOX_CREATING)
+		return; /* ended meanwhile */
+	if (net) {
+		e = *net;
+		r = -EIO;
+	} else {
+		r = slot_use(sb->slot, &sb->limits, &ev, &sock, &e);
+	}
+	if (r >= 0)
+		r = configure(sb, sock, &e);
+	if (r >= 0)
+		sandbox_net_start(sb);
+	if (r < 0) {
+		log_error("%s: %s", sb->row.id, e.msg);
+		sandbox_end(sb, "failed", &e);
+	}
+}
+
+static void on_slot_ready(void *arg, const struct err *err)
+{
+	struct sandbox *sb = arg;
+	struct err e = ERR_INIT;
 
 	if (err) {
 		sb->slot = NULL;
@@ -323,12 +347,9 @@ static void on_slot_ready(void *arg, const struct err *err)
 		sandbox_ended(sb, 0);
 		return;
 	}
-	r = slot_use(sb->slot, &sb->limits, &ev, &sock, &e);
-	if (r >= 0)
-		r = configure(sb, sock, &e);
-	if (r >= 0)
-		sandbox_net_start(sb);
-	if (r < 0) {
+	if (strcmp(sb->row.network, "off") == 0) {
+		use_slot(sb, NULL);
+	} else if (sandbox_net_connect(sb, use_slot, &e) < 0) {
 		log_error("%s: %s", sb->row.id, e.msg);
 		sandbox_end(sb, "failed", &e);
 	}
@@ -347,7 +368,7 @@ static struct sandbox *sandbox_alloc(struct sandboxes *m, sandbox_done_fn done, 
 		return NULL;
 	}
 	*w = (struct waiter){ .done = done, .arg = arg };
-	*sb = (struct sandbox){ .m = m, .root_fd = -1, .refused_sock = -1, .creator = w };
+	*sb = (struct sandbox){ .m = m, .root_fd = -1, .refused_sock = -1, .net_index = -1, .creator = w };
 	(void)uv_timer_init(m->c.loop, &sb->timer);
 	sb->timer.data = sb;
 	return sb;

@@ -61,6 +61,10 @@ static void on_net_closed(uv_handle_t *h)
 
 void sandbox_discard(struct sandbox *sb)
 {
+	if (sb->net_pending) {
+		sb->net_abandoned = true;
+		return;
+	}
 	if (sb->net_handle) {
 		sb->refused_poll.data = sb;
 		uv_close((uv_handle_t *)&sb->refused_poll, on_net_closed);
