@@ -469,7 +469,7 @@ static int import_layer(struct import *i, const struct layer_env *env, int fd, c
 	(void)snprintf(f.source, sizeof(f.source), "import %.200s", source);
 	if (u.devices_skipped + u.xattrs_dropped + u.owners_clamped > 0)
 		(void)snprintf(f.source + strlen(f.source), sizeof(f.source) - strlen(f.source),
-			       " (left out: %llu device nodes, %llu attributes; %llu owners became nobody)",
+			       " (left out: %llu device nodes, attributes of %llu files; %llu owners became nobody)",
 			       (unsigned long long)u.devices_skipped, (unsigned long long)u.xattrs_dropped,
 			       (unsigned long long)u.owners_clamped);
 	if (is_cloud_name(i->name))

@@ -179,6 +179,9 @@ int template_build(const struct template_ops *o, const char *name, bool force, s
 		return 0;
 	}
 	r = build_for(&b, e);
+	/* Only this name promises a distribution. */
+	if (strcmp(name, "ubuntu-24.04") != 0)
+		b.stack[0].facts.stand_in[0] = '\0';
 	if (r == 0)
 		r = template_save(o->state_fd, name, b.stack, b.n, e);
 	if (r == 0)

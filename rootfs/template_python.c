@@ -131,6 +131,7 @@ static int check_libraries(struct build *b, const struct layer_new *n, struct la
 /* "Externally managed" keeps pip from installing; a sandbox is thrown away, and the cloud's has none. */
 static const char link_script[] =
 	"set -e\n"
+	"ldconfig\n" /* a shared libpython was linked to be found where it came from */
 	"rm -f /usr/lib/python3*/EXTERNALLY-MANAGED\n"
 	"[ -e /usr/local/bin/python3 ] || [ \"$1\" = python3 ] || ln -s \"$1\" /usr/local/bin/python3\n"
 	"ln -sfn \"$1\" /usr/local/bin/python\n";

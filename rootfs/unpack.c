@@ -397,6 +397,7 @@ static void set_xattrs(struct unpacker *u, int fd, struct archive_entry *entry)
 {
 	const char *name;
 	const void *value;
+	bool dropped = false;
 	size_t size;
 
 	(void)archive_entry_xattr_reset(entry);
@@ -409,9 +410,9 @@ static void set_xattrs(struct unpacker *u, int fd, struct archive_entry *entry)
 			ok = set_capability(u, fd, value, size) == 0;
 		else if (strncmp(name, "user.", 5) == 0 && strncmp(name, "user.overlay.", 13) != 0)
 			ok = fsetxattr(fd, name, value, size, 0) == 0;
-		if (!ok)
-			u->res->xattrs_dropped++;
+		dropped |= !ok;
 	}
+	u->res->xattrs_dropped += dropped;
 }
 
 static struct timespec entry_mtime(struct archive_entry *entry)

@@ -33,7 +33,9 @@ struct unpack_result {
 	uint64_t bytes;		       /* of the uncompressed stream */
 	uint64_t entries;
 	uint64_t file_bytes; /* of the files' sizes */
-	uint64_t devices_skipped, xattrs_dropped, owners_clamped;
+	uint64_t devices_skipped;
+	uint64_t xattrs_dropped; /* entries that lost an extended attribute */
+	uint64_t owners_clamped;
 };
 
 /* ERR_INVALID "archive_invalid" (damaged, hostile; says which entry), ERR_TOO_LARGE, ERR_FULL, ERR_IO. What was

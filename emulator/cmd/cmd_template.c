@@ -297,7 +297,7 @@ static void print_note(const char *label, const char *text)
 	(void)printf("\n");
 }
 
-#define ROW "%-18s %-26s %-16s %9s  %s\n"
+#define ROW "%-18s %-31s %-15s %8s  %s\n"
 
 static int list_one(void *arg, const struct template *t)
 {
