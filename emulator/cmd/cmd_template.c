@@ -129,8 +129,8 @@ static void show_progress(void *arg, const char *step, const char *detail)
 	} else if (!detail || now - j->last_us >= DETAIL_US) {
 		print_line(j, step, detail, INT_MAX);
 		(void)printf("\n");
+		j->last_us = now;
 	}
-	j->last_us = now;
 	j->line_open = j->tty && detail;
 	(void)fflush(stdout);
 }
