@@ -1,46 +1,122 @@
 # orkestr-emulator. `make` builds build/orkestr-emulator; `make help` lists the targets.
 .DEFAULT_GOAL := all
 BUILD ?= build
+PREFIX ?= /usr/local
+DESTDIR ?=
 ifeq ($(origin CC),default)
 CC := gcc
 endif
-PKGS := libmicrohttpd libuv json-c libarchive libzstd libseccomp sqlite3 nettle libsystemd
-WARN := -Wall -Wextra -Wshadow -Wconversion -Wvla -Wformat=2 -Wmissing-prototypes -Wstrict-prototypes -Werror
-HARDEN := -fPIE -fstack-protector-strong -D_FORTIFY_SOURCE=2
+AR ?= ar
+
+PKGS := libmicrohttpd libuv json-c libarchive libzstd libseccomp sqlite3 nettle
+PKGS_HEADERS := libsystemd # opened with dlopen where it is there, never linked
+WERROR ?= -Werror
+WARN := -Wall -Wextra -Wshadow -Wconversion -Wvla -Wformat=2 -Wmissing-prototypes -Wstrict-prototypes
+# -U first: Ubuntu's gcc defines its own level. The sanitizers have their own checks, so asan turns it off.
+FORTIFY ?= -U_FORTIFY_SOURCE -D_FORTIFY_SOURCE=2
+HARDEN := -fPIE -fstack-protector-strong $(FORTIFY)
 CFLAGS ?= -O2 -g
-ALL_CFLAGS = -std=gnu17 -D_GNU_SOURCE -I. $(WARN) $(HARDEN) $(shell pkg-config --cflags $(PKGS)) $(CFLAGS)
+# Asked once, and only when something is compiled: `make deps` must work before pkg-config is there.
+PKG_CFLAGS = $(eval PKG_CFLAGS := $$(shell pkg-config --cflags $(PKGS) $(PKGS_HEADERS)))$(PKG_CFLAGS)
+LIBS = $(eval LIBS := $$(shell pkg-config --libs $(PKGS)) -ldl)$(LIBS)
+ALL_CFLAGS = -std=gnu17 -D_GNU_SOURCE -I. $(WARN) $(WERROR) $(HARDEN) $(PKG_CFLAGS) $(CFLAGS)
 ALL_LDFLAGS = -pie -Wl,-z,relro,-z,now,-z,noexecstack -Wl,--as-needed $(LDFLAGS)
-LIBS = $(shell pkg-config --libs $(PKGS)) -ldl
 
-LIB_SRC := $(wildcard emulator/base/*.c emulator/*.c rootfs/*.c netpolicy/*.c api/*.c)
-CMD_SRC := $(wildcard emulator/cmd/*.c)
-UNIT_SRC := $(wildcard tests/unit/*.c)
+# Everything but main() is in the archive, so that a unit test can have the CLI's parts too.
+CMD_SRC := emulator/cmd/main.c
+LIB_SRC := $(filter-out $(CMD_SRC),$(wildcard emulator/base/*.c emulator/*.c emulator/cmd/*.c rootfs/*.c netpolicy/*.c api/*.c))
+UNIT_SRC := $(wildcard tests/unit/test_*.c)
+BENCH_SRC := $(wildcard tests/bench/*.c)
 OBJ = $(patsubst %.c,$(BUILD)/%.o,$(1))
+UNIT_BIN := $(patsubst tests/unit/%.c,$(BUILD)/unit/%,$(UNIT_SRC))
 
-all: $(BUILD)/orkestr-emulator
+# `make V=1` prints whole commands.
+V ?= 0
+Q := $(if $(filter 1,$(V)),,@)
+say = $(if $(Q),@printf '  %-4s %s\n' $(1) $@)
+
+# A submake of the targets that prepare first: as parallel as the machine, unless -j was given.
+SUBMAKE = +$(MAKE) --no-print-directory $(if $(findstring -j,$(MAKEFLAGS)),,-j$(shell nproc))
+
+all: $(BUILD)/orkestr-emulator ## build the program (the default)
+
+help: ## this list
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  %-10s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
+
+deps: ## install what is missing to build, run and test (apt-get; sudo when not root)
+	@tests/deps.sh build run test
+
+demo: ## from nothing to the READMEs' quickstart, shown call by call
+	@tests/deps.sh build run demo
+	$(SUBMAKE) all
+	@tests/demo/demo.sh $(BUILD)/orkestr-emulator
+
+test: ## unit tests, hardening, include direction, API suite (installs what is missing first)
+	@tests/deps.sh build run test
+	$(SUBMAKE) all unit-bins
+	@tests/run.sh $(BUILD) unit hardening structure api
+
+unit: unit-bins ## the unit tests alone
+	@tests/run.sh $(BUILD) unit
+
+api-test: all ## the API suite alone, against the real binary
+	@tests/run.sh $(BUILD) api
+
+SANITIZE := -fsanitize=address,undefined -fno-sanitize-recover=undefined -fno-omit-frame-pointer
+ASAN_VARS := BUILD=build-asan CFLAGS="-O1 -g $(SANITIZE)" LDFLAGS="$(SANITIZE)" FORTIFY=
+asan: ## unit tests and API suite under ASan and UBSan, in build-asan
+	@tests/deps.sh build run test
+	$(SUBMAKE) $(ASAN_VARS) all unit-bins
+	@tests/run.sh build-asan unit api
+
+lint: ## the whole of it: clang-tidy, cppcheck, include direction, banned functions, lengths, format
+	@tests/lint/lint.sh
+
+format: ## clang-format over every C file
+	@git ls-files '*.c' '*.h' | xargs clang-format -i
+
+bench: ## measure create, exec, terminate, 200 live; table and build/bench.json
+	@tests/deps.sh build run bench
+	$(SUBMAKE) all $(BUILD)/bench/bench
+	@tests/bench/run.sh $(BUILD)
+
+test-vm: ## the API suite on a user's machine (systemd, cgroup v2), in a VM
+	@tests/vm/vm.sh
+
+install: all ## install under $(DESTDIR)$(PREFIX)
+	install -D -m 0755 $(BUILD)/orkestr-emulator $(DESTDIR)$(PREFIX)/bin/orkestr-emulator
+
+# The state dirs below build/ hold files of subordinate ids, which only the program itself can remove.
+clean: ## remove everything that was built, the tests' and the demo's state dirs too
+	@for d in $(BUILD) build-asan; do tests/clean.sh "$$d" || exit 1; done
 
 $(BUILD)/liborkestr.a: $(call OBJ,$(LIB_SRC))
+	$(call say,AR)
 	@rm -f $@
-	ar rcs $@ $^
+	$(Q)$(AR) rcs $@ $^
 
 $(BUILD)/orkestr-emulator: $(call OBJ,$(CMD_SRC)) $(BUILD)/liborkestr.a
-	$(CC) $(ALL_CFLAGS) $(ALL_LDFLAGS) -o $@ $^ $(LIBS)
+	$(call say,LD)
+	$(Q)$(CC) $(ALL_CFLAGS) $(ALL_LDFLAGS) -o $@ $^ $(LIBS)
 
 $(BUILD)/%.o: %.c
 	@mkdir -p $(@D)
-	$(CC) $(ALL_CFLAGS) -MMD -MP -c -o $@ $<
+	$(call say,CC)
+	$(Q)$(CC) $(ALL_CFLAGS) -MMD -MP -c -o $@ $<
 
 # One Criterion binary a file, so a module can be tested before the others exist.
 $(BUILD)/unit/%: $(BUILD)/tests/unit/%.o $(BUILD)/liborkestr.a
 	@mkdir -p $(@D)
-	$(CC) $(ALL_CFLAGS) $(ALL_LDFLAGS) -o $@ $^ $(LIBS) -lcriterion
+	$(call say,LD)
+	$(Q)$(CC) $(ALL_CFLAGS) $(ALL_LDFLAGS) -o $@ $^ $(LIBS) -lcriterion
 
-unit: $(patsubst tests/unit/%.c,$(BUILD)/unit/%,$(UNIT_SRC))
-	@for t in $^; do $$t || exit 1; done
+unit-bins: $(UNIT_BIN)
 
-clean:
-	rm -rf $(BUILD)
+$(BUILD)/bench/bench: $(call OBJ,$(BENCH_SRC)) $(BUILD)/liborkestr.a
+	@mkdir -p $(@D)
+	$(call say,LD)
+	$(Q)$(CC) $(ALL_CFLAGS) $(ALL_LDFLAGS) -o $@ $^ $(LIBS) -lm
 
-.PHONY: all unit clean
+.PHONY: all help deps demo test unit unit-bins api-test asan lint format bench test-vm install clean
 .SECONDARY:
--include $(shell find $(BUILD) -name '*.d' 2>/dev/null)
+-include $(patsubst %.c,$(BUILD)/%.d,$(LIB_SRC) $(CMD_SRC) $(UNIT_SRC) $(BENCH_SRC))

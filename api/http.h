@@ -22,7 +22,8 @@ struct route {
 	const char *method;
 	const char *pattern; /* "/v1/sandboxes/{id}/exec": {name} matches one segment; literals win over it */
 	unsigned int scope;  /* SCOPE_* the token must have; 0: no token asked for */
-	size_t body_max;     /* bytes collected for req_body(); more is 413. 0 with no data(): a body is ignored */
+	size_t body_max;     /* bytes collected for req_body(); more is 413. 0 with no data(): a body is ignored.
+			      * With data(): the most it is given, 0 for no limit */
 	void (*handle)(struct req *r);
 	/* Optional, for large bodies: data() gets them piece by piece instead, after begin() (once, before any
 	 * byte). Either may answer early by calling a req_reply_; the rest of the body is then discarded. */
@@ -45,6 +46,7 @@ int http_new(const struct http_config *c, struct http **ret, struct err *e);
 void http_add_routes(struct http *h, const struct route *routes, size_t n);
 int http_start(struct http *h, struct err *e);
 void http_stop_listening(struct http *h); /* for a clean stop: running requests go on */
+/* Ends every request (on_gone runs). The loop must run once more for the memory to go. NULL is fine. */
 void http_free(struct http *h);
 
 struct api *req_api(const struct req *r);
@@ -85,7 +87,8 @@ void req_reply_invalid(struct req *r, const char *where, const char *field, cons
 	_printf_(5, 6);
 
 /* A body made as it is sent. pull() fills up to cap bytes and returns how many; 0: nothing now (the
- * connection sleeps until req_wake); -1: the end. free_fn(arg) runs when the answer is over or the client is gone. */
+ * connection sleeps until req_wake); -1: the end; less: the answer is broken off, visibly. free_fn(arg)
+ * runs when the answer is over or the client is gone. */
 void req_reply_stream(struct req *r, unsigned int status, const char *type, ssize_t (*pull)(void *arg, char *p, size_t cap),
 		      void (*free_fn)(void *arg), void *arg);
 void req_wake(struct req *r);

@@ -189,6 +189,19 @@ int cgroup_read(struct cgroup_root *r, const char *slot, struct cgroup_usage *re
 	return k;
 }
 
+int cgroup_read_oom_kills(struct cgroup_root *r, const char *slot, uint64_t *ret)
+{
+	int k = check_slot(slot);
+
+	for (size_t i = 0; k == 0 && i < r->n_trees; i++) {
+		const struct cgroup_tree *t = &r->tree[i];
+
+		if (t->controllers & CGROUP_MEMORY)
+			return cgroup_read_key(t->fd, slot, t->unified ? "memory.events" : "memory.oom_control", "oom_kill", ret);
+	}
+	return k < 0 ? k : -ENOTSUP;
+}
+
 int cgroup_freeze(struct cgroup_root *r, const char *slot, bool freeze, struct err *e)
 {
 	if (check_slot(slot) < 0)

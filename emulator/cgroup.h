@@ -62,6 +62,8 @@ int cgroup_open_for_clone(struct cgroup_root *r, const char *slot);
 int cgroup_attach(struct cgroup_root *r, const char *slot, pid_t pid, struct err *e);
 
 int cgroup_read(struct cgroup_root *r, const char *slot, struct cgroup_usage *ret);
+/* oom_kills alone: one small file, for each command's start. -ENOTSUP where memory isn't counted. */
+int cgroup_read_oom_kills(struct cgroup_root *r, const char *slot, uint64_t *ret);
 int cgroup_freeze(struct cgroup_root *r, const char *slot, bool freeze, struct err *e); /* returns when it is so */
 int cgroup_kill(struct cgroup_root *r, const char *slot); /* SIGKILL to everything inside */
 
@@ -73,3 +75,7 @@ int cgroup_each(struct cgroup_root *r, int (*fn)(void *arg, const char *slot), v
 
 /* Removes the subtree at the end (launcher's rights are not needed). Best effort, no error. */
 void cgroup_destroy_root(struct cgroup_root *r);
+
+/* For a CLI command, with the caller's rights, when no emulator of that name runs: kills and removes what
+ * one left that could not clean up behind itself. 0 also when there is nothing. */
+int cgroup_sweep(const char *name, struct err *e);

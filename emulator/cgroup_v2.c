@@ -152,6 +152,17 @@ static int use_scope(struct cgroup_root *r, const struct cgroup_mount *m, uid_t 
 	return use(r, fd, -1, uid, gid, e);
 }
 
+/* True if groups below this one may have controllers and processes. Only the real root (it has no
+ * cgroup.type) may have processes of its own too. It must be asked first: the kernel does let cpu and pids be
+ * enabled in a group with processes, but that makes it the root of a threaded subtree, where no group can
+ * have a process (cgroups(7), "Creating a threaded subtree"). */
+static bool may_be_parent(int dirfd)
+{
+	char c;
+
+	return faccessat(dirfd, "cgroup.type", F_OK, 0) < 0 || fd_read_file(dirfd, "cgroup.procs", &c, sizeof(c)) == 0;
+}
+
 /* The nearest group from ours upwards that gives its children controllers; without any, the nearest one
  * where we may make a group at all (freezing, killing and CPU readings need no controller). */
 static int find_parent(const struct cgroup_mount *m, struct err *e)
@@ -164,7 +175,7 @@ static int find_parent(const struct cgroup_mount *m, struct err *e)
 		_cleanup_close_ int fd = cgroup_open_dir(AT_FDCWD, path);
 
 		if (fd >= 0 && may_manage(fd)) {
-			if (enable_controllers(fd) & (CGROUP_MEMORY | CGROUP_PIDS))
+			if (may_be_parent(fd) && (enable_controllers(fd) & (CGROUP_MEMORY | CGROUP_PIDS)))
 				return TAKE_FD(fd);
 			if (fallback < 0)
 				fallback = TAKE_FD(fd);

@@ -23,16 +23,24 @@ struct files_entry {
 	int64_t modified_ms;
 };
 
+/* What path itself is: a symlink as the last component is not followed. Here and in files_open, ret->name
+ * points into path. */
 int files_stat(const struct files_ctx *c, const char *path, struct files_entry *ret, struct err *e);
 
 /* An atomic write: files_write_begin, any number of files_write_data, then commit (visible at once,
  * whole) or abort. Parents are made (0755). mode: permission bits, or UINT32_MAX to keep an existing
  * file's, else 0644. */
 struct files_write;
-int files_write_begin(const struct files_ctx *c, const char *path, uint32_t mode, struct files_write **ret, struct err *e);
+int files_write_begin(const struct files_ctx *c, const char *path, uint32_t mode, struct files_write **ret,
+		      struct err *e);
 int files_write_data(struct files_write *w, const void *p, size_t n, struct err *e);
+bool files_write_replaces(const struct files_write *w); /* a file was there when it began */
+void files_write_set_mode(struct files_write *w, uint32_t mode);
+/* Reads back exactly n bytes of what was written so far. */
+int files_write_reread(const struct files_write *w, uint64_t offset, void *p, size_t n, struct err *e);
+/* ret->name is NULL. */
 int files_write_commit(struct files_write *w, struct files_entry *ret, struct err *e); /* frees w, also on error */
-void files_write_abort(struct files_write *w);					      /* NULL is fine */
+void files_write_abort(struct files_write *w);					       /* NULL is fine */
 
 /* A regular file for reading: its fd and what it is. */
 int files_open(const struct files_ctx *c, const char *path, struct files_entry *ret, struct err *e);
@@ -41,6 +49,18 @@ int files_open(const struct files_ctx *c, const char *path, struct files_entry *
  * most that many; *ret_more: there are more. */
 int files_list(const struct files_ctx *c, const char *path, const char *after, uint32_t limit,
 	       int (*fn)(void *arg, const struct files_entry *en), void *arg, bool *ret_more, struct err *e);
+
+/* The same in steps, for an answer made as it is sent: one snapshot of the names, each entry looked up
+ * when it is asked for (so one that is gone by then is skipped). limit 0: no limit but
+ * FILES_DIR_MAX_BYTES of names, then ERR_TOO_LARGE; with a limit, memory is bounded by it. */
+#define FILES_DIR_MAX_BYTES (32u << 20)
+struct files_dir;
+int files_dir_open(const struct files_ctx *c, const char *path, const char *after, uint32_t limit,
+		   struct files_dir **ret, struct err *e);
+/* 1 and the next entry (its name lives as long as d), 0 at the end, or a negative errno. */
+int files_dir_next(struct files_dir *d, struct files_entry *ret, struct err *e);
+bool files_dir_more(const struct files_dir *d); /* there are names behind the last one of this page */
+void files_dir_free(struct files_dir *d);	/* NULL is fine */
 
 /* A file, a symlink itself, or a directory (recursive: with everything below it, any depth). */
 int files_remove(const struct files_ctx *c, const char *path, bool recursive, struct err *e);

@@ -21,6 +21,7 @@
 #include "emulator/isolate.h"
 #include "emulator/pid1.h"
 #include "emulator/proto.h"
+#include "rootfs/tree.h"
 
 /* The keeper process. Theory of operation:
  *
@@ -305,11 +306,14 @@ static int keeper_listen(int state_fd, struct err *e)
 
 static int keeper_prepare(struct keeper_process *k, struct err *e)
 {
-	_cleanup_close_ int disk = openat(k->c->state_fd, "disk", O_PATH | O_DIRECTORY | O_CLOEXEC | O_NOFOLLOW);
+	_cleanup_close_ int disk = -1;
 	struct rlimit files;
 	sigset_t chld;
-	int r;
+	int r = tree_prepare_state(k->c->state_fd, e);
 
+	if (r < 0)
+		return r;
+	disk = open("disk", O_PATH | O_DIRECTORY | O_CLOEXEC | O_NOFOLLOW);
 	if (disk < 0)
 		return err_errno(e, errno, "opening the disk folder");
 	if (getrlimit(RLIMIT_NOFILE, &files) == 0) {
@@ -349,6 +353,9 @@ static int keeper_main(void *arg)
 	struct err e = ERR_INIT;
 
 	log_set_name("keeper");
+	for (size_t i = 0; i < a->c->n_not_inherited; i++)
+		if (a->c->not_inherited[i] >= 0)
+			(void)close(a->c->not_inherited[i]);
 	/* A session of its own, so that the terminal's Ctrl-C is the daemon's to handle. */
 	(void)setsid();
 	(void)signal(SIGPIPE, SIG_IGN);
@@ -385,6 +392,10 @@ int keeper_start(const struct keeper_config *c, pid_t *ret_pid, int *ret_userns_
 	pid_t pid;
 	int sv[2], r;
 
+	/* unshare(CLONE_NEWNS) carries the current folder over to the copy of its mount; an fd would go on
+	 * naming the host's, from which nothing can be cloned. And a path may lead through folders of the caller's. */
+	if (fchdir(c->state_fd) < 0)
+		return err_errno(e, errno, "chdir to the state dir");
 	if (socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0, sv) < 0)
 		return err_errno(e, errno, "socketpair");
 	ours = sv[0];

@@ -21,11 +21,13 @@ struct keeper_config {
 	const struct idmap *idmap;
 	struct cgroup_root *cgroups;
 	int state_fd; /* the state dir; the keeper mounts its "disk" folder */
-	bool debug;
+	/* The launcher's own (lock, listening sockets, port file): not for a process that outlives it. -1 is skipped. */
+	const int *not_inherited;
+	size_t n_not_inherited;
 };
 
 /* Launcher: starts the keeper in a new user namespace and returns its pid, the namespace's fd and the
- * connected socket. */
+ * connected socket. Changes the current folder to the state dir. */
 int keeper_start(const struct keeper_config *c, pid_t *ret_pid, int *ret_userns_fd, int *ret_sock, struct err *e);
 
 /* Launcher, before keeper_start: if a keeper of an earlier run still listens in this state dir, ends it

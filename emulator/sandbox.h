@@ -21,6 +21,7 @@ struct sandboxes_config {
 	struct cgroup_root *cgroups;
 	const struct idmap *idmap;
 	int state_fd;
+	uint32_t warm;	   /* inits kept parked, so that a create finds one */
 	uint32_t max_live; /* refuse (ERR_CAPACITY) beyond this many on this host; 0: no limit */
 };
 
@@ -50,6 +51,9 @@ void sandboxes_set_keeper(struct sandboxes *m, struct keeper *k);
 /* row: borrowed for the call; NULL with an error. */
 typedef void (*sandbox_done_fn)(void *arg, const struct err *e, const struct sandbox_row *row);
 
+/* The first request may come: from now on the warm pool fills. */
+void sandboxes_start(struct sandboxes *m);
+
 /* Plan checks, row, kernel objects; done when a command can be run. Errors by reason: size_not_allowed,
  * concurrent_limit, network_not_allowed, template_not_found, template_unavailable, network_unsupported. */
 int sandbox_create(struct sandboxes *m, const struct account *a, const struct sandbox_spec *s, sandbox_done_fn done,
@@ -68,6 +72,7 @@ int sandbox_root(struct sandboxes *m, const struct account *a, const char *id, s
 
 struct sandboxes_counts {
 	uint32_t live, execs;
+	uint32_t warm; /* parked slots: their folders and cgroups belong to no sandbox yet */
 	uint64_t created, terminated, failed;
 };
 void sandboxes_count(const struct sandboxes *m, struct sandboxes_counts *ret);

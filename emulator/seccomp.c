@@ -103,9 +103,7 @@ static int rules_by_argument(scmp_filter_ctx ctx)
 		if (bit & NEW_NAMESPACES)
 			r = seccomp_rule_add(ctx, SCMP_ACT_ERRNO(EPERM), SCMP_SYS(clone), 1,
 					     SCMP_A0(SCMP_CMP_MASKED_EQ, bit, bit));
-	/* Flags hide behind a pointer: the C library then falls back to clone(2). */
-	if (r >= 0)
-		r = seccomp_rule_add(ctx, SCMP_ACT_ERRNO(ENOSYS), SCMP_SYS(clone3), 0);
+	/* clone3's flags hide behind a pointer: by the default, ENOSYS, the C library falls back to clone(2). */
 	/* Packet, vsock, bluetooth and the other families only widen what of the kernel can be reached. */
 	for (size_t i = 0; r >= 0 && i < ARRAY_SIZE(families); i++)
 		r = seccomp_rule_add(ctx, SCMP_ACT_ALLOW, SCMP_SYS(socket), 1, SCMP_A0(SCMP_CMP_EQ, (scmp_datum_t)families[i]));

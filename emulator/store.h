@@ -38,8 +38,8 @@ struct sandbox_row {
 	char *env;	/* JSON object text: secret, never sent or logged */
 	int64_t created_ms;
 	int64_t started_ms, expires_ms, paused_ms, terminated_ms; /* 0: not yet */
-	char termination_reason[16]; /* "", "user", "timeout", "oom", "failed", "reset" */
-	char *failure;		     /* why it failed, for a person, or NULL */
+	char termination_reason[16];				  /* "", "user", "timeout", "oom", "failed", "reset" */
+	char *failure;						  /* why it failed, for a person, or NULL */
 };
 void sandbox_row_clear(struct sandbox_row *r); /* frees the strings, zeroes the rest */
 int sandbox_row_copy(const struct sandbox_row *from, struct sandbox_row *to);
@@ -50,7 +50,9 @@ int store_open(const char *name, struct store **ret, struct err *e);
 void store_close(struct store *s);
 
 int store_sandbox_insert(struct store *s, const struct sandbox_row *r, struct err *e);
-int store_sandbox_update(struct store *s, const struct sandbox_row *r, struct err *e); /* by id: what can change */
+/* By id: what can change (slot, status, times, limits, how it ended). With a status of terminated or failed
+ * the stored env is forgotten: no command will need it again. ERR_NOT_FOUND. */
+int store_sandbox_update(struct store *s, const struct sandbox_row *r, struct err *e);
 int store_sandbox_get(struct store *s, const char *id, struct sandbox_row *ret, struct err *e);
 
 struct store_list {
@@ -59,18 +61,22 @@ struct store_list {
 	uint32_t limit;
 	const char *cursor; /* from the answer before, or NULL; ERR_INVALID if it is none of ours */
 };
-/* Newest first. fn per row (borrowed). next_cursor: "" at the end. */
+/* Newest first. fn per row (borrowed); it must not use the store, and ends the walk with anything but 0,
+ * which is then returned. next_cursor: "" at the end. ERR_INVALID "cursor_invalid". */
 #define STORE_CURSOR_SIZE 96
 int store_sandbox_list(struct store *s, const struct store_list *q, int (*fn)(void *arg, const struct sandbox_row *r),
 		       void *arg, char next_cursor[static STORE_CURSOR_SIZE], struct err *e);
 
-/* Every row of any account whose status is not terminated or failed (for the start-up sweep). */
-int store_sandbox_each_live(struct store *s, int (*fn)(void *arg, const struct sandbox_row *r), void *arg, struct err *e);
+/* Every row of any account whose status is not terminated or failed (for the start-up sweep). fn may
+ * change rows. */
+int store_sandbox_each_live(struct store *s, int (*fn)(void *arg, const struct sandbox_row *r), void *arg,
+			    struct err *e);
 
 /* How many rows of the account count against its concurrency (creating, running, pausing, resuming). */
 int store_sandbox_count_live(struct store *s, const char *account, uint32_t *ret, struct err *e);
 
 /* Idempotency keys (wire.md): (account, key) -> body hash, sandbox id; older than 24 h are forgotten.
+ * put: ERR_EXISTS while the key is remembered; a key has 1 to 255 bytes.
  * get: 0 and the stored pair, or ERR_NOT_FOUND. */
 int store_idempotency_put(struct store *s, const char *account, const char *key, const char *body_sha256,
 			  const char *sandbox_id, int64_t now_ms, struct err *e);

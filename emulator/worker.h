@@ -8,6 +8,11 @@ struct uv_loop_s;
 struct worker;
 
 /* Forks, runs job(job_arg) in the child with the loop's fds left alone but unused, and calls done(arg,
- * status) from the loop: status 0..255, or 128 + signal. */
+ * status) from the loop: status 0..255, or 128 + signal. Should the daemon die, the worker dies with it. */
 int worker_run(struct uv_loop_s *loop, int (*job)(void *job_arg), void *job_arg, void (*done)(void *arg, int status),
 	       void *arg, struct err *e);
+
+/* For the job, first thing: closes every fd but 0, 1, 2 and these n, which get new numbers. A worker that
+ * runs for long must: a client's connection or a command's stdin closed by the daemon stays open for the
+ * other side as long as a copy of it is held here. Negative errno. */
+int worker_keep_only(int *fds, size_t n);

@@ -11,12 +11,15 @@ int buf_reserve(struct buf *b, size_t n, char **ret)
 
 	if (n > b->max || b->len > b->max - n)
 		return -EMSGSIZE;
+	if (b->len + n == SIZE_MAX) /* no room for the terminator */
+		return -ENOMEM;
 	need = b->len + n + 1;
 	if (need > b->cap) {
 		cap = b->cap ? b->cap : 256;
 		while (cap < need)
 			cap = cap > SIZE_MAX / 2 ? need : cap * 2;
-		cap = MIN(cap, b->max + 1);
+		if (cap > b->max)
+			cap = b->max + (b->max < SIZE_MAX);
 		p = realloc(b->p, cap);
 		if (!p)
 			return -ENOMEM;

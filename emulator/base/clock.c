@@ -22,24 +22,51 @@ int64_t clock_mono_us(void)
 
 void clock_iso(int64_t ms, char ret[static CLOCK_ISO_SIZE])
 {
+	int64_t rest = ms % 1000;
 	time_t s = (time_t)(ms / 1000);
 	struct tm tm;
 	size_t n;
 
+	if (rest < 0) { /* before 1970 the fraction still counts forward */
+		rest += 1000;
+		s--;
+	}
 	if (!gmtime_r(&s, &tm))
 		memset(&tm, 0, sizeof(tm));
 	n = strftime(ret, CLOCK_ISO_SIZE, "%Y-%m-%dT%H:%M:%S", &tm);
-	(void)snprintf(ret + n, CLOCK_ISO_SIZE - n, ".%03dZ", (int)(ms % 1000));
+	(void)snprintf(ret + n, CLOCK_ISO_SIZE - n, ".%03dZ", (int)rest);
+}
+
+/* Exactly n digits and then the byte `after` (0: whatever). strptime(3) is no help here: it takes
+ * spaces, signs and single digits. */
+static bool take_digits(const char **p, int n, char after, int *ret)
+{
+	int v = 0;
+
+	for (; n > 0; n--, (*p)++) {
+		if (**p < '0' || **p > '9')
+			return false;
+		v = v * 10 + (**p - '0');
+	}
+	if (after && *(*p)++ != after)
+		return false;
+	*ret = v;
+	return true;
 }
 
 int clock_parse_iso(const char *s, int64_t *ret_ms)
 {
-	struct tm tm = { 0 };
-	const char *p = strptime(s, "%Y-%m-%dT%H:%M:%S", &tm);
 	int64_t frac = 0, scale = 100;
+	struct tm tm = { 0 };
+	const char *p = s;
+	int day;
 	time_t t;
 
-	if (!p)
+	if (!take_digits(&p, 4, '-', &tm.tm_year) || !take_digits(&p, 2, '-', &tm.tm_mon) ||
+	    !take_digits(&p, 2, 'T', &tm.tm_mday) || !take_digits(&p, 2, ':', &tm.tm_hour) ||
+	    !take_digits(&p, 2, ':', &tm.tm_min) || !take_digits(&p, 2, 0, &tm.tm_sec))
+		return -EINVAL;
+	if (tm.tm_mon < 1 || tm.tm_mon > 12 || tm.tm_hour > 23 || tm.tm_min > 59 || tm.tm_sec > 59)
 		return -EINVAL;
 	if (*p == '.') {
 		int digits = 0;
@@ -53,7 +80,12 @@ int clock_parse_iso(const char *s, int64_t *ret_ms)
 	}
 	if (strcmp(p, "Z") != 0 && strcmp(p, "z") != 0 && strcmp(p, "+00:00") != 0)
 		return -EINVAL;
+	tm.tm_year -= 1900;
+	tm.tm_mon--;
+	day = tm.tm_mday;
 	t = timegm(&tm);
+	if (tm.tm_mday != day) /* timegm(3) makes a day of March of 31 February */
+		return -EINVAL;
 	*ret_ms = (int64_t)t * 1000 + frac;
 	return 0;
 }

@@ -4,6 +4,19 @@
 #include <stdarg.h>
 #include <string.h>
 
+/* Formats beside e->msg first: the arguments may point into it. */
+static void _printf_(3, 0) fill(struct err *e, const char *tail, const char *fmt, va_list ap)
+{
+	char msg[sizeof(e->msg)];
+	size_t n;
+
+	(void)vsnprintf(msg, sizeof(msg), fmt, ap);
+	n = strlen(msg);
+	if (tail)
+		(void)snprintf(msg + n, sizeof(msg) - n, ": %s", tail);
+	memcpy(e->msg, msg, strlen(msg) + 1);
+}
+
 int err_set(struct err *e, enum err_kind kind, int errnum, const char *reason, const char *fmt, ...)
 {
 	int ret = errnum > 0 ? -errnum : -EIO;
@@ -15,7 +28,7 @@ int err_set(struct err *e, enum err_kind kind, int errnum, const char *reason, c
 	e->errnum = errnum;
 	e->reason = reason;
 	va_start(ap, fmt);
-	(void)vsnprintf(e->msg, sizeof(e->msg), fmt, ap);
+	fill(e, NULL, fmt, ap);
 	va_end(ap);
 	return ret;
 }
@@ -42,18 +55,15 @@ int err_errno(struct err *e, int errnum, const char *fmt, ...)
 {
 	int ret = errnum > 0 ? -errnum : -EIO;
 	va_list ap;
-	size_t n;
 
 	if (!e)
 		return ret;
-	e->kind = kind_of_errno(errnum);
+	e->kind = kind_of_errno(-ret);
 	e->errnum = errnum;
 	e->reason = NULL;
 	va_start(ap, fmt);
-	(void)vsnprintf(e->msg, sizeof(e->msg), fmt, ap);
+	fill(e, strerror(-ret), fmt, ap);
 	va_end(ap);
-	n = strlen(e->msg);
-	(void)snprintf(e->msg + n, sizeof(e->msg) - n, ": %s", strerror(errnum));
 	return ret;
 }
 
@@ -61,16 +71,13 @@ void err_prefix(struct err *e, const char *fmt, ...)
 {
 	char old[sizeof(e->msg)];
 	va_list ap;
-	size_t n;
 
 	if (!e)
 		return;
 	memcpy(old, e->msg, sizeof(old));
 	va_start(ap, fmt);
-	(void)vsnprintf(e->msg, sizeof(e->msg), fmt, ap);
+	fill(e, old, fmt, ap);
 	va_end(ap);
-	n = strlen(e->msg);
-	(void)snprintf(e->msg + n, sizeof(e->msg) - n, ": %s", old);
 }
 
 const char *err_kind_name(enum err_kind kind)

@@ -138,11 +138,15 @@ ssize_t fd_recv_msg(int sock, void *p, size_t cap, int *fds, size_t max_fds, siz
 		memcpy(got + n_got, CMSG_DATA(c), m * sizeof(int));
 		n_got += m;
 	}
-	if ((msg.msg_flags & (MSG_TRUNC | MSG_CTRUNC)) || n_got > max_fds) {
+	if ((msg.msg_flags & (MSG_TRUNC | MSG_CTRUNC)) || n_got > (ret_n_fds ? max_fds : 0)) {
 		while (n_got > 0)
 			(void)close(got[--n_got]);
 		return -EMSGSIZE;
 	}
+	/* An empty datagram looks like EOF, so no caller would own what came with it. */
+	if (k == 0)
+		while (n_got > 0)
+			(void)close(got[--n_got]);
 	if (n_got > 0)
 		memcpy(fds, got, n_got * sizeof(int));
 	if (ret_n_fds)

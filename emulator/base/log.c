@@ -36,6 +36,20 @@ void log_set_name(const char *name)
 	process_name = name;
 }
 
+/* A message may quote a client or a sandbox: no control character of theirs reaches a terminal, the C1
+ * ones (U+0080 to U+009F, two bytes in UTF-8) included. */
+static void mask_controls(char *p, int n)
+{
+	for (int i = 0; i < n; i++) {
+		unsigned char c = (unsigned char)p[i];
+
+		if (c < 0x20 || c == 0x7f)
+			p[i] = '?';
+		else if (c == 0xc2 && i + 1 < n && (unsigned char)p[i + 1] >= 0x80 && (unsigned char)p[i + 1] < 0xa0)
+			p[i] = p[i + 1] = '?';
+	}
+}
+
 void log_write(enum log_level level, const char *fmt, ...)
 {
 	char line[2048], when[CLOCK_ISO_SIZE];
@@ -51,10 +65,7 @@ void log_write(enum log_level level, const char *fmt, ...)
 	m = vsnprintf(line + n, sizeof(line) - (size_t)n - 1, fmt, ap);
 	va_end(ap);
 	n = m < 0 ? n : MIN(n + m, (int)sizeof(line) - 2);
-	/* A message may quote a client or a sandbox: no control byte of theirs reaches a terminal. */
-	for (int i = 0; i < n; i++)
-		if ((unsigned char)line[i] < 0x20 || line[i] == 0x7f)
-			line[i] = '?';
+	mask_controls(line, n);
 	line[n++] = '\n';
 	(void)!write(STDERR_FILENO, line, (size_t)n);
 	errno = saved;

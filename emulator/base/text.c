@@ -203,7 +203,7 @@ static int utf8_step(const unsigned char *p, size_t n)
 
 int text_utf8_sanitize(const char *p, size_t n, bool final, struct buf *out, size_t *ret_used)
 {
-	size_t i = 0, from = 0;
+	size_t i = 0, from = 0, before = out->len;
 	int r;
 
 	while (i < n) {
@@ -219,16 +219,22 @@ int text_utf8_sanitize(const char *p, size_t n, bool final, struct buf *out, siz
 		if (r >= 0)
 			r = buf_add(out, "\xef\xbf\xbd", 3);
 		if (r < 0)
-			return r;
+			goto fail;
 		i += k == 0 ? n - i : (size_t)-k;
 		from = i;
 	}
 	r = buf_add(out, p + from, i - from);
 	if (r < 0)
-		return r;
+		goto fail;
 	if (ret_used)
 		*ret_used = i;
 	return 0;
+
+fail: /* nothing was taken, so nothing may have been written */
+	out->len = before;
+	if (out->p)
+		out->p[before] = '\0';
+	return r;
 }
 
 bool text_utf8_valid(const char *p, size_t n)

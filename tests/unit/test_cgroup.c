@@ -3,224 +3,7 @@
  * its child works on the groups from inside a user namespace as an id without host rights; afterwards
  * nothing may be left. Skips say why; MUST_RUN=1 makes them failures. */
 
-#include <criterion/criterion.h>
-#include <errno.h>
-#include <fcntl.h>
-#include <ftw.h>
-#include <grp.h>
-#include <sched.h>
-#include <signal.h>
-#include <string.h>
-#include <sys/mman.h>
-#include <sys/prctl.h>
-#include <sys/stat.h>
-#include <sys/wait.h>
-#include <time.h>
-
-#include "emulator/base/clock.h"
-#include "emulator/base/fd.h"
-#include "emulator/base/sys.h"
-#include "emulator/base/text.h"
-#include "emulator/cgroup-internal.h"
-
-#define MIB (1024ull * 1024)
-#define HOST_ID 100000u /* the emulator's id when root runs the tests */
-
-static const struct cgroup_limits roomy = { .cpu_millis = 1000, .memory_bytes = 256 * MIB, .pids_max = 64 };
-
-/* Within a session: says what is wrong and ends the process, because a Criterion assertion in a
- * grandchild would go unheard. */
-#define CHECK(cond)                                                                                \
-	do {                                                                                       \
-		if (!(cond)) {                                                                     \
-			fprintf(stderr, "%s:%d: %s\n", __func__, __LINE__, #cond);                 \
-			_exit(1);                                                                  \
-		}                                                                                  \
-	} while (0)
-
-enum { SESSION_OK, SESSION_FAILED, SESSION_SKIP = 77 };
-
-static void sleep_ms(long ms)
-{
-	(void)nanosleep(&(struct timespec){ .tv_sec = ms / 1000, .tv_nsec = ms % 1000 * 1000000 }, NULL);
-}
-
-static int wait_status(pid_t pid)
-{
-	int status;
-
-	while (waitpid(pid, &status, 0) < 0)
-		if (errno != EINTR)
-			return -1;
-	return status;
-}
-
-static void write_proc(pid_t pid, const char *file, const char *text)
-{
-	char path[64];
-
-	(void)snprintf(path, sizeof(path), "/proc/%d/%s", pid, file);
-	CHECK(fd_write_file(AT_FDCWD, path, text) == 0);
-}
-
-/* Runs fn in a new user namespace as its id 0, which on the host is HOST_ID or the caller itself. */
-static int in_userns(int (*fn)(struct cgroup_root *r), struct cgroup_root *r)
-{
-	int ready[2], go[2], status;
-	char map[64], c = 0;
-	pid_t pid;
-
-	CHECK(pipe2(ready, O_CLOEXEC) == 0 && pipe2(go, O_CLOEXEC) == 0);
-	pid = fork();
-	CHECK(pid >= 0);
-	if (pid == 0) {
-		CHECK(prctl(PR_SET_PDEATHSIG, SIGKILL) == 0);
-		CHECK(unshare(CLONE_NEWUSER) == 0);
-		CHECK(write(ready[1], &c, 1) == 1 && read(go[0], &c, 1) == 1);
-		CHECK(setresgid(0, 0, 0) == 0 && setresuid(0, 0, 0) == 0);
-		_exit(fn(r));
-	}
-	CHECK(read(ready[0], &c, 1) == 1);
-	if (geteuid() != 0)
-		write_proc(pid, "setgroups", "deny");
-	(void)snprintf(map, sizeof(map), "0 %u 1", geteuid() == 0 ? HOST_ID : getegid());
-	write_proc(pid, "gid_map", map);
-	(void)snprintf(map, sizeof(map), "0 %u 1", geteuid() == 0 ? HOST_ID : geteuid());
-	write_proc(pid, "uid_map", map);
-	CHECK(write(go[1], &c, 1) == 1);
-	status = wait_status(pid);
-	for (int i = 0; i < 2; i++) {
-		(void)close(ready[i]);
-		(void)close(go[i]);
-	}
-	return WIFEXITED(status) ? WEXITSTATUS(status) : SESSION_FAILED;
-}
-
-static struct cgroup_root *prepare(const char *name)
-{
-	struct cgroup_root *r = NULL;
-	struct err e = ERR_INIT;
-	uid_t uid = geteuid() == 0 ? HOST_ID : geteuid();
-	gid_t gid = geteuid() == 0 ? HOST_ID : getegid();
-	int k = cgroup_prepare(name, uid, gid, &r, &e);
-
-	if (k < 0)
-		fprintf(stderr, "cgroup_prepare: %s\n", e.msg);
-	CHECK(k == 0 && r);
-	return r;
-}
-
-static char wanted_folder[128];
-
-static int look(const char *path, _unused_ const struct stat *st, int type, _unused_ struct FTW *f)
-{
-	return type == FTW_D && strstr(path, wanted_folder) != NULL;
-}
-
-/* True once no cgroup folder of that name exists any more (systemd and the janitor need a moment). */
-static bool gone(const char *name)
-{
-	(void)snprintf(wanted_folder, sizeof(wanted_folder), CGROUP_PREFIX "%s", name);
-	for (int i = 0; i < 100; i++) {
-		if (nftw("/sys/fs/cgroup", look, 16, FTW_PHYS) == 0)
-			return true;
-		sleep_ms(100);
-	}
-	return false;
-}
-
-static void skip(const char *why)
-{
-	const char *must = getenv("MUST_RUN");
-
-	cr_assert(!must || strcmp(must, "1") != 0, "must run, but: %s", why);
-	cr_skip_test("%s", why);
-}
-
-/* What a test needs of the host; the body runs when it is there. */
-struct need {
-	bool cpu, memory, pids, freeze;
-};
-
-static bool has(const struct cgroup_root *r, struct need n)
-{
-	const struct cgroup_features *f = cgroup_root_features(r);
-
-	return cgroup_root_backend(r) != CGROUP_NONE && (!n.cpu || f->cpu) && (!n.memory || f->memory) &&
-	       (!n.pids || f->pids) && (!n.freeze || (f->freeze && f->kill));
-}
-
-static void session(struct need n, int (*body)(struct cgroup_root *r))
-{
-	char name[32];
-	int status;
-	pid_t pid;
-
-	(void)snprintf(name, sizeof(name), "unit-%d", getpid());
-	pid = fork();
-	cr_assert(pid >= 0);
-	if (pid == 0) {
-		struct cgroup_root *r = prepare(name);
-		int k = SESSION_SKIP;
-
-		if (has(r, n)) {
-			k = in_userns(body, r);
-			cgroup_destroy_root(r);
-		} else {
-			fprintf(stderr, "%s\n", cgroup_why(r));
-		}
-		cgroup_root_free(r);
-		_exit(k);
-	}
-	status = wait_status(pid);
-	cr_assert(gone(name), "a cgroup of %s is left", name);
-	cr_assert(WIFEXITED(status), "the session died: status %d", status);
-	if (WEXITSTATUS(status) == SESSION_SKIP)
-		skip("this host does not give us the cgroup controllers this test needs");
-	cr_assert(WEXITSTATUS(status) == SESSION_OK);
-}
-
-/* A child that waits in the group before it does anything. */
-static pid_t start_in(struct cgroup_root *r, const char *slot, int (*fn)(void *arg), void *arg)
-{
-	int go[2];
-	char c = 0;
-	pid_t pid;
-
-	CHECK(pipe2(go, O_CLOEXEC) == 0);
-	pid = fork();
-	CHECK(pid >= 0);
-	if (pid == 0) {
-		CHECK(prctl(PR_SET_PDEATHSIG, SIGKILL) == 0);
-		CHECK(read(go[0], &c, 1) == 1);
-		_exit(fn(arg));
-	}
-	CHECK(cgroup_attach(r, slot, pid, NULL) == 0);
-	CHECK(write(go[1], &c, 1) == 1);
-	(void)close(go[0]);
-	(void)close(go[1]);
-	return pid;
-}
-
-static int pause_forever(_unused_ void *arg)
-{
-	while (pause() < 0)
-		;
-	return 0;
-}
-
-/* A zombie may stay in its group for a moment after it was reaped. */
-static int remove_soon(struct cgroup_root *r, const char *slot)
-{
-	int k = -EBUSY;
-
-	for (int i = 0; i < 200 && k == -EBUSY; i++) {
-		k = cgroup_remove(r, slot);
-		if (k == -EBUSY)
-			sleep_ms(5);
-	}
-	return k;
-}
+#include "tests/unit/cgroup_session.h"
 
 /* ---- arguments ---- */
 
@@ -624,6 +407,123 @@ Test(cgroup, kill_reaches_everything)
 	session((struct need){ .freeze = true }, kill_reaches_everything);
 }
 
+static int clone_puts_it_there(struct cgroup_root *r)
+{
+	struct clone_args a = { .flags = CLONE_INTO_CGROUP, .exit_signal = SIGCHLD };
+	struct cgroup_usage u;
+	int fd, status;
+	pid_t pid;
+
+	CHECK(cgroup_create(r, "s-1", &roomy, NULL) == 0);
+	fd = cgroup_open_for_clone(r, "s-1");
+	if (cgroup_root_backend(r) != CGROUP_V2) {
+		CHECK(fd == -ENOTSUP);
+		return SESSION_OK;
+	}
+	CHECK(fd >= 0);
+	CHECK(cgroup_open_for_clone(r, "s-none") == -ENOENT);
+	a.cgroup = (unsigned int)fd;
+	pid = sys_clone3(&a);
+	if (pid == 0)
+		_exit(pause_forever(NULL));
+	CHECK(pid > 0);
+	CHECK(!r->features.pids || (cgroup_read(r, "s-1", &u) == 0 && u.pids == 1));
+	CHECK(cgroup_remove(r, "s-1") == -EBUSY);
+	CHECK(cgroup_kill(r, "s-1") == 0);
+	status = wait_status(pid);
+	CHECK(WIFSIGNALED(status));
+	CHECK(remove_soon(r, "s-1") == 0);
+	return SESSION_OK;
+}
+
+Test(cgroup, clone_puts_it_there)
+{
+	session((struct need){ 0 }, clone_puts_it_there);
+}
+
+/* ---- v2 without systemd ---- */
+
+static void hide_systemd(void)
+{
+	CHECK(unshare(CLONE_NEWNS) == 0 && mount(NULL, "/", NULL, MS_REC | MS_PRIVATE, NULL) == 0);
+	if (access("/run/systemd", F_OK) == 0)
+		CHECK(mount("tmpfs", "/run/systemd", "tmpfs", 0, NULL) == 0);
+}
+
+static bool root_on_pure_v2(void)
+{
+	return geteuid() == 0 && access("/sys/fs/cgroup/cgroup.controllers", F_OK) == 0;
+}
+
+static int everything(struct cgroup_root *r)
+{
+	CHECK(limits_stick(r) == 0);
+	CHECK(pids_are_limited(r) == 0);
+	CHECK(memory_is_limited(r) == 0);
+	CHECK(frozen_stands_still(r) == 0);
+	CHECK(clone_puts_it_there(r) == 0);
+	return SESSION_OK;
+}
+
+/* A child of the nearest group that gives its children controllers; the janitor takes it away. */
+Test(cgroup, v2_child_of_a_group)
+{
+	char name[32];
+	int status;
+	pid_t pid;
+
+	if (!root_on_pure_v2())
+		cr_skip_test("needs root and cgroup v2");
+	(void)snprintf(name, sizeof(name), "unit-%d", getpid());
+	pid = fork();
+	if (pid == 0) {
+		struct cgroup_root *r;
+
+		hide_systemd();
+		r = prepare(name);
+		CHECK(cgroup_root_backend(r) == CGROUP_V2 && r->tree[0].parent_fd >= 0);
+		CHECK(in_userns(everything, r) == 0);
+		cgroup_destroy_root(r);
+		_exit(0);
+	}
+	status = wait_status(pid);
+	cr_assert(gone(name));
+	cr_assert_eq(status, 0);
+}
+
+/* The group the launcher was started in, when it is alone there. */
+Test(cgroup, v2_own_group)
+{
+	char group[64], path[96];
+	int status;
+	pid_t pid;
+
+	if (!root_on_pure_v2())
+		cr_skip_test("needs root and cgroup v2");
+	(void)snprintf(group, sizeof(group), "/sys/fs/cgroup/unit-own-%d", getpid());
+	cr_assert_eq(mkdir(group, 0755), 0);
+	pid = fork();
+	if (pid == 0) {
+		struct cgroup_root *r;
+
+		hide_systemd();
+		(void)snprintf(path, sizeof(path), "%s/cgroup.procs", group);
+		CHECK(fd_write_file(AT_FDCWD, path, "0") == 0);
+		r = prepare("unit-own");
+		CHECK(cgroup_root_backend(r) == CGROUP_V2 && r->tree[0].parent_fd < 0);
+		CHECK(in_userns(everything, r) == 0);
+		cgroup_destroy_root(r);
+		_exit(0);
+	}
+	status = wait_status(pid);
+	(void)snprintf(path, sizeof(path), "%s/daemon", group);
+	cr_expect_eq(remove_at(AT_FDCWD, path), 0);
+	cr_expect_eq(remove_at(AT_FDCWD, group), 0, "more than the leaf was left");
+	cr_assert_eq(status, 0);
+}
+
+/* ---- v1 ---- */
+
 /* The v1 freezer stands in where there is no v2 tree: take that away, and do the same again. */
 static int v1_freezer_alone(struct cgroup_root *r)
 {
@@ -668,40 +568,6 @@ Test(cgroup, v1_freezer_alone)
 	free(r);
 	cr_assert(gone(name));
 	cr_assert_eq(status, 0);
-}
-
-static int clone_puts_it_there(struct cgroup_root *r)
-{
-	struct clone_args a = { .flags = CLONE_INTO_CGROUP, .exit_signal = SIGCHLD };
-	struct cgroup_usage u;
-	int fd, status;
-	pid_t pid;
-
-	CHECK(cgroup_create(r, "s-1", &roomy, NULL) == 0);
-	fd = cgroup_open_for_clone(r, "s-1");
-	if (cgroup_root_backend(r) != CGROUP_V2) {
-		CHECK(fd == -ENOTSUP);
-		return SESSION_OK;
-	}
-	CHECK(fd >= 0);
-	CHECK(cgroup_open_for_clone(r, "s-none") == -ENOENT);
-	a.cgroup = (unsigned int)fd;
-	pid = sys_clone3(&a);
-	if (pid == 0)
-		_exit(pause_forever(NULL));
-	CHECK(pid > 0);
-	CHECK(!r->features.pids || (cgroup_read(r, "s-1", &u) == 0 && u.pids == 1));
-	CHECK(cgroup_remove(r, "s-1") == -EBUSY);
-	CHECK(cgroup_kill(r, "s-1") == 0);
-	status = wait_status(pid);
-	CHECK(WIFSIGNALED(status));
-	CHECK(remove_soon(r, "s-1") == 0);
-	return SESSION_OK;
-}
-
-Test(cgroup, clone_puts_it_there)
-{
-	session((struct need){ 0 }, clone_puts_it_there);
 }
 
 /* ---- an emulator that died ---- */

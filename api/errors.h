@@ -1,0 +1,14 @@
+#pragma once
+/* The one place that knows which status and code an error has on the wire (wire.md, "Errors"). */
+
+#include "emulator/base/err.h"
+
+struct errors_answer {
+	unsigned int status;
+	const char *code;
+	const char *detail; /* NULL: the error's own message. Else say this: that one is for the log, for it
+			     * may be a strerror with a path of the host */
+};
+
+/* By reason; a reason that is not in the table goes by its kind and is its own code. */
+void errors_map(const struct err *e, struct errors_answer *ret);

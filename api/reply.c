@@ -1,0 +1,225 @@
+/* Answers. Each makes a response object with every header the wire asks for and keeps it in the request;
+ * http.c queues it where libmicrohttpd allows that, which may be later. */
+
+#include "api/req.h"
+
+#include <errno.h>
+#include <stdarg.h>
+#include <string.h>
+
+#include "api/api.h"
+#include "api/errors.h"
+#include "emulator/base/log.h"
+#include "emulator/base/text.h"
+
+#define STREAM_BLOCK 16384 /* for HTTP/1.0; chunks use the connection's own memory */
+
+void req_add_header(struct req *r, const char *name, const char *value)
+{
+	struct req_header_pair h = { strdup(name), strdup(value) };
+
+	if (!h.name || !h.value || r->n_headers == REQ_MAX_HEADERS) {
+		free(h.name);
+		free(h.value);
+		log_warn("%s: header %s was dropped", r->id, name);
+		return;
+	}
+	r->headers[r->n_headers++] = h;
+}
+
+void req_divergence(struct req *r, const char *slug)
+{
+	size_t len = strlen(r->divergence), n = strlen(slug);
+
+	for (const char *p = r->divergence; (p = strstr(p, slug)); p += n)
+		if ((p == r->divergence || p[-1] == ' ') && (p[n] == '\0' || p[n] == ','))
+			return;
+	if (len + n + 3 > sizeof(r->divergence))
+		return;
+	(void)snprintf(r->divergence + len, sizeof(r->divergence) - len, "%s%s", len > 0 ? ", " : "", slug);
+}
+
+static void add_headers(struct req *r, struct MHD_Response *m, const char *type)
+{
+	if (type)
+		(void)MHD_add_response_header(m, "Content-Type", type);
+	(void)MHD_add_response_header(m, "X-Request-Id", r->id);
+	(void)MHD_add_response_header(m, "X-Orkestr-Emulator", ORKESTR_VERSION);
+	if (r->divergence[0])
+		(void)MHD_add_response_header(m, "X-Orkestr-Divergence", r->divergence);
+	if (r->http->quiesced)
+		(void)MHD_add_response_header(m, "Connection", "close");
+	for (size_t i = 0; i < r->n_headers; i++)
+		(void)MHD_add_response_header(m, r->headers[i].name, r->headers[i].value);
+}
+
+/* Takes the response (NULL: it could not be made, and the connection will be closed). */
+static void answer(struct req *r, unsigned int status, const char *type, struct MHD_Response *m)
+{
+	if (r->status != 0) {
+		log_error("%s: answered twice (%u, then %u)", r->id, r->status, status);
+		if (m)
+			MHD_destroy_response(m);
+		return;
+	}
+	r->status = status;
+	if (m)
+		add_headers(r, m, type);
+	else
+		r->broken = true;
+	r->resp = m;
+	req_resume(r);
+}
+
+void req_reply_plain(struct req *r, unsigned int status, const char *json)
+{
+	answer(r, status, "application/json",
+	       MHD_create_response_from_buffer(strlen(json), (void *)(uintptr_t)json, MHD_RESPMEM_PERSISTENT));
+}
+
+static void put_json(void *o)
+{
+	json_object_put(o);
+}
+
+void req_reply_json(struct req *r, unsigned int status, struct json_object *o)
+{
+	size_t n = 0;
+	const char *s =
+		json_object_to_json_string_length(o, JSON_C_TO_STRING_PLAIN | JSON_C_TO_STRING_NOSLASHESCAPE, &n);
+	struct MHD_Response *m = NULL;
+
+	/* The text belongs to the object, which lives as long as the response. */
+	if (s)
+		m = MHD_create_response_from_buffer_with_free_callback_cls(n, (void *)(uintptr_t)s, put_json, o);
+	if (!m)
+		json_object_put(o);
+	answer(r, status, "application/json", m);
+}
+
+void req_reply_empty(struct req *r, unsigned int status)
+{
+	static char none[1];
+
+	answer(r, status, NULL, MHD_create_response_from_buffer(0, none, MHD_RESPMEM_PERSISTENT));
+}
+
+void req_reply_bytes(struct req *r, unsigned int status, const char *type, const void *p, size_t n)
+{
+	answer(r, status, type,
+	       MHD_create_response_from_buffer(n, n > 0 ? (void *)(uintptr_t)p : r->id, MHD_RESPMEM_MUST_COPY));
+}
+
+void req_reply_buf(struct req *r, unsigned int status, const char *type, struct buf *b)
+{
+	struct MHD_Response *m;
+
+	if (b->len == 0) {
+		buf_free(b);
+		req_reply_bytes(r, status, type, NULL, 0);
+		return;
+	}
+	m = MHD_create_response_from_buffer(b->len, b->p, MHD_RESPMEM_MUST_FREE);
+	if (m)
+		b->p = NULL;
+	buf_free(b);
+	answer(r, status, type, m);
+}
+
+void req_reply_fd(struct req *r, unsigned int status, const char *type, int fd, uint64_t offset, uint64_t n)
+{
+	struct MHD_Response *m;
+
+	if (n == 0) { /* libmicrohttpd asks for a file with something in it */
+		(void)close(fd);
+		req_reply_bytes(r, status, type, NULL, 0);
+		return;
+	}
+	m = MHD_create_response_from_fd_at_offset64(n, fd, offset);
+	if (!m)
+		(void)close(fd);
+	answer(r, status, type, m);
+}
+
+void req_reply_stream(struct req *r, unsigned int status, const char *type,
+		      ssize_t (*pull)(void *arg, char *p, size_t cap), void (*free_fn)(void *arg), void *arg)
+{
+	if (r->status != 0) {
+		log_error("%s: answered twice (%u, then %u)", r->id, r->status, status);
+		free_fn(arg);
+		return;
+	}
+	r->pull = pull;
+	r->pull_free = free_fn;
+	r->pull_arg = arg;
+	answer(r, status, type, MHD_create_response_from_callback(MHD_SIZE_UNKNOWN, STREAM_BLOCK, req_pull, r, NULL));
+}
+
+static struct json_object *text_object(const char *s)
+{
+	_cleanup_buf_ struct buf b = BUF_INIT(4096);
+
+	/* A message may quote a path or a name in any bytes; JSON may not. */
+	if (text_utf8_sanitize(s, strlen(s), true, &b, NULL) < 0 || !b.p)
+		return json_object_new_string("");
+	return json_object_new_string_len(b.p, (int)b.len);
+}
+
+static void merge(struct json_object *into, struct json_object *extra)
+{
+	json_object_object_foreach(extra, key, value)
+	{
+		json_object_object_add(into, key, json_object_get(value));
+	}
+	json_object_put(extra);
+}
+
+void req_reply_err_with(struct req *r, const struct err *e, struct json_object *extra)
+{
+	struct json_object *o = json_object_new_object();
+	struct errors_answer a;
+	char detail[160];
+
+	errors_map(e, &a);
+	if (a.status >= 500 || a.detail)
+		log_write(a.status == 500 ? LOG_LEVEL_ERROR : LOG_LEVEL_INFO, "%s: %s (%s)", r->id, e->msg,
+			  err_kind_name(e->kind));
+	if (a.detail) {
+		(void)snprintf(detail, sizeof(detail), "%s, see the emulator's log for %s", a.detail, r->id);
+		json_object_object_add(o, "detail", json_object_new_string(detail));
+	} else {
+		json_object_object_add(o, "detail", text_object(e->msg));
+	}
+	json_object_object_add(o, "code", json_object_new_string(a.code));
+	if (extra)
+		merge(o, extra);
+	if (a.status == 401)
+		req_add_header(r, "WWW-Authenticate", "Bearer");
+	req_reply_json(r, a.status, o);
+}
+
+void req_reply_err(struct req *r, const struct err *e)
+{
+	req_reply_err_with(r, e, NULL);
+}
+
+void req_reply_invalid(struct req *r, const char *where, const char *field, const char *type, const char *fmt, ...)
+{
+	struct json_object *o = json_object_new_object(), *list = json_object_new_array();
+	struct json_object *item = json_object_new_object(), *loc = json_object_new_array();
+	char msg[256];
+	va_list ap;
+
+	va_start(ap, fmt);
+	(void)vsnprintf(msg, sizeof(msg), fmt, ap);
+	va_end(ap);
+	json_object_array_add(loc, json_object_new_string(where));
+	json_object_array_add(loc, text_object(field));
+	json_object_object_add(item, "loc", loc);
+	json_object_object_add(item, "msg", text_object(msg));
+	json_object_object_add(item, "type", json_object_new_string(type));
+	json_object_array_add(list, item);
+	json_object_object_add(o, "detail", list);
+	json_object_object_add(o, "code", json_object_new_string("validation_error"));
+	req_reply_json(r, 422, o);
+}

@@ -1,0 +1,105 @@
+#pragma once
+/* Inside of the HTTP server: struct req and struct http, shared by http.c (libmicrohttpd and the loop),
+ * request.c (what a handler reads) and reply.c (what it answers). Handlers use api/http.h; a few use the
+ * functions at the end of this header. */
+
+#include "api/http.h" /* before <uv.h>, whose sys/param.h defines MIN and MAX as well */
+#include "api/router.h"
+
+#include <microhttpd.h>
+#include <uv.h>
+
+#define HTTP_MAX_TABLES 16
+#define HTTP_MAX_LISTENERS 2
+#define REQ_MAX_HEADERS 16
+#define REQ_ID_SIZE 32 /* "req_" + ULID + NUL */
+
+struct listener {
+	struct http *http;
+	struct MHD_Daemon *daemon;
+	uv_poll_t poll; /* on the daemon's epoll fd */
+};
+
+struct http {
+	struct uv_loop_s *loop;
+	struct api *api;
+	const struct accounts *accounts;
+	int fds[HTTP_MAX_LISTENERS]; /* taken by the daemons in http_start */
+	unsigned int max_connections, idle_timeout_s;
+	struct router_table tables[HTTP_MAX_TABLES];
+	size_t n_tables;
+	struct listener listeners[HTTP_MAX_LISTENERS];
+	size_t n_listeners;
+	struct req *reqs; /* every request from its first line to its completion */
+	uv_prepare_t prepare;
+	uv_timer_t timer;
+	unsigned int handles; /* uv handles not closed yet; the last one's callback frees the server */
+	unsigned int n_drains;
+	struct drain *drains; /* sockets of closed connections whose input is thrown away */
+	bool dirty;	      /* a connection was resumed: libmicrohttpd must run before the loop sleeps */
+	bool running;	      /* inside MHD_run */
+	bool quiesced;	      /* no new connections; answers close theirs */
+	bool dying;	      /* http_free has begun */
+};
+
+struct req_header_pair {
+	char *name, *value;
+};
+
+struct req {
+	struct req *prev, *next;
+	struct http *http;
+	struct MHD_Connection *conn;
+	const struct route *route; /* NULL: answered by the server itself */
+	const char *method;
+	char id[REQ_ID_SIZE];
+	int64_t start_us;
+	struct account account;
+	bool has_account;
+
+	char *uri, *uri_raw; /* decoded in place; raw, for the log */
+	const char *uri_at;  /* libmicrohttpd's own copy, to notice a NUL in it */
+	size_t uri_len;
+	struct router_match match;
+	struct router_query query;
+
+	struct buf body;
+	uint64_t body_seen; /* bytes that have arrived, kept or not */
+	bool sized;	    /* Content-Length was given */
+	struct json_object *json;
+
+	void *data;
+	void (*data_free)(void *data);
+	void (*gone_fn)(void *arg);
+	void *gone_arg;
+
+	struct req_header_pair headers[REQ_MAX_HEADERS];
+	size_t n_headers;
+	char divergence[512];
+
+	struct MHD_Response *resp; /* made, not queued yet */
+	unsigned int status;	   /* 0: not answered yet */
+	ssize_t (*pull)(void *arg, char *p, size_t cap);
+	void (*pull_free)(void *arg);
+	void *pull_arg;
+
+	uv_poll_t watch; /* on the connection's fd while suspended */
+	int drain_fd;	 /* dup of it, when the connection is closed with input unread */
+	bool watch_made, started, handled, suspended, gone, broken, in_pull, woken, long_timeout;
+};
+
+/* http.c */
+void req_resume(struct req *r); /* no-op unless suspended */
+ssize_t req_pull(void *cls, uint64_t pos, char *p, size_t cap);
+
+/* request.c: everything between the headers and the body. Answers and returns false on refusal. */
+bool req_check(struct req *r, const char *version);
+void req_free_contents(struct req *r);
+
+/* reply.c */
+struct buf;
+void req_reply_plain(struct req *r, unsigned int status, const char *json); /* a literal, sent as it is */
+
+/* For handlers that write their JSON themselves. The buffer's memory is taken. */
+void req_reply_buf(struct req *r, unsigned int status, const char *type, struct buf *b);
+struct uv_loop_s *req_loop(const struct req *r);

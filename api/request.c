@@ -1,0 +1,317 @@
+/* What a handler reads of a request, and the checks that come before its body is read. */
+
+#include "api/req.h"
+
+#include <errno.h>
+#include <string.h>
+#include <strings.h>
+
+#include "api/errors.h"
+#include "emulator/base/clock.h"
+#include "emulator/base/text.h"
+
+/* A value costs json-c about 70 bytes, so what a body may become in memory is bounded, too. */
+#define JSON_MAX_VALUES 65536
+#define JSON_MAX_DEPTH 32
+
+struct api *req_api(const struct req *r)
+{
+	return r->http->api;
+}
+
+struct uv_loop_s *req_loop(const struct req *r)
+{
+	return r->http->loop;
+}
+
+const struct account *req_account(const struct req *r)
+{
+	return r->has_account ? &r->account : NULL;
+}
+
+const char *req_id(const struct req *r)
+{
+	return r->id;
+}
+
+const char *req_method(const struct req *r)
+{
+	return r->method;
+}
+
+const char *req_param(const struct req *r, const char *name)
+{
+	size_t len = strlen(name);
+
+	for (size_t i = 0; i < r->match.n_params; i++) {
+		const struct router_param *p = &r->match.params[i];
+
+		if (p->name_len == len && memcmp(p->name, name, len) == 0)
+			return p->value;
+	}
+	return NULL;
+}
+
+const char *req_query(const struct req *r, const char *name)
+{
+	return router_query_get(&r->query, name);
+}
+
+const char *req_header(const struct req *r, const char *name)
+{
+	return MHD_lookup_connection_value(r->conn, MHD_HEADER_KIND, name);
+}
+
+const struct buf *req_body(const struct req *r)
+{
+	return &r->body;
+}
+
+bool req_accepts(const struct req *r, const char *type)
+{
+	const char *p = req_header(r, "Accept");
+	size_t len = strlen(type);
+
+	while (p && *p) {
+		size_t item;
+
+		p += strspn(p, " \t,");
+		item = strcspn(p, ",; \t");
+		if (item == len && strncasecmp(p, type, len) == 0)
+			return true;
+		p += strcspn(p, ",");
+	}
+	return false;
+}
+
+void req_set_data(struct req *r, void *data, void (*free_fn)(void *data))
+{
+	if (r->data && r->data_free)
+		r->data_free(r->data);
+	r->data = data;
+	r->data_free = free_fn;
+}
+
+void *req_data(const struct req *r)
+{
+	return r->data;
+}
+
+void req_on_gone(struct req *r, void (*fn)(void *arg), void *arg)
+{
+	r->gone_fn = fn;
+	r->gone_arg = arg;
+}
+
+/* ---- JSON ---- */
+
+static void reply_json_invalid(struct req *r, size_t at, const char *type, const char *msg)
+{
+	struct json_object *o = json_object_new_object(), *list = json_object_new_array();
+	struct json_object *item = json_object_new_object(), *loc = json_object_new_array();
+
+	json_object_array_add(loc, json_object_new_string("body"));
+	if (strcmp(type, "json_invalid") == 0)
+		json_object_array_add(loc, json_object_new_int64((int64_t)at));
+	json_object_object_add(item, "loc", loc);
+	json_object_object_add(item, "msg", json_object_new_string(msg));
+	json_object_object_add(item, "type", json_object_new_string(type));
+	json_object_array_add(list, item);
+	json_object_object_add(o, "detail", list);
+	json_object_object_add(o, "code", json_object_new_string("validation_error"));
+	req_reply_json(r, 422, o);
+}
+
+/* What json-c would let pass: more values than JSON_MAX_VALUES, and names in single quotes, which it takes
+ * even in strict mode. NULL, or what is wrong at *ret_at. */
+static const char *check_shape(const char *p, size_t n, size_t *ret_at)
+{
+	size_t values = 1;
+	bool in_string = false;
+
+	for (size_t i = 0; i < n; i++) {
+		if (in_string) {
+			if (p[i] == '\\')
+				i++;
+			else if (p[i] == '"')
+				in_string = false;
+		} else if (p[i] == '"') {
+			in_string = true;
+		} else if (p[i] == '\'') {
+			*ret_at = i;
+			return "JSON decode error";
+		} else if (p[i] == ',' || p[i] == '[' || p[i] == '{') {
+			*ret_at = i;
+			if (++values > JSON_MAX_VALUES)
+				return "JSON decode error: too many values";
+		}
+	}
+	return NULL;
+}
+
+static struct json_object *parse_json(const char *text, size_t len, size_t *ret_at)
+{
+	struct json_tokener *t = json_tokener_new_ex(JSON_MAX_DEPTH);
+	struct json_object *o = NULL;
+
+	*ret_at = 0;
+	if (!t)
+		return NULL;
+	json_tokener_set_flags(t, JSON_TOKENER_STRICT | JSON_TOKENER_VALIDATE_UTF8);
+	/* With the terminator, so that a bare number is known to be complete. */
+	o = json_tokener_parse_ex(t, text, (int)len + 1);
+	*ret_at = MIN(json_tokener_get_parse_end(t), len);
+	if (json_tokener_get_error(t) != json_tokener_success) {
+		json_object_put(o);
+		o = NULL;
+	}
+	for (size_t i = *ret_at; o && i < len; i++)
+		if (!strchr(" \t\r\n", text[i]) || text[i] == '\0') {
+			json_object_put(o);
+			o = NULL;
+		}
+	json_tokener_free(t);
+	return o;
+}
+
+struct json_object *req_json(struct req *r)
+{
+	const char *text = r->body.p ? r->body.p : "", *wrong;
+	size_t at;
+
+	if (r->json)
+		return r->json;
+	at = strspn(text, " \t\r\n");
+	if (at == r->body.len) {
+		r->json = json_object_new_object();
+		return r->json;
+	}
+	wrong = check_shape(text, r->body.len, &at);
+	if (wrong) {
+		reply_json_invalid(r, at, "json_invalid", wrong);
+		return NULL;
+	}
+	r->json = parse_json(text, r->body.len, &at);
+	if (!r->json && !(at >= 4 && memcmp(text, "null", 4) == 0)) {
+		reply_json_invalid(r, at, "json_invalid", "JSON decode error");
+		return NULL;
+	}
+	if (!json_object_is_type(r->json, json_type_object)) {
+		json_object_put(TAKE_PTR(r->json));
+		reply_json_invalid(r, at, "dict_type", "Input should be a valid dictionary");
+		return NULL;
+	}
+	return r->json;
+}
+
+/* ---- before the body ---- */
+
+static bool check_target(struct req *r)
+{
+	char allow[ROUTER_ALLOW_SIZE], *query = strchr(r->uri, '?');
+	struct err e;
+	int k;
+
+	if (query)
+		*query++ = '\0';
+	k = router_find(r->http->tables, r->http->n_tables, r->method, r->uri, &r->match, allow);
+	if (k == -ENOENT) {
+		req_reply_plain(r, 404, "{\"detail\":\"Not Found\"}");
+		return false;
+	}
+	if (k == -EPERM) {
+		req_add_header(r, "Allow", allow);
+		req_reply_plain(r, 405, "{\"detail\":\"Method Not Allowed\"}");
+		return false;
+	}
+	if (k < 0 || router_parse_query(query, &r->query) < 0) {
+		(void)err_set(&e, ERR_INVALID, EINVAL, "path_invalid",
+			      "the URL has a bad escape, a NUL byte or too many parameters");
+		req_reply_err(r, &e);
+		return false;
+	}
+	r->route = r->match.route;
+	return true;
+}
+
+static bool check_token(struct req *r)
+{
+	const char *p = req_header(r, "Authorization");
+	struct err e = ERR_INIT;
+
+	if (r->route->scope == 0)
+		return true;
+	if (!p || strncasecmp(p, "Bearer", 6) != 0 || (p[6] != ' ' && p[6] != '\t')) {
+		(void)err_set(&e, ERR_DENIED, EACCES, "unauthorized", "no bearer token was given");
+		req_reply_err(r, &e);
+		return false;
+	}
+	p += 6 + strspn(p + 6, " \t");
+	if (accounts_find(r->http->accounts, p, &r->account, &e) < 0) {
+		if (!e.reason)
+			e.reason = "unauthorized";
+		req_reply_err(r, &e);
+		return false;
+	}
+	r->has_account = true;
+	if ((r->account.scopes & r->route->scope) == r->route->scope)
+		return true;
+	(void)err_set(&e, ERR_DENIED, EACCES, "insufficient_scope", "the token lacks the scope sandboxes:%s",
+		      r->route->scope & SCOPE_WRITE ? "write" : "read");
+	req_reply_err(r, &e);
+	return false;
+}
+
+static bool check_length(struct req *r)
+{
+	const char *length = req_header(r, "Content-Length"), *coding = req_header(r, "Transfer-Encoding");
+	struct err e;
+	uint64_t n;
+
+	if (coding && (strcasecmp(coding, "chunked") != 0 || length)) {
+		(void)err_set(&e, ERR_INVALID, EINVAL, NULL,
+			      "a body needs either Content-Length or Transfer-Encoding: chunked");
+		req_reply_err(r, &e);
+		return false;
+	}
+	if (!length)
+		return true;
+	r->sized = true;
+	/* libmicrohttpd has refused what is no number. */
+	if (r->route->body_max == 0 || text_parse_u64(length, 0, r->route->body_max, &n) == 0)
+		return true;
+	(void)err_set(&e, ERR_TOO_LARGE, EMSGSIZE, "payload_too_large", "the body is larger than %zu bytes",
+		      r->route->body_max);
+	req_reply_err(r, &e);
+	return false;
+}
+
+bool req_check(struct req *r, const char *version)
+{
+	/* libmicrohttpd hands over C strings: a NUL in the request line shows in where the version begins. */
+	bool cut = !r->uri_at || version != r->uri_at + r->uri_len + 1;
+	struct err e;
+
+	if (!cut)
+		return check_target(r) && check_token(r) && check_length(r);
+	(void)err_set(&e, ERR_INVALID, EINVAL, "path_invalid", "the request line is malformed");
+	req_reply_err(r, &e);
+	return false;
+}
+
+void req_free_contents(struct req *r)
+{
+	if (r->pull_free)
+		r->pull_free(r->pull_arg);
+	req_set_data(r, NULL, NULL);
+	if (r->resp)
+		MHD_destroy_response(r->resp);
+	for (size_t i = 0; i < r->n_headers; i++) {
+		free(r->headers[i].name);
+		free(r->headers[i].value);
+	}
+	json_object_put(r->json);
+	buf_free(&r->body);
+	free(r->uri);
+	free(r->uri_raw);
+}

@@ -1,0 +1,30 @@
+#pragma once
+/* The command line: one function a subcommand, in cmd_<name>.c. Each gets argv from its own name on and
+ * returns the exit status. Only emulator/cmd includes this. */
+
+#include "emulator/base/err.h"
+
+enum cmd_exit {
+	CMD_OK = 0,
+	CMD_FAILED = 1, /* it was understood and did not work */
+	CMD_USAGE = 2,	/* it was not understood */
+};
+
+int cmd_serve(int argc, char **argv);
+int cmd_doctor(int argc, char **argv);
+int cmd_template(int argc, char **argv);
+int cmd_clean(int argc, char **argv);
+int cmd_version(int argc, char **argv);
+
+/* Prints "orkestr-emulator COMMAND: message" (and where help is) on standard error. Return their status. */
+int cmd_failed(const char *command, const struct err *e);
+int cmd_usage(const char *command, const struct err *e);
+
+/* The name nearest to a mistyped word in a NULL-terminated list, or NULL if none is near. */
+const char *cmd_nearest(const char *word, const char *const *names);
+
+/* getopt_long(3) with our own messages. Returns as that does, but 0 or negative errno is never mixed in:
+ * a faulty option returns CMD_OPT_BAD after filling e (ERR_INVALID). Start with optind = 0. */
+struct option;
+#define CMD_OPT_BAD (-2)
+int cmd_getopt(int argc, char **argv, const char *shorts, const struct option *longs, struct err *e);

@@ -1,0 +1,390 @@
+/* `serve`: the launcher, and then the daemon, in one process.
+ *
+ * With the caller's rights: options, the state dir, sockets, the port file, cgroups, the keeper. Then it
+ * enters the emulator's user namespace, from which there is no way back, and everything a client can
+ * reach runs there: the store, the HTTP server, the sandboxes' manager. */
+
+#include <errno.h>
+#include <fcntl.h>
+#include <poll.h>
+#include <signal.h>
+#include <string.h>
+#include <sys/resource.h>
+#include <sys/stat.h>
+#include <sys/wait.h>
+#include <uv.h>
+
+#include "api/api.h"
+#include "emulator/base/buf.h"
+#include "emulator/base/clock.h"
+#include "emulator/base/fd.h"
+#include "emulator/base/log.h"
+#include "emulator/base/text.h"
+#include "emulator/cgroup.h"
+#include "emulator/cmd/cmd.h"
+#include "emulator/cmd/listen.h"
+#include "emulator/cmd/options.h"
+#include "emulator/keeper.h"
+#include "emulator/statedir.h"
+#include "rootfs/template.h"
+#include "rootfs/tree.h"
+
+#define STORE_NAME "orkestr.db"
+#define KEY_NAME "api-key"
+
+struct serve {
+	struct serve_options o;
+	struct idmap idmap;
+	struct accounts *accounts;
+	struct cgroup_root *cgroups;
+	char state_path[4096];
+	char key[ACCOUNT_KEY_SIZE]; /* the generated one, or empty */
+	int state_fd, lock_fd, listen_fd, unix_fd, port_file_fd, userns_fd, keeper_sock;
+	uint16_t port;
+	pid_t keeper_pid;
+
+	uv_loop_t loop;
+	uv_signal_t on_term, on_int;
+	struct store *store;
+	struct sandboxes *sandboxes;
+	struct keeper *keeper;
+	struct http *http;
+	struct api api;
+	bool stopping;
+};
+
+/* --- with the caller's rights --- */
+
+static int open_port_file(struct serve *s, struct err *e)
+{
+	if (!s->o.port_file)
+		return 0;
+	s->port_file_fd = open(s->o.port_file, O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC | O_NOCTTY, 0644);
+	return s->port_file_fd < 0 ? err_errno(e, errno, "%s", s->o.port_file) : 0;
+}
+
+static int open_sockets(struct serve *s, struct err *e)
+{
+	int r = listen_open(s->o.host, s->o.port, &s->listen_fd, &s->port, e);
+
+	if (r >= 0 && s->o.unix_path)
+		r = listen_unix_open(s->o.unix_path, &s->unix_fd, e);
+	return r;
+}
+
+static int load_accounts(struct serve *s, struct err *e)
+{
+	int r = accounts_new(s->o.auth_any, &s->accounts);
+
+	if (r < 0)
+		return err_errno(e, -r, "accounts");
+	for (size_t i = 0; r >= 0 && i < s->o.n_api_keys; i++)
+		r = accounts_add(s->accounts, s->o.api_keys[i], e);
+	serve_options_forget_keys(&s->o);
+	return r;
+}
+
+static void raise_fd_limit(void)
+{
+	struct rlimit l;
+
+	if (getrlimit(RLIMIT_NOFILE, &l) < 0)
+		return;
+	l.rlim_cur = l.rlim_max; /* a connection each, a few a sandbox and an exec */
+	(void)setrlimit(RLIMIT_NOFILE, &l);
+}
+
+static int launch(struct serve *s, struct err *e)
+{
+	char name[STATEDIR_NAME_SIZE];
+	struct keeper_config kc = { .idmap = &s->idmap };
+	int r;
+
+	raise_fd_limit();
+	idmap_choose(&s->idmap);
+	r = load_accounts(s, e);
+	if (r >= 0)
+		r = statedir_open(s->o.state_dir, &s->idmap, &s->state_fd, s->state_path, sizeof(s->state_path), e);
+	if (r >= 0)
+		r = s->lock_fd = statedir_lock(s->state_fd, e);
+	if (r >= 0)
+		r = open_sockets(s, e);
+	if (r >= 0)
+		r = open_port_file(s, e);
+	if (r >= 0)
+		r = keeper_end_stale(s->state_fd, e);
+	if (r < 0)
+		return r;
+	statedir_name(s->state_path, name);
+	r = cgroup_prepare(name, s->idmap.own_uid, s->idmap.own_gid, &s->cgroups, e);
+	if (r < 0)
+		return r;
+	kc.cgroups = s->cgroups;
+	kc.state_fd = s->state_fd;
+	kc.not_inherited = (const int[]){ s->lock_fd, s->listen_fd, s->unix_fd, s->port_file_fd };
+	kc.n_not_inherited = 4;
+	r = keeper_start(&kc, &s->keeper_pid, &s->userns_fd, &s->keeper_sock, e);
+	if (r < 0)
+		return r;
+	return idmap_enter(&s->idmap, s->userns_fd, e);
+}
+
+/* --- inside the user namespace --- */
+
+/* The key of this state dir, made on the first run: `serve` without --api-key works at once, and the same
+ * key goes on working. */
+static int own_key(struct serve *s, struct err *e)
+{
+	_cleanup_close_ int fd = -1;
+	char spec[ACCOUNT_KEY_SIZE];
+	ssize_t n;
+	int r;
+
+	if (s->o.n_api_keys > 0 || s->o.auth_any)
+		return 0;
+	n = fd_read_file(s->state_fd, KEY_NAME, s->key, sizeof(s->key));
+	if (n < 0 && n != -ENOENT)
+		return err_errno(e, (int)-n, "%s/" KEY_NAME, s->state_path);
+	if (n > 0) {
+		s->key[strcspn(s->key, "\n")] = '\0';
+	} else {
+		account_key_generate(s->key);
+		fd = openat(s->state_fd, KEY_NAME, O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC | O_NOFOLLOW, 0600);
+		if (fd < 0)
+			return err_errno(e, errno, "%s/" KEY_NAME, s->state_path);
+		(void)text_format(spec, sizeof(spec), "%s\n", s->key);
+		r = fd_write_all(fd, spec, strlen(spec));
+		if (r < 0)
+			return err_errno(e, -r, "%s/" KEY_NAME, s->state_path);
+	}
+	return accounts_add(s->accounts, s->key, e);
+}
+
+static void all_ended(void *arg)
+{
+	struct serve *s = arg;
+
+	uv_stop(&s->loop);
+}
+
+static void stop(struct serve *s, const char *why)
+{
+	if (s->stopping) {
+		log_warn("%s again: still ending sandboxes", why);
+		return;
+	}
+	s->stopping = true;
+	log_info("%s: ending every sandbox", why);
+	http_stop_listening(s->http);
+	sandboxes_shutdown(s->sandboxes, all_ended, s);
+}
+
+static void on_signal(uv_signal_t *h, int signum)
+{
+	stop(h->data, signum == SIGINT ? "interrupted" : "asked to stop");
+}
+
+static int start_manager(struct serve *s, struct err *e)
+{
+	struct sandboxes_config sc = {
+		.loop = &s->loop, .store = s->store, .cgroups = s->cgroups, .idmap = &s->idmap,
+		.state_fd = s->state_fd, .max_live = s->o.max_sandboxes, .warm = s->o.warm,
+	};
+	struct keeper_events ke;
+	int r = sandboxes_new(&sc, &s->sandboxes, e);
+
+	if (r < 0)
+		return r;
+	sandboxes_keeper_events(s->sandboxes, &ke);
+	r = keeper_connect(&s->loop, s->keeper_sock, &ke, &s->keeper, e);
+	if (r < 0)
+		return r;
+	s->keeper_sock = -1;
+	sandboxes_set_keeper(s->sandboxes, s->keeper);
+	return sandboxes_sweep(s->sandboxes, e);
+}
+
+static int start_http(struct serve *s, struct err *e)
+{
+	struct http_config hc = {
+		.loop = &s->loop, .api = &s->api, .accounts = s->accounts, .listen_fd = TAKE_FD(s->listen_fd),
+		.unix_fd = TAKE_FD(s->unix_fd), .max_connections = 4096, .idle_timeout_s = 60,
+	};
+	int r = http_new(&hc, &s->http, e);
+
+	if (r < 0)
+		return r;
+	s->api = (struct api){ .sandboxes = s->sandboxes, .store = s->store, .idmap = &s->idmap, .cgroups = s->cgroups,
+			       .state_fd = s->state_fd, .started_ms = clock_real_ms() };
+	api_add_sandbox_routes(s->http);
+	api_add_exec_routes(s->http);
+	api_add_file_routes(s->http);
+	api_add_emulator_routes(s->http);
+	return http_start(s->http, e);
+}
+
+static int daemon_start(struct serve *s, struct err *e)
+{
+	int r = own_key(s, e);
+
+	if (r < 0)
+		return r;
+	/* keeper_start left us in the state dir; the store is opened by name there. */
+	r = store_open(STORE_NAME, &s->store, e);
+	if (r < 0)
+		return r;
+	(void)uv_loop_init(&s->loop);
+	r = start_manager(s, e);
+	if (r >= 0)
+		r = start_http(s, e);
+	if (r < 0)
+		return r;
+	(void)uv_signal_init(&s->loop, &s->on_term);
+	(void)uv_signal_init(&s->loop, &s->on_int);
+	s->on_term.data = s->on_int.data = s;
+	(void)uv_signal_start(&s->on_term, on_signal, SIGTERM);
+	(void)uv_signal_start(&s->on_int, on_signal, SIGINT);
+	return 0;
+}
+
+/* --- what a person sees --- */
+
+static int add_name(void *arg, const struct template *t)
+{
+	struct buf *b = arg;
+
+	return buf_printf(b, "%s%s%s", b->len ? ", " : "", t->name, t->stand_in ? " (stand-in)" : "");
+}
+
+static void announce(const struct serve *s)
+{
+	const struct cgroup_features *f = cgroup_root_features(s->cgroups);
+	_cleanup_buf_ struct buf names = BUF_INIT(4096);
+	char url[160];
+
+	(void)template_each(s->state_fd, add_name, &names, NULL);
+	(void)text_format(url, sizeof(url), strchr(s->o.host, ':') ? "http://[%s]:%u" : "http://%s:%u", s->o.host, s->port);
+	printf("orkestr-emulator %s listens on %s\n", ORKESTR_VERSION, url);
+	printf("  state      %s\n", s->state_path);
+	if (names.len > 0)
+		printf("  templates  %s\n", names.p);
+	else
+		printf("  templates  none yet; build one: orkestr-emulator template build python-3.12 --state-dir %s\n", s->state_path);
+	printf("  limits     cgroup %s%s%s%s%s\n", cgroup_backend_name(cgroup_root_backend(s->cgroups)), f->cpu ? " cpu" : "",
+	       f->memory ? " memory" : "", f->pids ? " pids" : "", *cgroup_why(s->cgroups) ? "; some are missing, see below" : "");
+	if (s->key[0])
+		printf("\nexport ORKESTR_API_KEY=%s\n", s->key);
+	else if (s->o.auth_any)
+		printf("\nexport ORKESTR_API_KEY=ork_any    # every key that starts with ork_ or sp_live_ is an account of its own\n");
+	else
+		printf("\nexport ORKESTR_API_KEY=...        # one of those you gave with --api-key\n");
+	printf("export ORKESTR_BASE_URL=%s\n", url);
+	(void)fflush(stdout);
+	if (*cgroup_why(s->cgroups))
+		log_warn("limits: %s", cgroup_why(s->cgroups));
+	if (s->idmap.kind == IDMAP_SINGLE)
+		log_warn("one id only inside sandboxes: %s", s->idmap.why_single);
+}
+
+static int write_port_file(struct serve *s, struct err *e)
+{
+	char line[16];
+	int r;
+
+	if (s->port_file_fd < 0)
+		return 0;
+	(void)text_format(line, sizeof(line), "%u\n", s->port);
+	r = fd_write_all(s->port_file_fd, line, strlen(line));
+	closep(&s->port_file_fd);
+	return r < 0 ? err_errno(e, -r, "%s", s->o.port_file) : 0;
+}
+
+/* --- the end --- */
+
+static void on_walk(uv_handle_t *h, void *arg)
+{
+	(void)arg;
+	if (!uv_is_closing(h))
+		uv_close(h, NULL);
+}
+
+static void end_keeper(struct serve *s)
+{
+	bool ended = false;
+
+	if (s->keeper)
+		keeper_stop(s->keeper);
+	closep(&s->keeper_sock); /* a keeper that never met its daemon stays until it is told */
+	for (int i = 0; s->keeper_pid > 0 && !ended && i < 500; i++) {
+		ended = waitpid(s->keeper_pid, NULL, WNOHANG) != 0;
+		if (!ended)
+			(void)poll(NULL, 0, 2);
+		if (i == 400 || (!s->keeper && i == 0))
+			(void)kill(s->keeper_pid, SIGKILL);
+	}
+	(void)unlinkat(s->state_fd, "keeper.sock", 0);
+}
+
+static void teardown(struct serve *s, bool loop_ran)
+{
+	http_free(s->http);
+	end_keeper(s);
+	if (loop_ran) {
+		keeper_free(s->keeper);
+		sandboxes_free(s->sandboxes);
+		uv_walk(&s->loop, on_walk, NULL);
+		(void)uv_run(&s->loop, UV_RUN_DEFAULT);
+		(void)uv_loop_close(&s->loop);
+	}
+	store_close(s->store);
+	if (s->cgroups) {
+		cgroup_destroy_root(s->cgroups);
+		cgroup_root_free(s->cgroups);
+	}
+	if (s->o.unix_path && s->unix_fd >= 0)
+		(void)unlink(s->o.unix_path);
+	accounts_free(s->accounts);
+	closep(&s->listen_fd);
+	closep(&s->unix_fd);
+	closep(&s->port_file_fd);
+	closep(&s->userns_fd);
+	closep(&s->lock_fd);
+	closep(&s->state_fd);
+	explicit_bzero(s->key, sizeof(s->key));
+}
+
+int cmd_serve(int argc, char **argv)
+{
+	struct serve s = { .state_fd = -1, .lock_fd = -1, .listen_fd = -1, .unix_fd = -1, .port_file_fd = -1,
+			   .userns_fd = -1, .keeper_sock = -1 };
+	struct err e = ERR_INIT;
+	bool started = false;
+	int r = serve_options_parse(argc, argv, &s.o, &e);
+
+	if (r < 0)
+		return cmd_usage("serve", &e);
+	if (s.o.help) {
+		serve_options_help(stdout);
+		return CMD_OK;
+	}
+	log_set_level(s.o.log_level);
+	(void)signal(SIGPIPE, SIG_IGN);
+	r = launch(&s, &e);
+	if (r >= 0) {
+		log_set_name("daemon");
+		r = daemon_start(&s, &e);
+		started = true;
+	}
+	if (r >= 0)
+		r = write_port_file(&s, &e);
+	if (r >= 0) {
+		announce(&s);
+		sandboxes_start(s.sandboxes);
+		(void)uv_run(&s.loop, UV_RUN_DEFAULT);
+		log_info("stopped; nothing is left running");
+	} else {
+		(void)cmd_failed("serve", &e);
+	}
+	teardown(&s, started && s.sandboxes);
+	return r < 0 ? CMD_FAILED : CMD_OK;
+}

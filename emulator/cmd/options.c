@@ -1,0 +1,218 @@
+#include "emulator/cmd/options.h"
+
+#include <arpa/inet.h>
+#include <errno.h>
+#include <getopt.h>
+#include <string.h>
+
+#include "emulator/base/text.h"
+#include "emulator/cmd/cmd.h"
+
+static const char help_text[] =
+	"Usage: orkestr-emulator serve [OPTION]...\n"
+	"\n"
+	"Answers the sandbox API on this machine until it is stopped (Ctrl-C or SIGTERM),\n"
+	"then ends every sandbox and leaves nothing behind but the state dir.\n"
+	"\n"
+	"Where it listens:\n"
+	"  --listen HOST:PORT     default 127.0.0.1:4520; port 0 takes any free one; [::1]:4520 for IPv6\n"
+	"  --port-file FILE       write the port there once it is ready\n"
+	"  --unix PATH            listen on this Unix socket too\n"
+	"\n"
+	"Who may use it:\n"
+	"  --api-key KEY[:PLAN[:SCOPES]]\n"
+	"                         accept KEY; PLAN is free, pro or team (default); SCOPES is read, write or\n"
+	"                         read,write (default). May be given again. Without any, one key is made\n"
+	"                         and kept in the state dir\n"
+	"  --auth any             accept every key that starts with ork_ or sp_live_ (default: keys)\n"
+	"\n"
+	"Everything else:\n"
+	"  --state-dir DIR        default $XDG_STATE_HOME/orkestr-emulator or ~/.local/state/orkestr-emulator;\n"
+	"                         for root /var/lib/orkestr-emulator\n"
+	"  --max-sandboxes N      refuse to run more than N at the same time; 0, the default, is no limit\n"
+	"  --warm N               keep N sandboxes half made, so that a create is quick; 0 to 64, default 4\n"
+	"  --log-level LEVEL      error, warn, info (default) or debug\n"
+	"  -h, --help             this text\n"
+	"\n"
+	"Examples:\n"
+	"  orkestr-emulator serve\n"
+	"  orkestr-emulator serve --listen 127.0.0.1:0 --port-file port --state-dir ./state --auth any\n"
+	"  orkestr-emulator serve --api-key ork_alice0001:free --api-key ork_bob00002:team:read\n";
+
+enum {
+	OPT_LISTEN = 256,
+	OPT_PORT_FILE,
+	OPT_STATE_DIR,
+	OPT_API_KEY,
+	OPT_AUTH,
+	OPT_UNIX,
+	OPT_LOG_LEVEL,
+	OPT_MAX_SANDBOXES,
+	OPT_WARM,
+};
+
+static const struct option longs[] = {
+	{ "listen", required_argument, NULL, OPT_LISTEN },
+	{ "port-file", required_argument, NULL, OPT_PORT_FILE },
+	{ "state-dir", required_argument, NULL, OPT_STATE_DIR },
+	{ "api-key", required_argument, NULL, OPT_API_KEY },
+	{ "auth", required_argument, NULL, OPT_AUTH },
+	{ "unix", required_argument, NULL, OPT_UNIX },
+	{ "log-level", required_argument, NULL, OPT_LOG_LEVEL },
+	{ "max-sandboxes", required_argument, NULL, OPT_MAX_SANDBOXES },
+	{ "warm", required_argument, NULL, OPT_WARM },
+	{ "help", no_argument, NULL, 'h' },
+	{ NULL, 0, NULL, 0 },
+};
+
+void serve_options_help(FILE *f)
+{
+	(void)fputs(help_text, f);
+}
+
+static int bad_listen(struct err *e, const char *s, const char *why)
+{
+	return err_set(e, ERR_INVALID, EINVAL, NULL, "--listen %.100s: %s", s, why);
+}
+
+/* A literal, or what a host's name may look like. Whether the name exists, listen_open finds out. */
+static bool host_valid(const char *host, bool bracketed)
+{
+	struct in6_addr v6;
+	size_t n = strlen(host);
+
+	if (bracketed) {
+		char addr[64];
+		size_t len = strcspn(host, "%"); /* a zone, "fe80::1%eth0" */
+
+		if (len >= sizeof(addr))
+			return false;
+		memcpy(addr, host, len);
+		addr[len] = '\0';
+		return inet_pton(AF_INET6, addr, &v6) == 1;
+	}
+	return n > 0 && n <= 253 && host[0] != '-' && host[0] != '.' &&
+	       strspn(host, "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789._-") == n;
+}
+
+int serve_parse_listen(const char *s, char *ret_host, size_t cap, uint16_t *ret_port, struct err *e)
+{
+	const char *colon = strrchr(s, ':'), *start = s, *end = colon;
+	bool bracketed = s[0] == '[';
+	char host[256];
+	uint64_t port;
+
+	if (!colon)
+		return bad_listen(e, s, "wanted is HOST:PORT, as in 127.0.0.1:4520");
+	if (bracketed) {
+		start = s + 1;
+		end = strchr(s, ']');
+		if (!end || end + 1 != colon)
+			return bad_listen(e, s, "wanted is [ADDRESS]:PORT, as in [::1]:4520");
+	} else if (memchr(s, ':', (size_t)(colon - s))) {
+		return bad_listen(e, s, "an IPv6 address needs brackets, as in [::1]:4520");
+	}
+	if (text_parse_u64(colon + 1, 0, 65535, &port) < 0)
+		return bad_listen(e, s, "the port must be a number from 0 to 65535");
+	if (end == s)
+		(void)snprintf(host, sizeof(host), "%s", SERVE_DEFAULT_HOST);
+	else if (text_format(host, sizeof(host), "%.*s", (int)(end - start), start) < 0 || !host_valid(host, bracketed))
+		return bad_listen(e, s,
+				  bracketed ? "between the brackets must be an IPv6 address"
+					    : "the host must be an address or a name");
+	if (text_format(ret_host, cap, "%s", host) < 0)
+		return bad_listen(e, s, "the host is too long");
+	*ret_port = (uint16_t)port;
+	return 0;
+}
+
+static int set_path(const char *option, const char *value, const char **ret, struct err *e)
+{
+	if (!*value)
+		return err_set(e, ERR_INVALID, EINVAL, NULL, "%s needs a path that is not empty", option);
+	*ret = value;
+	return 0;
+}
+
+static int set_auth(struct serve_options *o, const char *value, struct err *e)
+{
+	if (strcmp(value, "any") == 0)
+		o->auth_any = true;
+	else if (strcmp(value, "keys") == 0)
+		o->auth_any = false;
+	else
+		return err_set(e, ERR_INVALID, EINVAL, NULL, "--auth must be keys or any");
+	return 0;
+}
+
+static int set(struct serve_options *o, int c, char *value, struct err *e)
+{
+	uint64_t n;
+
+	switch (c) {
+	case OPT_LISTEN:
+		return serve_parse_listen(value, o->host, sizeof(o->host), &o->port, e);
+	case OPT_PORT_FILE:
+		return set_path("--port-file", value, &o->port_file, e);
+	case OPT_STATE_DIR:
+		return set_path("--state-dir", value, &o->state_dir, e);
+	case OPT_UNIX:
+		return set_path("--unix", value, &o->unix_path, e);
+	case OPT_AUTH:
+		return set_auth(o, value, e);
+	case OPT_API_KEY:
+		if (o->n_api_keys == SERVE_MAX_KEYS)
+			return err_set(e, ERR_INVALID, E2BIG, NULL, "more than %d times --api-key", SERVE_MAX_KEYS);
+		o->api_keys[o->n_api_keys++] = value;
+		return 0;
+	case OPT_LOG_LEVEL:
+		if (log_level_parse(value, &o->log_level) < 0)
+			return err_set(e, ERR_INVALID, EINVAL, NULL, "--log-level must be error, warn, info or debug");
+		return 0;
+	case OPT_MAX_SANDBOXES:
+		if (text_parse_u64(value, 0, 100000, &n) < 0)
+			return err_set(e, ERR_INVALID, EINVAL, NULL,
+				       "--max-sandboxes must be a number from 0 to 100000");
+		o->max_sandboxes = (uint32_t)n;
+		return 0;
+	case OPT_WARM:
+		if (text_parse_u64(value, 0, 64, &n) < 0)
+			return err_set(e, ERR_INVALID, EINVAL, NULL, "--warm must be a number from 0 to 64");
+		o->warm = (uint32_t)n;
+		return 0;
+	default:
+		return err_set(e, ERR_INTERNAL, EINVAL, NULL, "an option nobody handles");
+	}
+}
+
+int serve_options_parse(int argc, char **argv, struct serve_options *ret, struct err *e)
+{
+	struct serve_options o = { .host = SERVE_DEFAULT_HOST,
+				   .port = SERVE_DEFAULT_PORT,
+				   .log_level = LOG_LEVEL_INFO,
+				   .warm = SERVE_DEFAULT_WARM };
+	int c, r;
+
+	optind = 0; /* getopt_long(3), Notes: forget an earlier run */
+	while ((c = cmd_getopt(argc, argv, "+:h", longs, e)) != -1) {
+		if (c == CMD_OPT_BAD)
+			return -EINVAL;
+		if (c == 'h') {
+			*ret = (struct serve_options){ .help = true };
+			return 0;
+		}
+		r = set(&o, c, optarg, e);
+		if (r < 0)
+			return r;
+	}
+	if (optind < argc) /* it may be a key after a forgotten --api-key: not quoted */
+		return err_set(e, ERR_INVALID, EINVAL, NULL, "argument %d is no option and goes with none", optind);
+	*ret = o;
+	return 0;
+}
+
+void serve_options_forget_keys(struct serve_options *o)
+{
+	for (size_t i = 0; i < o->n_api_keys; i++)
+		explicit_bzero(o->api_keys[i], strlen(o->api_keys[i]));
+}

@@ -1,0 +1,37 @@
+#pragma once
+/* What `serve` was asked for. Strings are borrowed from argv. */
+
+#include "emulator/base/err.h"
+#include "emulator/base/log.h"
+
+#define SERVE_DEFAULT_HOST "127.0.0.1"
+#define SERVE_DEFAULT_PORT 4520
+#define SERVE_MAX_KEYS 64
+#define SERVE_DEFAULT_WARM 4
+
+struct serve_options {
+	char host[256];			/* a literal without brackets, or a name */
+	uint16_t port;			/* 0: any */
+	const char *port_file;		/* NULL: none */
+	const char *state_dir;		/* NULL: the default, see emulator/statedir.h */
+	const char *unix_path;		/* NULL: none */
+	char *api_keys[SERVE_MAX_KEYS]; /* KEY[:PLAN[:read,write]], for accounts_add */
+	size_t n_api_keys;
+	bool auth_any;
+	enum log_level log_level;
+	uint32_t max_sandboxes; /* live at the same time on this host; 0: no limit */
+	uint32_t warm;		/* sandboxes kept half made */
+	bool help;		/* nothing else was looked at */
+};
+
+/* argv[0] is "serve". ERR_INVALID with a sentence that names the option; an API key is never quoted. */
+int serve_options_parse(int argc, char **argv, struct serve_options *ret, struct err *e);
+
+void serve_options_help(FILE *f);
+
+/* Overwrites the keys in argv, so that `ps` no longer shows them; call it after accounts_add. n_api_keys stays:
+ * whether keys were given still matters. */
+void serve_options_forget_keys(struct serve_options *o);
+
+/* "HOST:PORT", "[V6]:PORT", ":PORT" (the default host). For serve_options_parse and tests. */
+int serve_parse_listen(const char *s, char *ret_host, size_t cap, uint16_t *ret_port, struct err *e);

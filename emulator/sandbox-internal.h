@@ -1,0 +1,261 @@
+#pragma once
+/* What the sandbox_*.c files and exec.c share. Nobody else includes this.
+ *
+ * Theory of operation
+ *
+ * Two kinds of object, with different lives:
+ *
+ * - A *slot* (sandbox_slot.c) is what the kernel knows: a folder disk/s/<slot>, a cgroup, an init. It is
+ *   made with its init parked (waiting for a configuration) and knows how to take itself apart: kill,
+ *   wait for the keeper's died(), remove the cgroup, move the folder to the trash. It frees itself.
+ * - A *sandbox* (sandbox_create.c, sandbox_end.c) is what a client knows: a row and its state machine.
+ *   It takes a slot with a parked init over and turns it into this sandbox (limits, configuration);
+ *   it lets go of the slot the moment no process is left in it, and answers its callers then.
+ *
+ *     creating --ready--> running --terminate, deadline, init lost--> terminating --dead--> terminated
+ *         |                  `---------------- init died by itself -----------------------> terminated
+ *         `--any step fails--> terminating (in memory: undoing) ---------------------dead--> failed
+ *
+ * A sandbox is in memory from its row's first write until its last one; after that only the row is left.
+ * Every wait has a timer behind it: the create (SANDBOX_CREATE_MS), the kill (SLOT_KILL_MS), the cgroup's
+ * removal, the shutdown. Callbacks to callers run from the loop, never from inside a call. */
+
+#include "emulator/base/util.h" /* before uv.h, whose sys/param.h has a MIN of its own */
+
+#include <uv.h>
+
+#define HASH_NONFATAL_OOM 1
+#include <uthash.h>
+#include <utlist.h>
+
+#include "emulator/exec.h"
+#include "emulator/init.h"
+#include "emulator/keeper.h"
+#include "emulator/sandbox.h"
+#include "rootfs/template.h"
+
+#define SANDBOX_CREATE_MS 30000  /* a create that isn't ready by then has failed */
+#define SANDBOX_SHUTDOWN_MS 40000 /* a shutdown that isn't through by then stops waiting */
+#define SANDBOX_MAX_EXECS 256     /* running commands in one sandbox */
+#define SANDBOX_MAX_LINGERS 256   /* pipes emptied for background children of one sandbox */
+#define SANDBOX_SCRATCH_SIZE (64u << 10)
+
+struct sandbox;
+struct exec_linger;
+struct parked;
+
+/* ---- slots ---- */
+
+enum slot_state {
+	SLOT_SPAWNING, /* the keeper was asked */
+	SLOT_PARKED,   /* an init waits at ctl_sock */
+	SLOT_USED,     /* the init belongs to a sandbox */
+	SLOT_KILLING,  /* waiting for died() */
+	SLOT_REMOVING, /* no process; cgroup and folder on their way out */
+};
+
+/* Exactly one of: ready(e), after which the slot is no longer the caller's; ready(NULL) and later dead(); or,
+ * when slot_kill came before ready, dead() alone. After dead() the slot is no longer the caller's. */
+struct slot_events {
+	void (*ready)(void *arg, const struct err *e);
+	void (*dead)(void *arg, int status);
+	void *arg;
+};
+
+struct slot {
+	struct sandboxes *m;
+	char name[KEEPER_SLOT_SIZE];
+	UT_hash_handle hh;
+	enum slot_state state;
+	struct slot_events ev;
+	struct cgroup_limits limits; /* as set on the cgroup */
+	int ctl_sock;
+	pid_t pid;
+	bool spawn_pending; /* keeper_spawn's answer is due: this memory must stay */
+	bool died_early;    /* died() overtook that answer */
+	bool closed;	    /* the timer's handle is gone */
+	uv_timer_t timer;
+	unsigned int tries;
+};
+
+void slot_new_name(char ret[static KEEPER_SLOT_SIZE]);
+
+/* Folder, cgroup, parked init. ev.ready follows, unless it fails here and nothing is left. */
+int slot_make(struct sandboxes *m, const char *name, const struct cgroup_limits *l, const struct slot_events *ev,
+	      struct slot **ret, struct err *e);
+
+/* Gives a parked slot its final limits and hands its init's socket over. */
+int slot_use(struct slot *s, const struct cgroup_limits *l, const struct slot_events *ev, int *ret_sock,
+	     struct err *e);
+
+/* Ends it, from any state but removing. dead() follows from the loop. */
+void slot_kill(struct slot *s);
+
+/* As slot_kill, with nobody left who wants to hear of it. */
+void slot_discard(struct slot *s);
+
+/* The keeper's events. */
+void slot_on_died(struct sandboxes *m, const char *name, int status);
+void slot_on_keeper_lost(struct sandboxes *m);
+
+/* ---- the warm pool (sandbox_pool.c) ---- */
+
+/* From now on sandboxes_config.warm slots are kept parked. */
+void pool_start(struct sandboxes *m);
+
+/* A parked slot, now the caller's with these events (slot_use comes next), or NULL. */
+struct slot *pool_take(struct sandboxes *m, const struct slot_events *ev);
+
+/* ---- templates, kept in memory while their file stays the same ---- */
+
+struct template_ref {
+	UT_hash_handle hh;
+	char name[TEMPLATE_NAME_MAX + 1];
+	struct timespec mtime;
+	uint64_t ino, size;
+	unsigned int refs; /* the cache's own included */
+	struct template *t;
+};
+
+int template_ref_get(struct sandboxes *m, const char *name, struct template_ref **ret, struct err *e);
+void template_ref_put(struct template_ref *r); /* NULL is fine */
+void template_refs_free(struct sandboxes *m);
+
+/* ---- sandboxes ---- */
+
+struct waiter {
+	struct waiter *next;
+	sandbox_done_fn done;
+	void *arg;
+};
+
+struct sandbox {
+	struct sandboxes *m;
+	UT_hash_handle hh;
+	struct sandbox_row row;
+	struct slot *slot; /* NULL once no process is left */
+	struct init *init; /* NULL until configured */
+	bool init_lost;	   /* nothing more may be sent to it */
+	int root_fd;
+	struct cgroup_limits limits;
+	struct template_ref *template;
+	char **env; /* defaults and the sandbox's own: "K=V", NULL-terminated */
+
+	uv_timer_t timer; /* creating: its limit; running: the deadline */
+	int64_t deadline_us;
+
+	struct waiter *creator;
+	struct waiter *enders;
+	struct err failure;	/* kind ERR_NONE: none */
+	const char *end_reason; /* static; why it is terminating */
+
+	uint64_t oom_seen; /* the cgroup's count when last looked at */
+	uint64_t next_exec;
+	struct exec *execs;
+	unsigned int n_execs;
+	struct exec_linger *lingers;
+	unsigned int n_lingers;
+};
+
+struct deferred {
+	struct deferred *next;
+	sandbox_done_fn done;
+	void *arg;
+	struct sandbox_row row;
+};
+
+struct sandboxes {
+	struct sandboxes_config c;
+	struct keeper *keeper;
+	bool keeper_lost;
+
+	struct sandbox *by_id;
+	struct slot *slots;
+	struct parked *pool;
+	uint32_t n_pool; /* parked or on their way there */
+	uv_timer_t pool_timer;
+	struct template_ref *templates;
+	struct exec *detached; /* ended with their sandbox, their reader still busy */
+	uint32_t n_execs;
+	uint64_t created, terminated, failed;
+
+	int null_fd;
+	char *scratch; /* SANDBOX_SCRATCH_SIZE bytes, for whoever reads a pipe right now */
+
+	uv_timer_t soon; /* runs `deferred` from the loop */
+	struct deferred *deferred;
+	uv_timer_t linger_timer;
+	uv_timer_t trash_timer;
+	bool trash_pending, trash_running;
+
+	bool stopping;
+	void (*stopped)(void *arg);
+	void *stopped_arg;
+	uv_timer_t stop_timer;
+
+	unsigned int handles; /* open uv handles of this struct */
+	bool freeing;
+};
+
+/* The live sandbox of that account, or NULL. */
+struct sandbox *sandbox_find(struct sandboxes *m, const struct account *a, const char *id);
+
+/* The running one, or ERR_NOT_FOUND, ERR_NOT_READY as the API reports it. */
+int sandbox_find_running(struct sandboxes *m, const struct account *a, const char *id, struct sandbox **ret,
+			 struct err *e);
+
+/* A row as the store has it, made true: one that claims to live but isn't in memory has failed. */
+int sandbox_stored_row(struct sandboxes *m, const struct account *a, const char *id, struct sandbox_row *ret,
+		       struct err *e);
+
+/* Calls done(arg, NULL, row) from the loop. Takes the row's strings on success. */
+int sandbox_defer(struct sandboxes *m, sandbox_done_fn done, void *arg, struct sandbox_row *row);
+
+/* Begins the end. reason: static, one of the wire's. failure (may be NULL) makes a create fail with it. */
+void sandbox_end(struct sandbox *sb, const char *reason, const struct err *failure);
+/* No process is left: row, callers, memory. status: the init's, as from waitpid(2). */
+void sandbox_ended(struct sandbox *sb, int status);
+/* Frees one that never got as far as having a slot. */
+void sandbox_discard(struct sandbox *sb);
+
+/* The cgroup's count of memory kills; the last known one if it can't be read. */
+uint64_t sandbox_oom_kills(struct sandbox *sb);
+
+/* Something was moved to the trash. */
+void sandbox_trash_kick(struct sandboxes *m);
+/* Something ended; a shutdown may be through. */
+void sandboxes_check_stopped(struct sandboxes *m);
+/* Frees the manager once its last handle and its worker are gone. */
+void sandboxes_maybe_free(struct sandboxes *m);
+
+/* ---- execs ---- */
+
+void exec_on_exited(struct sandbox *sb, uint64_t id, const struct init_exit *x);
+/* The sandbox's processes are gone. */
+void exec_end_all(struct sandbox *sb);
+/* A shutdown doesn't wait for readers. */
+void exec_force_detached(struct sandboxes *m);
+
+/* exec_env.c: base (may be NULL: the defaults) with the members of a JSON object text (may be NULL) over
+ * it, as an array of its own. ERR_INVALID for a name or value that no environment can hold. */
+int exec_env_build(const char *const *base, const char *json, char ***ret, struct err *e);
+void exec_env_free(char **env);
+
+/* exec_output.c: at most EXEC_OUTPUT_MAX bytes of a stream, its beginning and its end. Costs what it holds. */
+struct output {
+	struct buf head; /* what the result is made in */
+	char *tail;	 /* a ring once tail_len == OUTPUT_HALF */
+	size_t tail_len, tail_cap, tail_at;
+	uint64_t lost;
+};
+#define OUTPUT_HALF ((size_t)EXEC_OUTPUT_MAX / 2)
+void output_init(struct output *o);
+void output_add(struct output *o, const char *p, size_t n);
+/* Joins head, a line about what is missing, and tail into o->head. Returns whether something is missing. */
+bool output_finish(struct output *o);
+void output_free(struct output *o);
+
+/* exec_linger.c: empties a pipe that outlived its command. Takes the fd. */
+void linger_add(struct sandbox *sb, int fd);
+void linger_close_all(struct sandbox *sb);
+void linger_on_timer(uv_timer_t *t);

@@ -1,0 +1,316 @@
+/* The manager itself: what it holds, who may see what, and its own end. */
+
+#include "emulator/sandbox.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <signal.h>
+#include <string.h>
+
+#include "emulator/base/clock.h"
+#include "emulator/base/log.h"
+#include "emulator/sandbox-internal.h"
+#include "rootfs/tree.h"
+
+static const char lost_text[] = "the emulator stopped without ending it";
+
+static void on_handle_closed(uv_handle_t *h)
+{
+	struct sandboxes *m = h->data;
+
+	m->handles--;
+	sandboxes_maybe_free(m);
+}
+
+static void add_timer(struct sandboxes *m, uv_timer_t *t)
+{
+	(void)uv_timer_init(m->c.loop, t);
+	t->data = m;
+	m->handles++;
+}
+
+int sandboxes_new(const struct sandboxes_config *c, struct sandboxes **ret, struct err *e)
+{
+	struct sandboxes *m = calloc(1, sizeof(*m));
+	int r;
+
+	if (!m)
+		return err_errno(e, ENOMEM, "can't start");
+	m->c = *c;
+	m->scratch = malloc(SANDBOX_SCRATCH_SIZE);
+	m->null_fd = open("/dev/null", O_RDONLY | O_CLOEXEC);
+	if (!m->scratch || m->null_fd < 0) {
+		r = err_errno(e, m->scratch ? errno : ENOMEM, "can't open /dev/null");
+		closep(&m->null_fd);
+		free(m->scratch);
+		free(m);
+		return r;
+	}
+	/* A command that closes its stdin must not end the daemon: write(2) says EPIPE instead. */
+	(void)signal(SIGPIPE, SIG_IGN);
+	add_timer(m, &m->soon);
+	add_timer(m, &m->linger_timer);
+	add_timer(m, &m->pool_timer);
+	add_timer(m, &m->trash_timer);
+	add_timer(m, &m->stop_timer);
+	*ret = m;
+	return 0;
+}
+
+static void on_died(void *arg, const char *slot, int status)
+{
+	slot_on_died(arg, slot, status);
+}
+
+static void on_lost(void *arg)
+{
+	log_error("the keeper is gone, and every sandbox with it");
+	slot_on_keeper_lost(arg);
+}
+
+void sandboxes_keeper_events(struct sandboxes *m, struct keeper_events *ret)
+{
+	*ret = (struct keeper_events){ .died = on_died, .lost = on_lost, .arg = m };
+}
+
+void sandboxes_set_keeper(struct sandboxes *m, struct keeper *k)
+{
+	m->keeper = k;
+	m->keeper_lost = !k;
+}
+
+void sandboxes_start(struct sandboxes *m)
+{
+	pool_start(m);
+}
+
+/* ---- looking things up ---- */
+
+struct sandbox *sandbox_find(struct sandboxes *m, const struct account *a, const char *id)
+{
+	struct sandbox *sb;
+
+	HASH_FIND(hh, m->by_id, id, strlen(id), sb);
+	return sb && strcmp(sb->row.account, a->id) == 0 ? sb : NULL;
+}
+
+static int not_found(const char *id, struct err *e)
+{
+	return err_set(e, ERR_NOT_FOUND, ENOENT, "sandbox_not_found", "sandbox \"%.40s\" does not exist", id);
+}
+
+static bool is_over(enum sandbox_status s)
+{
+	return s == SANDBOX_TERMINATED || s == SANDBOX_FAILED;
+}
+
+int sandbox_stored_row(struct sandboxes *m, const struct account *a, const char *id, struct sandbox_row *ret,
+		       struct err *e)
+{
+	struct sandbox_row row = { 0 };
+	struct sandbox *sb;
+	int r;
+
+	HASH_FIND(hh, m->by_id, id, strlen(id), sb);
+	if (sb || strlen(id) >= SANDBOX_ID_SIZE)
+		return not_found(id, e); /* alive, so another account's */
+	r = store_sandbox_get(m->c.store, id, &row, e);
+	if (r < 0)
+		return e && e->kind != ERR_NOT_FOUND ? r : not_found(id, e);
+	if (strcmp(row.account, a->id) != 0) {
+		sandbox_row_clear(&row);
+		return not_found(id, e);
+	}
+	if (!is_over(row.status)) {
+		/* Its last write failed (a full disk). The truth is that nothing of it is left. */
+		row.status = SANDBOX_FAILED;
+		(void)snprintf(row.termination_reason, sizeof(row.termination_reason), "failed");
+		if (row.terminated_ms == 0)
+			row.terminated_ms = clock_real_ms();
+		if (!row.failure)
+			row.failure = strdup(lost_text);
+		(void)store_sandbox_update(m->c.store, &row, NULL);
+	}
+	*ret = row;
+	return 0;
+}
+
+int sandbox_get(struct sandboxes *m, const struct account *a, const char *id, struct sandbox_row *ret, struct err *e)
+{
+	struct sandbox *sb = sandbox_find(m, a, id);
+
+	if (!sb)
+		return sandbox_stored_row(m, a, id, ret, e);
+	if (sandbox_row_copy(&sb->row, ret) < 0)
+		return err_errno(e, ENOMEM, "can't read the sandbox");
+	return 0;
+}
+
+int sandbox_find_running(struct sandboxes *m, const struct account *a, const char *id, struct sandbox **ret,
+			 struct err *e)
+{
+	struct sandbox *sb = sandbox_find(m, a, id);
+	struct sandbox_row row = { 0 };
+	enum sandbox_status status;
+	int r;
+
+	if (sb) {
+		status = sb->row.status;
+	} else {
+		r = sandbox_stored_row(m, a, id, &row, e);
+		if (r < 0)
+			return r;
+		status = row.status;
+		sandbox_row_clear(&row);
+	}
+	if (status != SANDBOX_RUNNING || sb->init_lost)
+		return err_set(e, ERR_NOT_READY, EBUSY, "sandbox_not_ready", "sandbox %.40s is %s, not running", id,
+			       status == SANDBOX_RUNNING ? "ending" : sandbox_status_name(status));
+	*ret = sb;
+	return 0;
+}
+
+int sandbox_root(struct sandboxes *m, const struct account *a, const char *id, struct err *e)
+{
+	struct sandbox *sb;
+	int r, fd;
+
+	r = sandbox_find_running(m, a, id, &sb, e);
+	if (r < 0)
+		return r;
+	fd = fcntl(sb->root_fd, F_DUPFD_CLOEXEC, 3);
+	return fd < 0 ? err_errno(e, errno, "can't open the sandbox's root") : fd;
+}
+
+void sandboxes_count(const struct sandboxes *m, struct sandboxes_counts *ret)
+{
+	*ret = (struct sandboxes_counts){
+		.live = HASH_COUNT(m->by_id),
+		.execs = m->n_execs,
+		.warm = m->n_pool,
+		.created = m->created,
+		.terminated = m->terminated,
+		.failed = m->failed,
+	};
+}
+
+/* ---- answers from the loop ---- */
+
+static void run_deferred(uv_timer_t *t)
+{
+	struct sandboxes *m = t->data;
+	struct deferred *d = TAKE_PTR(m->deferred), *next;
+
+	for (; d; d = next) {
+		next = d->next;
+		d->done(d->arg, NULL, &d->row);
+		sandbox_row_clear(&d->row);
+		free(d);
+	}
+	sandboxes_check_stopped(m);
+}
+
+int sandbox_defer(struct sandboxes *m, sandbox_done_fn done, void *arg, struct sandbox_row *row)
+{
+	struct deferred *d = calloc(1, sizeof(*d));
+
+	if (!d)
+		return -ENOMEM;
+	*d = (struct deferred){ .done = done, .arg = arg, .row = *row };
+	*row = (struct sandbox_row){ 0 };
+	LL_APPEND(m->deferred, d);
+	(void)uv_timer_start(&m->soon, run_deferred, 0, 0);
+	return 0;
+}
+
+/* ---- the manager's own end ---- */
+
+static void stopped(struct sandboxes *m)
+{
+	void (*fn)(void *arg) = m->stopped;
+
+	m->stopped = NULL;
+	(void)uv_timer_stop(&m->stop_timer);
+	if (fn)
+		fn(m->stopped_arg);
+}
+
+static void on_stop_check(uv_timer_t *t)
+{
+	stopped(t->data);
+}
+
+static void on_stop_limit(uv_timer_t *t)
+{
+	struct sandboxes *m = t->data;
+
+	log_error("the stop takes too long: %u sandboxes and %u slots are left to the next start", HASH_COUNT(m->by_id),
+		  HASH_COUNT(m->slots));
+	stopped(m);
+}
+
+void sandboxes_check_stopped(struct sandboxes *m)
+{
+	if (!m->stopping || !m->stopped || m->by_id || m->slots || m->deferred)
+		return;
+	if (m->detached) {
+		exec_force_detached(m); /* comes back here with the last one */
+		return;
+	}
+	if (m->trash_pending || m->trash_running)
+		return;
+	(void)uv_timer_start(&m->stop_timer, on_stop_check, 0, 0);
+}
+
+void sandboxes_shutdown(struct sandboxes *m, void (*done)(void *arg), void *arg)
+{
+	struct sandbox *sb, *next_sb;
+	struct slot *s, *next_s;
+
+	m->stopping = true;
+	m->stopped = done;
+	m->stopped_arg = arg;
+	(void)uv_timer_start(&m->stop_timer, on_stop_limit, SANDBOX_SHUTDOWN_MS, 0);
+	HASH_ITER(hh, m->by_id, sb, next_sb)
+		sandbox_end(sb, "user", NULL);
+	/* Those no sandbox has taken yet. */
+	HASH_ITER(hh, m->slots, s, next_s)
+		slot_kill(s);
+	if (m->trash_pending && !m->trash_running)
+		sandbox_trash_kick(m);
+	sandboxes_check_stopped(m);
+}
+
+void sandboxes_maybe_free(struct sandboxes *m)
+{
+	struct deferred *d, *next;
+
+	if (!m->freeing || m->handles > 0 || m->trash_running)
+		return;
+	/* What a stop that took too long left behind still points here. */
+	if (m->by_id || m->slots || m->detached)
+		return;
+	LL_FOREACH_SAFE(m->deferred, d, next) {
+		sandbox_row_clear(&d->row);
+		free(d);
+	}
+	template_refs_free(m);
+	closep(&m->null_fd);
+	free(m->scratch);
+	free(m);
+}
+
+void sandboxes_free(struct sandboxes *m)
+{
+	if (!m)
+		return;
+	m->freeing = true;
+	m->keeper_lost = true;
+	m->keeper = NULL;
+	m->stopped = NULL;
+	uv_close((uv_handle_t *)&m->soon, on_handle_closed);
+	uv_close((uv_handle_t *)&m->linger_timer, on_handle_closed);
+	uv_close((uv_handle_t *)&m->pool_timer, on_handle_closed);
+	uv_close((uv_handle_t *)&m->trash_timer, on_handle_closed);
+	uv_close((uv_handle_t *)&m->stop_timer, on_handle_closed);
+}

@@ -1,0 +1,159 @@
+/* The end of a sandbox, whoever asked for it, and the answers to those who wait for it. */
+
+#include <errno.h>
+#include <string.h>
+#include <sys/wait.h>
+
+#include "emulator/base/clock.h"
+#include "emulator/base/log.h"
+#include "emulator/sandbox-internal.h"
+
+uint64_t sandbox_oom_kills(struct sandbox *sb)
+{
+	uint64_t n;
+
+	if (sb->slot && cgroup_read_oom_kills(sb->m->c.cgroups, sb->slot->name, &n) == 0)
+		return n;
+	return sb->oom_seen;
+}
+
+static void save(struct sandbox *sb)
+{
+	struct err e = ERR_INIT;
+
+	/* The processes end all the same; a stale row is put right when somebody asks for it. */
+	if (store_sandbox_update(sb->m->c.store, &sb->row, &e) < 0)
+		log_error("%s: its row can't be written: %s", sb->row.id, e.msg);
+}
+
+void sandbox_end(struct sandbox *sb, const char *reason, const struct err *failure)
+{
+	if (sb->row.status == SANDBOX_TERMINATING)
+		return;
+	sb->end_reason = reason;
+	if (failure)
+		sb->failure = *failure;
+	(void)uv_timer_stop(&sb->timer);
+	/* A create that is undone goes from creating to failed in its row, with nothing between. */
+	sb->row.status = SANDBOX_TERMINATING;
+	if (!failure)
+		save(sb);
+	slot_kill(sb->slot);
+}
+
+static void on_closed(uv_handle_t *h)
+{
+	struct sandbox *sb = h->data;
+
+	exec_env_free(sb->env);
+	template_ref_put(sb->template);
+	sandbox_row_clear(&sb->row);
+	free(sb);
+}
+
+void sandbox_discard(struct sandbox *sb)
+{
+	uv_close((uv_handle_t *)&sb->timer, on_closed);
+}
+
+/* Why it ended, for the row. Memory is blamed only for an init that nobody asked to die. */
+static const char *reason_of(struct sandbox *sb, int status)
+{
+	const char *reason = sb->end_reason ? sb->end_reason : "failed";
+
+	if (strcmp(reason, "failed") == 0 && sb->failure.kind == ERR_NONE && !sb->m->keeper_lost &&
+	    WIFSIGNALED(status) && WTERMSIG(status) == SIGKILL && sandbox_oom_kills(sb) > sb->oom_seen)
+		return "oom";
+	return reason;
+}
+
+static void settle_row(struct sandbox *sb, const char *reason)
+{
+	struct sandbox_row *row = &sb->row;
+	bool failed = sb->failure.kind != ERR_NONE;
+
+	row->status = failed ? SANDBOX_FAILED : SANDBOX_TERMINATED;
+	row->terminated_ms = clock_real_ms();
+	(void)snprintf(row->termination_reason, sizeof(row->termination_reason), "%s", reason);
+	if (failed && !row->failure)
+		row->failure = strdup(sb->failure.msg);
+	save(sb);
+	if (failed)
+		sb->m->failed++;
+	else
+		sb->m->terminated++;
+}
+
+static void answer(struct sandbox *sb)
+{
+	struct waiter *w, *next;
+	struct err e = sb->failure;
+
+	LL_FOREACH_SAFE(sb->enders, w, next) {
+		w->done(w->arg, NULL, &sb->row);
+		free(w);
+	}
+	w = sb->creator;
+	if (w) {
+		if (e.kind == ERR_NONE && strcmp(sb->row.termination_reason, "user") != 0)
+			(void)err_set(&e, ERR_INTERNAL, EIO, NULL, "the sandbox ended while it was being created");
+		if (e.kind == ERR_NONE)
+			(void)err_set(&e, ERR_NOT_READY, ECANCELED, "sandbox_not_ready",
+				      "the sandbox was terminated while it was being created");
+		w->done(w->arg, &e, NULL);
+		free(w);
+	}
+}
+
+void sandbox_ended(struct sandbox *sb, int status)
+{
+	struct sandboxes *m = sb->m;
+	const char *reason = reason_of(sb, status);
+
+	(void)uv_timer_stop(&sb->timer);
+	sb->slot = NULL;
+	if (sb->init)
+		init_free(TAKE_PTR(sb->init));
+	closep(&sb->root_fd);
+	settle_row(sb, reason);
+	log_info("%s: %s (%s)", sb->row.id, sandbox_status_name(sb->row.status), reason);
+	/* Out of the table first: a callback may look it up, or make another. */
+	HASH_DEL(m->by_id, sb);
+	exec_end_all(sb);
+	linger_close_all(sb);
+	answer(sb);
+	sandbox_discard(sb);
+	sandboxes_check_stopped(m);
+}
+
+static int terminate_stored(struct sandboxes *m, const struct account *a, const char *id, sandbox_done_fn done,
+			    void *arg, struct err *e)
+{
+	struct sandbox_row row = { 0 };
+	int r = sandbox_stored_row(m, a, id, &row, e);
+
+	if (r < 0)
+		return r;
+	if (sandbox_defer(m, done, arg, &row) < 0) {
+		sandbox_row_clear(&row);
+		return err_errno(e, ENOMEM, "can't answer");
+	}
+	return 0;
+}
+
+int sandbox_terminate(struct sandboxes *m, const struct account *a, const char *id, sandbox_done_fn done, void *arg,
+		      struct err *e)
+{
+	struct sandbox *sb = sandbox_find(m, a, id);
+	struct waiter *w;
+
+	if (!sb)
+		return terminate_stored(m, a, id, done, arg, e);
+	w = calloc(1, sizeof(*w));
+	if (!w)
+		return err_errno(e, ENOMEM, "can't end the sandbox");
+	*w = (struct waiter){ .done = done, .arg = arg };
+	LL_APPEND(sb->enders, w);
+	sandbox_end(sb, "user", NULL);
+	return 0;
+}

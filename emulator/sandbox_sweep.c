@@ -1,0 +1,202 @@
+/* What is left over: of an earlier run at start-up, and in the trash at any time. */
+
+#include <errno.h>
+#include <string.h>
+#include <time.h>
+
+#include "emulator/base/clock.h"
+#include "emulator/base/log.h"
+#include "emulator/sandbox-internal.h"
+#include "emulator/worker.h"
+#include "rootfs/tree.h"
+
+/* Ends close together share a worker. */
+#define TRASH_DELAY_MS 250
+#define TRASH_RETRY_MS 5000
+
+#define SWEEP_REMOVE_TRIES 500 /* of 2 ms */
+
+/* ---- the trash ---- */
+
+static int empty_job(void *arg)
+{
+	const struct sandboxes *m = arg;
+	struct err e = ERR_INIT;
+	int fd = m->c.state_fd;
+
+	if (worker_keep_only(&fd, 1) < 0)
+		return 1;
+	(void)!nice(5); /* requests come first */
+	if (tree_empty_trash(fd, &e) < 0) {
+		log_warn("the trash can't be emptied: %s", e.msg);
+		return 1;
+	}
+	return 0;
+}
+
+static void on_trash_timer(uv_timer_t *t);
+
+static void on_trash_done(void *arg, int status)
+{
+	struct sandboxes *m = arg;
+
+	m->trash_running = false;
+	if (m->freeing) {
+		sandboxes_maybe_free(m);
+		return;
+	}
+	if (status != 0 && !m->stopping) {
+		m->trash_pending = true;
+		(void)uv_timer_start(&m->trash_timer, on_trash_timer, TRASH_RETRY_MS, 0);
+	} else if (m->trash_pending) {
+		sandbox_trash_kick(m);
+	}
+	sandboxes_check_stopped(m);
+}
+
+static void on_trash_timer(uv_timer_t *t)
+{
+	struct sandboxes *m = t->data;
+	struct err e = ERR_INIT;
+
+	m->trash_pending = false;
+	m->trash_running = true;
+	if (worker_run(m->c.loop, empty_job, m, on_trash_done, m, &e) < 0) {
+		log_warn("%s", e.msg);
+		on_trash_done(m, 1);
+	}
+}
+
+void sandbox_trash_kick(struct sandboxes *m)
+{
+	m->trash_pending = true;
+	if (m->trash_running || m->freeing)
+		return;
+	if (m->stopping)
+		(void)uv_timer_start(&m->trash_timer, on_trash_timer, 0, 0);
+	else if (!uv_is_active((uv_handle_t *)&m->trash_timer))
+		(void)uv_timer_start(&m->trash_timer, on_trash_timer, TRASH_DELAY_MS, 0);
+}
+
+/* ---- start-up ---- */
+
+struct names {
+	char (*v)[KEEPER_SLOT_SIZE];
+	size_t n, cap;
+};
+
+/* Collected first: removing from a directory while walking it may skip entries (readdir(3)). */
+static int add_name(void *arg, const char *slot)
+{
+	struct names *l = arg;
+
+	if (strlen(slot) >= KEEPER_SLOT_SIZE)
+		return 0; /* no name of ours */
+	if (l->n == l->cap) {
+		size_t cap = l->cap ? l->cap * 2 : 64;
+		void *p = reallocarray(l->v, cap, sizeof(*l->v));
+
+		if (!p)
+			return -ENOMEM;
+		l->v = p;
+		l->cap = cap;
+	}
+	(void)snprintf(l->v[l->n++], KEEPER_SLOT_SIZE, "%s", slot);
+	return 0;
+}
+
+static void sweep_cgroups(struct sandboxes *m)
+{
+	const struct timespec pause = { .tv_nsec = 2000000 };
+	struct names l = { 0 };
+	unsigned int tries = 0;
+	int r = cgroup_each(m->c.cgroups, add_name, &l);
+
+	if (r < 0)
+		log_warn("cgroups of an earlier run can't be listed (errno %d)", -r);
+	for (size_t i = 0; i < l.n; i++)
+		(void)cgroup_kill(m->c.cgroups, l.v[i]);
+	for (size_t i = 0; i < l.n; i++) {
+		while ((r = cgroup_remove(m->c.cgroups, l.v[i])) == -EBUSY && tries++ < SWEEP_REMOVE_TRIES)
+			(void)nanosleep(&pause, NULL);
+		if (r < 0)
+			log_warn("%s: its cgroup can't be removed (errno %d)", l.v[i], -r);
+	}
+	free(l.v);
+}
+
+static int sweep_folders(struct sandboxes *m, struct err *e)
+{
+	struct names l = { 0 };
+	int r = tree_each_slot(m->c.state_fd, add_name, &l);
+
+	if (r < 0)
+		(void)err_errno(e, -r, "can't list what an earlier run left");
+	for (size_t i = 0; i < l.n && r >= 0; i++)
+		r = tree_trash_slot(m->c.state_fd, l.v[i], e);
+	free(l.v);
+	return r < 0 ? r : 0;
+}
+
+struct rows {
+	struct sandbox_row *v;
+	size_t n, cap;
+};
+
+static int add_row(void *arg, const struct sandbox_row *row)
+{
+	struct rows *l = arg;
+	int r;
+
+	if (l->n == l->cap) {
+		size_t cap = l->cap ? l->cap * 2 : 16;
+		void *p = reallocarray(l->v, cap, sizeof(*l->v));
+
+		if (!p)
+			return -ENOMEM;
+		l->v = p;
+		l->cap = cap;
+	}
+	r = sandbox_row_copy(row, &l->v[l->n]);
+	if (r >= 0)
+		l->n++;
+	return r;
+}
+
+static int mark_row(struct sandboxes *m, struct sandbox_row *row, struct err *e)
+{
+	row->status = SANDBOX_FAILED;
+	(void)snprintf(row->termination_reason, sizeof(row->termination_reason), "failed");
+	row->terminated_ms = clock_real_ms();
+	free(row->failure);
+	row->failure = strdup("the emulator stopped without ending it");
+	log_info("%s: left by an earlier run; marked as failed", row->id);
+	return store_sandbox_update(m->c.store, row, e);
+}
+
+static int sweep_rows(struct sandboxes *m, struct err *e)
+{
+	struct rows l = { 0 };
+	int r = store_sandbox_each_live(m->c.store, add_row, &l, e);
+
+	for (size_t i = 0; i < l.n; i++) {
+		if (r >= 0)
+			r = mark_row(m, &l.v[i], e);
+		sandbox_row_clear(&l.v[i]);
+	}
+	free(l.v);
+	return r < 0 ? r : 0;
+}
+
+int sandboxes_sweep(struct sandboxes *m, struct err *e)
+{
+	int r;
+
+	sweep_cgroups(m);
+	r = sweep_folders(m, e);
+	if (r < 0)
+		return r;
+	/* Also what a killed worker left in the trash itself. */
+	sandbox_trash_kick(m);
+	return sweep_rows(m, e);
+}

@@ -1,0 +1,258 @@
+"""One emulator: started, stopped, and audited for what it leaves behind."""
+
+from __future__ import annotations
+
+import http.client
+import json
+import os
+import signal
+import subprocess
+import time
+import uuid
+from collections import Counter
+from pathlib import Path
+
+from . import proc
+from .wire import Api
+
+READY_SECONDS = 15.0
+STOP_SECONDS = 10.0
+AUDIT_SECONDS = 5.0
+
+
+class Emulator:
+    """`orkestr-emulator serve` as a child process, on a port of its own choosing.
+
+    args: further arguments of serve. popen: further arguments of Popen (user, group). Not started yet:
+    call start(), or use it as a context manager, which also stops and checks it.
+    """
+
+    def __init__(self, binary: Path, state_dir: Path, *args: str, popen: dict | None = None, warm: str | None = "tiny"):
+        self.binary = binary
+        self.state_dir = state_dir
+        self.args = args
+        self.popen = popen or {}
+        self.warm = warm
+        self.tag = uuid.uuid4().hex
+        self.log_path = state_dir.parent / f"{state_dir.name}.{self.tag[:6]}.log"
+        self.port_file = state_dir.parent / f"{state_dir.name}.{self.tag[:6]}.port"
+        self.process: subprocess.Popen | None = None
+        self.port = 0
+        self.daemon_pid: int | None = None
+        self.baseline: dict | None = None
+        self.cgroups: list[Path] = []  # the emulator's own groups; each live sandbox has one below
+
+    # --- life -------------------------------------------------------------------------------------
+
+    def start(self) -> Emulator:
+        command = [
+            str(self.binary), "serve", "--listen", "127.0.0.1:0", "--port-file", str(self.port_file),
+            "--state-dir", str(self.state_dir), *self.args,
+        ]  # fmt: skip
+        environment = {**self.popen.get("env", os.environ), proc.TAG: self.tag}
+        with open(self.log_path, "wb") as log:
+            self.process = subprocess.Popen(
+                command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True,
+                **{**self.popen, "env": environment},
+            )  # fmt: skip
+        self._await_ready()
+        self.daemon_pid = proc.listener(self.port, self.family())
+        if self.warm:
+            self._warm_up()
+        self.baseline = self._look()
+        return self
+
+    def _await_ready(self) -> None:
+        deadline = time.monotonic() + READY_SECONDS
+        while time.monotonic() < deadline:
+            if self.process.poll() is not None:
+                raise AssertionError(f"serve ended with {self.process.returncode}:\n{self.log()}")
+            try:
+                self.port = int(self.port_file.read_text())
+            except (OSError, ValueError):
+                time.sleep(0.01)
+                continue
+            if self.healthy():
+                return
+            time.sleep(0.01)
+        raise AssertionError(f"serve was not ready after {READY_SECONDS} s:\n{self.log()}")
+
+    def _warm_up(self) -> None:
+        """One sandbox's whole life, so that what is opened on first use is part of the baseline; and
+        while it lives, where its control groups are."""
+        before = self.family()
+        api = self.api(f"ork_warm_{self.tag}") if "any" in self.args else None
+        if api is None:
+            return
+        sandbox = api.post("/v1/sandboxes", {"template": self.warm})
+        assert sandbox.status == 201, sandbox
+        sandbox_id = sandbox.json["id"]
+        inside = sorted(self.family() - before)
+        if inside:
+            self.cgroups = [folder.parent for folder in proc.cgroups_of(inside[0]) if folder.name.startswith("s-")]
+        api.exec(sandbox_id, "true")
+        api.put_file(sandbox_id, "/tmp/warm", b"warm")
+        assert api.delete(f"/v1/sandboxes/{sandbox_id}").status == 200
+        self.settle()
+
+    def healthy(self) -> bool:
+        try:
+            connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=5)
+            connection.request("GET", "/_emulator/health")
+            good = connection.getresponse().status == 200
+            connection.close()
+            return good
+        except (OSError, http.client.HTTPException):
+            return False
+
+    def settle(self) -> None:
+        """Waits until no slot and no trash is left."""
+        deadline = time.monotonic() + AUDIT_SECONDS
+        while time.monotonic() < deadline and (self.slots() or self.trash()):
+            time.sleep(0.01)
+
+    def stop(self, sig: int = signal.SIGTERM) -> int:
+        """Ends it as a user does; returns the exit status."""
+        self.process.send_signal(sig)
+        try:
+            return self.process.wait(STOP_SECONDS)
+        except subprocess.TimeoutExpired:
+            self.kill_all()
+            raise AssertionError(f"still running {STOP_SECONDS} s after signal {sig}:\n{self.log()}") from None
+
+    def kill_all(self) -> None:
+        """The way out when something went wrong: every process of it, at once."""
+        for pid in self.family():
+            try:
+                os.kill(pid, signal.SIGKILL)
+            except ProcessLookupError:
+                pass
+        if self.process:
+            self.process.wait(STOP_SECONDS)
+
+    def __enter__(self) -> Emulator:
+        return self.start()
+
+    def __exit__(self, kind, *_) -> None:
+        if self.process is None or self.process.returncode is not None:
+            return
+        status = self.stop()
+        if kind is None:
+            assert status == 0, f"exit status {status} after SIGTERM:\n{self.log()}"
+            self.check_nothing_left()
+
+    # --- looking at it ----------------------------------------------------------------------------
+
+    def api(self, key: str | None) -> Api:
+        return Api(self.port, key)
+
+    def log(self) -> str:
+        try:
+            return self.log_path.read_text(errors="replace")
+        except OSError:
+            return "(no log)"
+
+    def family(self) -> set[int]:
+        return proc.family(self.process.pid, self.tag)
+
+    def daemon_rss_kb(self) -> int:
+        return proc.status_kb(self.daemon_pid, "VmRSS")
+
+    def slots(self) -> set[str]:
+        return proc.contents(self.state_dir / "disk" / "s")
+
+    def trash(self) -> set[str]:
+        return proc.contents(self.state_dir / "disk" / "trash")
+
+    def info(self) -> dict:
+        answer = self.api(None).get("/_emulator/info")
+        assert answer.status == 200, answer
+        return answer.json
+
+    # --- the audit --------------------------------------------------------------------------------
+
+    def _look(self) -> dict[str, Counter]:
+        """Everything that must be the same again when no sandbox lives."""
+        pids = self.family()
+        seen = {
+            "processes": Counter(str(pid) for pid in pids),
+            "slot folders": Counter(self.slots()),
+            "trash": Counter(self.trash()),
+            "network namespaces": Counter(proc.namespaces(pids, "net").keys()),
+            "mounts on the host": Counter(m for m in proc.mounts("self") or [] if str(self.state_dir) in m),
+        }
+        for pid in sorted(pids):
+            open_fds = proc.fds(pid)
+            if open_fds is not None:
+                seen[f"descriptors of process {pid}"] = Counter(_plain(fd) for fd in open_fds)
+        for pid in proc.namespaces(pids, "mnt").values():
+            inside = proc.mounts(pid)
+            if inside is not None and inside != proc.mounts("self"):
+                seen[f"mounts of process {pid}"] = Counter(inside)
+        for folder in self.cgroups:
+            seen[f"control groups in {folder}"] = Counter(proc.subfolders(folder))
+        return seen
+
+    def differences(self) -> list[str]:
+        now, found = self._look(), []
+        for what in sorted(self.baseline.keys() | now.keys()):
+            was, is_ = self.baseline.get(what, Counter()), now.get(what, Counter())
+            for item in (is_ - was).elements():
+                detail = proc.describe(int(item)) if what == "processes" else item
+                found.append(f"{what}: left behind: {detail}")
+            for item in (was - is_).elements():
+                found.append(f"{what}: gone: {item}")
+        return found
+
+    def audit(self) -> None:
+        """With no sandbox alive, all is as it was before the first one; waits a few seconds for it."""
+        if self.process is None or self.process.returncode is not None or self.baseline is None:
+            return
+        if self.process.poll() is not None:
+            raise AssertionError(f"the emulator ended by itself with {self.process.returncode}:\n{self.log()[-4000:]}")
+        deadline = time.monotonic() + AUDIT_SECONDS
+        while found := self.differences():
+            if time.monotonic() > deadline:
+                self.baseline = self._look()  # said once, not once a test
+                raise AssertionError("the emulator is not as it was before the test:\n  " + "\n  ".join(found[:40]))
+            time.sleep(0.02)
+
+    def check_nothing_left(self) -> None:
+        """After its end: no process, mount, control group, slot, trash or listening port."""
+        deadline = time.monotonic() + AUDIT_SECONDS
+        while found := self._left():
+            if time.monotonic() > deadline:
+                raise AssertionError("left after the end:\n  " + "\n  ".join(found))
+            time.sleep(0.02)
+
+    def _left(self) -> list[str]:
+        found = [f"process {proc.describe(pid)}" for pid in proc.family(-1, self.tag)]
+        found += [f"mount {m}" for m in proc.mounts("self") or [] if str(self.state_dir) in m]
+        found += [f"control group {folder}" for folder in self.cgroups if _own_group(folder) and folder.exists()]
+        found += [f"slot {slot}" for slot in self.slots()] + [f"trash {name}" for name in self.trash()]
+        if self.port and self.healthy():
+            found.append(f"port {self.port} still answers")
+        return found
+
+
+def _own_group(folder: Path) -> bool:
+    return "orkestr" in str(folder)
+
+
+def _plain(fd: str) -> str:
+    """A descriptor's kind: which socket or which file of the store it is does not matter."""
+    return fd if fd.startswith("/") else fd.split(":")[0]
+
+
+def run(binary: Path, *args: str, timeout: float = 120.0, **more) -> subprocess.CompletedProcess:
+    """A verb of the command line, to its end."""
+    return subprocess.run(
+        [str(binary), *args], stdin=more.pop("stdin", subprocess.DEVNULL), capture_output=True, text=True,
+        timeout=timeout, **more,
+    )  # fmt: skip
+
+
+def run_json(binary: Path, *args: str, **more):
+    result = run(binary, *args, **more)
+    assert result.returncode == 0, result
+    return json.loads(result.stdout)

@@ -1,0 +1,178 @@
+// The JavaScript client against a running emulator: each call, and each exception by what causes it.
+// Needs ORKESTR_BASE_URL and ORKESTR_API_KEY; test_js.py gives them and runs this with node --test.
+
+import assert from "node:assert/strict";
+import { test } from "node:test";
+
+import * as orkestr from "./orkestr.mjs";
+
+const { Sandbox } = orkestr;
+const template = "tiny";
+
+// Skips by itself until the server has the route.
+async function unlessMissing(t, issue, run) {
+	try {
+		return await run();
+	} catch (error) {
+		if (error instanceof orkestr.OrkestrError && (error.status === 501 || error.status === 404))
+			return t.skip(`${issue}: ${error.message}`);
+		throw error;
+	}
+}
+
+test("withTemp terminates, also after a throw, and passes the value on", async () => {
+	let seen;
+	const value = await Sandbox.withTemp({ template }, async (sbx) => {
+		seen = sbx;
+		assert.equal(sbx.status, "running");
+		return (await sbx.exec("echo hi")).stdout;
+	});
+	assert.equal(value, "hi\n");
+	assert.equal(seen.status, "terminated");
+	await assert.rejects(Sandbox.withTemp({ template }, async (sbx) => {
+		seen = sbx;
+		throw new RangeError("mine");
+	}), RangeError);
+	assert.equal(seen.status, "terminated");
+});
+
+test("create passes everything on; results are camelCase", async () => {
+	const sbx = await Sandbox.create({
+		template, size: "small", network: "off", timeoutSeconds: 99, env: { some_name: "v" },
+		metadata: { agentRun: "r_1" }, region: "hel1", apiKey: process.env.ORKESTR_API_KEY,
+	});
+	try {
+		assert.match(sbx.id, /^sbx_[0-9A-Z]{26}$/);
+		assert.ok(sbx.createdAt instanceof Date && Math.abs(Date.now() - sbx.createdAt) < 60_000);
+		const result = await sbx.exec("echo $some_name; echo err >&2; exit 4", { timeoutSeconds: 30 });
+		assert.deepEqual({ ...result, durationMs: 0 }, { stdout: "v\n", stderr: "err\n", exitCode: 4, durationMs: 0 });
+		assert.ok(Number.isInteger(result.durationMs));
+	} finally {
+		await sbx.terminate();
+		await sbx.terminate();
+	}
+});
+
+test("files", async () => {
+	await Sandbox.withTemp({ template }, async (sbx) => {
+		const bytes = Uint8Array.from({ length: 100_000 }, (_, i) => i % 256);
+		await sbx.files.writeBytes("/workspace/a/blob.bin", bytes);
+		await sbx.files.write("/workspace/ü ✓.txt", "grüße\n");
+		assert.deepEqual(await sbx.files.readBytes("/workspace/a/blob.bin"), bytes);
+		assert.equal(await sbx.files.read("/workspace/ü ✓.txt"), "grüße\n");
+		const entries = await sbx.files.list("/workspace");
+		assert.deepEqual(entries.map((e) => [e.name, e.isDir]), [["a", true], ["ü ✓.txt", false]]);
+		await sbx.files.delete("/workspace/ü ✓.txt");
+		await assert.rejects(sbx.files.read("/workspace/ü ✓.txt"), { name: "OrkestrError", code: "file_not_found", status: 404 });
+	});
+});
+
+test("list goes through all pages", async () => {
+	const made = new Set();
+	for (let n = 0; n < 53; n++) {
+		const sbx = await Sandbox.create({ template });
+		made.add(sbx.id);
+		await sbx.terminate();
+	}
+	const listed = [];
+	for await (const sbx of Sandbox.list())
+		listed.push(sbx.id);
+	assert.equal(new Set(listed).size, listed.length);
+	assert.ok([...made].every((id) => listed.includes(id)));
+	for await (const sbx of Sandbox.list({ status: "running" }))
+		assert.fail(`${sbx.id} still runs`);
+});
+
+test("errors by their causes", async (t) => {
+	const cases = [
+		["AuthError", 401, () => Sandbox.create({ template, apiKey: "not-a-key" })],
+		["PlanLimitError", 402, () => Sandbox.create({ template: "tiny", size: "large", apiKey: process.env.ORKESTR_TEST_KEY_FREE })],
+		["OrkestrError", 422, () => Sandbox.create({ template, timeoutSeconds: 1 })],
+		["OrkestrError", 404, () => Sandbox.create({ template: "no-such" })],
+	];
+	for (const [name, status, run] of cases) {
+		await t.test(`${name} ${status}`, () => assert.rejects(run(), (error) => {
+			assert.ok(error instanceof orkestr[name] && error instanceof orkestr.OrkestrError && error instanceof Error);
+			assert.equal(error.name, name);
+			assert.equal(error.status, status);
+			assert.ok(error.message && error.requestId);
+			return true;
+		}));
+	}
+	await t.test("ExecTimeout with the output so far", () => Sandbox.withTemp({ template }, (sbx) =>
+		assert.rejects(sbx.exec("echo so far; sleep 20", { timeoutSeconds: 1 }), (error) => {
+			assert.ok(error instanceof orkestr.ExecTimeout);
+			assert.equal(error.stdout, "so far\n");
+			return true;
+		})));
+	await t.test("SandboxNotReady and SandboxNotFound", async () => {
+		const sbx = await Sandbox.create({ template });
+		await sbx.terminate();
+		await assert.rejects(sbx.exec("true"), orkestr.SandboxNotReady);
+		await assert.rejects(sbx.files.read("/etc/passwd"), orkestr.SandboxNotReady);
+		sbx.id = "sbx_01HXYZ00000000000000000000";
+		await assert.rejects(sbx.exec("true"), orkestr.SandboxNotFound);
+	});
+	await t.test("no key, no server", async () => {
+		const key = process.env.ORKESTR_API_KEY, url = process.env.ORKESTR_BASE_URL;
+		try {
+			delete process.env.ORKESTR_API_KEY;
+			await assert.rejects(Sandbox.create({ template }), orkestr.AuthError);
+			process.env.ORKESTR_API_KEY = key;
+			process.env.ORKESTR_BASE_URL = "http://127.0.0.1:1";
+			await assert.rejects(Sandbox.create({ template }), { name: "OrkestrError", status: null });
+		} finally {
+			process.env.ORKESTR_API_KEY = key;
+			process.env.ORKESTR_BASE_URL = url;
+		}
+	});
+});
+
+test("the classes are the README's", () => {
+	for (const name of ["AuthError", "RateLimitError", "PlanLimitError", "SnapshotCapReached", "SandboxNotFound",
+		"SandboxNotReady", "ExecTimeout", "NetworkPolicyError"]) {
+		const error = new orkestr[name]("m", { status: 1, code: "c", requestId: "r", body: { blocked: [1] } });
+		assert.ok(error instanceof orkestr.OrkestrError);
+		assert.deepEqual([error.name, error.message, error.code], [name, "m", "c"]);
+	}
+});
+
+test("execStream", async (t) => {
+	await Sandbox.withTemp({ template }, (sbx) => unlessMissing(t, "issue 3", async () => {
+		const chunks = [];
+		for await (const chunk of sbx.execStream("echo ✓; echo err >&2; exit 3"))
+			chunks.push(chunk);
+		const text = (stream) => chunks.filter((c) => c.stream === stream).map((c) => c.data).join("");
+		assert.deepEqual([text("stdout"), text("stderr")], ["✓\n", "err\n"]);
+		assert.equal(chunks.filter((c) => c.isFinal).length, 1);
+		assert.equal(chunks.at(-1).exitCode, 3);
+	}));
+});
+
+test("limits", (t) => unlessMissing(t, "issue 6", async () => {
+	const limits = await Sandbox.limits();
+	assert.equal(limits.plan, "team");
+	assert.deepEqual(limits.allowedSizes, ["small", "medium", "large"]);
+	assert.equal(limits.maxConcurrent, 15);
+	assert.ok(limits.usageResetsAt instanceof Date && limits.usageResetsAt > new Date());
+	assert.deepEqual(limits.sizes[0], { size: "small", cpu: 0.5, memoryMb: 512, allowed: true });
+}));
+
+test("metrics", async (t) => {
+	await Sandbox.withTemp({ template }, (sbx) => unlessMissing(t, "issue 6", async () => {
+		const metrics = await sbx.metrics({ since: new Date(0) });
+		assert.equal(metrics.sandboxStatus, "running");
+		assert.ok(metrics.lifetime.cpuSeconds >= 0);
+		assert.ok(metrics.samples.every((s) => s.t instanceof Date && s.memBytes >= 0));
+	}));
+});
+
+test("pause and resume", async (t) => {
+	await Sandbox.withTemp({ template }, (sbx) => unlessMissing(t, "issue 5", async () => {
+		const id = await sbx.pause();
+		assert.equal(id, sbx.id);
+		assert.equal(sbx.status, "paused");
+		const back = await Sandbox.resume(id);
+		assert.equal(back.status, "running");
+	}));
+});

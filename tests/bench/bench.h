@@ -1,0 +1,64 @@
+#pragma once
+/* One run of the benchmark: what is measured, where it is kept, who reports it. */
+
+#include <sys/types.h>
+
+#include "emulator/base/err.h"
+#include "emulator/store.h"
+#include "tests/bench/client.h"
+#include "tests/bench/floor.h"
+#include "tests/bench/server.h"
+#include "tests/bench/stats.h"
+
+enum series {
+	S_SPAWN,
+	S_LOOPBACK,
+	S_HEALTH,
+	S_FLOOR,
+	S_BWRAP,
+	S_RUNC,
+	S_CREATE,
+	S_FIRST_EXEC,
+	S_CREATE_EXEC,
+	S_TERMINATE,
+	S_WARM_EXEC,
+	S_READY,
+	S_STOP,
+	S_LIVE_CREATE,
+	SERIES_COUNT,
+};
+extern const char *const series_names[SERIES_COUNT]; /* for a person */
+extern const char *const series_keys[SERIES_COUNT];  /* in the JSON */
+
+#define BENCH_EXEC "{\"command\":[\"/bin/true\"]}"
+
+struct bench {
+	struct server_config config;
+	const char *template_name, *work, *json;
+	char *runc_bundle; /* NULL: no runc */
+	char runc_root[512];
+	size_t rounds, starts, live;
+	bool strict;
+
+	struct server server;
+	struct client api, echo;
+	pid_t echo_pid;
+	char warm_id[SANDBOX_ID_SIZE];
+
+	struct samples s[SERIES_COUNT];
+	char absent[SERIES_COUNT][384]; /* why a subject could not run; "" while it can */
+	struct server_memory memory, idle;
+	size_t missed; /* targets not met, set by report() */
+};
+
+/* A call that must answer with this status. */
+int bench_call(struct client *c, const char *method, const char *path, const char *body, int status, struct err *e);
+int bench_create(struct client *c, const char *template_name, char ret_id[static SANDBOX_ID_SIZE], struct err *e);
+int bench_exec(struct client *c, const char *id, struct err *e); /* /bin/true, which must exit 0 */
+int bench_terminate(struct client *c, const char *id, struct err *e);
+
+/* Fills up to b->live sandboxes under as many keys as that takes, reads memory, ends them. */
+int bench_live(struct bench *b, struct err *e);
+
+/* The table on stdout and the JSON file. */
+int report(struct bench *b, struct err *e);

@@ -1,0 +1,179 @@
+#include <errno.h>
+#include <json-c/json.h>
+#include <string.h>
+#include <sys/utsname.h>
+
+#include "tests/bench/bench.h"
+
+struct target {
+	const char *name, *unit;
+	double value, limit; /* value < 0: could not be measured */
+};
+
+static double p50(struct bench *b, enum series s)
+{
+	return samples_percentile(&b->s[s], 0.5);
+}
+
+static double ratio(struct bench *b, enum series s, enum series base)
+{
+	return b->s[s].n > 0 && b->s[base].n > 0 ? p50(b, s) / p50(b, base) : -1;
+}
+
+static size_t targets(struct bench *b, struct target *t)
+{
+	bool memory = b->memory.inits > 0;
+	size_t n = 0;
+
+	t[n++] = (struct target){ "create + first exec / bwrap", "x", ratio(b, S_CREATE_EXEC, S_BWRAP), 2 };
+	t[n++] = (struct target){ "warm exec / fork+exec on the host", "x", ratio(b, S_WARM_EXEC, S_SPAWN), 2 };
+	t[n++] = (struct target){ "terminate", "ms", p50(b, S_TERMINATE) / 1e3, 5 };
+	t[n++] = (struct target){ "ready after start, templates present", "ms", p50(b, S_READY) / 1e3, 50 };
+	t[n++] = (struct target){ "daemon RSS with all live", "MB", memory ? b->memory.daemon_rss_kib / 1024 : -1, 15 };
+	t[n++] = (struct target){ "init PSS, mean", "KiB",
+				  memory && b->memory.init_pss_kib > 0 ? b->memory.init_pss_kib : -1, 400 };
+	return n;
+}
+#define TARGETS_MAX 6
+
+static const char *verdict(const struct target *t)
+{
+	return t->value < 0 ? "not measured" : t->value <= t->limit ? "met" : "MISSED";
+}
+
+static void print_table(struct bench *b, const struct target *t, size_t n)
+{
+	printf("%-46s %10s %10s %8s\n", "p50 and p95 in ms", "p50", "p95", "n");
+	for (size_t i = 0; i < SERIES_COUNT; i++) {
+		if (b->s[i].n > 0)
+			printf("%-46s %10.3f %10.3f %8zu\n", series_names[i], p50(b, (enum series)i) / 1e3,
+			       samples_percentile(&b->s[i], 0.95) / 1e3, b->s[i].n);
+		else if (b->absent[i][0])
+			printf("%-46s not run: %s\n", series_names[i], b->absent[i]);
+	}
+	printf("\n%-46s %10s\n", "memory in KiB", "");
+	printf("%-46s %10.0f\n", "daemon RSS, no sandbox", b->idle.daemon_rss_kib);
+	printf("%-46s %10.0f\n", "daemon RSS, all live", b->memory.daemon_rss_kib);
+	printf("%-46s %10.0f\n", "keeper RSS, all live", b->memory.keeper_rss_kib);
+	printf("%-46s %10.0f\n", "other processes' RSS, all live", b->memory.others_rss_kib);
+	printf("%-46s %10.0f (max %.0f, %zu sandboxes)\n", "init PSS, mean", b->memory.init_pss_kib,
+	       b->memory.init_pss_max_kib, b->memory.inits);
+	printf("\n%-46s %10s %10s\n", "target", "value", "limit");
+	for (size_t i = 0; i < n; i++) {
+		char value[32] = "-";
+
+		if (t[i].value >= 0)
+			(void)snprintf(value, sizeof(value), "%.2f", t[i].value);
+		printf("%-46s %10s %10.4g %-4s %s\n", t[i].name, value, t[i].limit, t[i].unit, verdict(&t[i]));
+	}
+}
+
+/* Three decimals are what the clock is good for. */
+static struct json_object *number(double v)
+{
+	char text[32];
+
+	(void)snprintf(text, sizeof(text), "%.3f", v);
+	return json_object_new_double_s(v, text);
+}
+
+static struct json_object *series_json(struct bench *b)
+{
+	struct json_object *o = json_object_new_object();
+
+	for (size_t i = 0; i < SERIES_COUNT; i++) {
+		struct json_object *s = json_object_new_object();
+
+		if (b->s[i].n > 0) {
+			json_object_object_add(s, "p50_us", number(p50(b, (enum series)i)));
+			json_object_object_add(s, "p95_us", number(samples_percentile(&b->s[i], 0.95)));
+			json_object_object_add(s, "n", json_object_new_int64((int64_t)b->s[i].n));
+		} else {
+			json_object_object_add(s, "not_run", json_object_new_string(b->absent[i]));
+		}
+		json_object_object_add(o, series_keys[i], s);
+	}
+	return o;
+}
+
+static struct json_object *ratios_json(struct bench *b)
+{
+	static const struct {
+		const char *name;
+		enum series a, base;
+	} rows[] = {
+		{ "create_exec_to_bwrap", S_CREATE_EXEC, S_BWRAP }, { "create_exec_to_runc", S_CREATE_EXEC, S_RUNC },
+		{ "create_exec_to_floor", S_CREATE_EXEC, S_FLOOR }, { "warm_exec_to_spawn", S_WARM_EXEC, S_SPAWN },
+		{ "health_to_loopback", S_HEALTH, S_LOOPBACK },
+	};
+	struct json_object *o = json_object_new_object();
+
+	for (size_t i = 0; i < ARRAY_SIZE(rows); i++) {
+		double v = ratio(b, rows[i].a, rows[i].base);
+
+		json_object_object_add(o, rows[i].name, v < 0 ? NULL : number(v));
+	}
+	json_object_object_add(o, "warm_exec_to_spawn_and_loopback",
+			       number(p50(b, S_WARM_EXEC) / (p50(b, S_SPAWN) + p50(b, S_LOOPBACK))));
+	return o;
+}
+
+static struct json_object *memory_json(const struct bench *b)
+{
+	struct json_object *o = json_object_new_object();
+
+	json_object_object_add(o, "sandboxes", json_object_new_int64((int64_t)b->memory.inits));
+	json_object_object_add(o, "daemon_rss_idle_kib", number(b->idle.daemon_rss_kib));
+	json_object_object_add(o, "daemon_rss_kib", number(b->memory.daemon_rss_kib));
+	json_object_object_add(o, "keeper_rss_kib", number(b->memory.keeper_rss_kib));
+	json_object_object_add(o, "others_rss_kib", number(b->memory.others_rss_kib));
+	json_object_object_add(o, "init_pss_mean_kib", number(b->memory.init_pss_kib));
+	json_object_object_add(o, "init_pss_max_kib", number(b->memory.init_pss_max_kib));
+	return o;
+}
+
+static struct json_object *targets_json(const struct target *t, size_t n)
+{
+	struct json_object *list = json_object_new_array();
+
+	for (size_t i = 0; i < n; i++) {
+		struct json_object *o = json_object_new_object();
+
+		json_object_object_add(o, "name", json_object_new_string(t[i].name));
+		json_object_object_add(o, "unit", json_object_new_string(t[i].unit));
+		json_object_object_add(o, "value", t[i].value < 0 ? NULL : number(t[i].value));
+		json_object_object_add(o, "limit", number(t[i].limit));
+		json_object_object_add(o, "verdict", json_object_new_string(verdict(&t[i])));
+		json_object_array_add(list, o);
+	}
+	return list;
+}
+
+int report(struct bench *b, struct err *e)
+{
+	struct target t[TARGETS_MAX];
+	size_t n = targets(b, t);
+	struct utsname u = { 0 };
+	struct json_object *o = json_object_new_object();
+	int r = 0;
+
+	(void)uname(&u);
+	printf("%ld cores, Linux %s; template %s, %zu rounds\n\n", sysconf(_SC_NPROCESSORS_ONLN), u.release,
+	       b->template_name, b->rounds);
+	print_table(b, t, n);
+	for (size_t i = 0; i < n; i++)
+		b->missed += strcmp(verdict(&t[i]), "MISSED") == 0;
+
+	json_object_object_add(o, "cores", json_object_new_int64(sysconf(_SC_NPROCESSORS_ONLN)));
+	json_object_object_add(o, "kernel", json_object_new_string(u.release));
+	json_object_object_add(o, "template", json_object_new_string(b->template_name));
+	json_object_object_add(o, "rounds", json_object_new_int64((int64_t)b->rounds));
+	json_object_object_add(o, "series", series_json(b));
+	json_object_object_add(o, "ratios", ratios_json(b));
+	json_object_object_add(o, "memory", memory_json(b));
+	json_object_object_add(o, "targets", targets_json(t, n));
+	if (json_object_to_file_ext(b->json, o, JSON_C_TO_STRING_PRETTY) < 0)
+		r = err_set(e, ERR_IO, EIO, NULL, "can't write %s: %s", b->json, json_util_get_last_err());
+	json_object_put(o);
+	return r;
+}

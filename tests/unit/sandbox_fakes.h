@@ -1,0 +1,795 @@
+#pragma once
+/* The world around emulator/sandbox*.c and exec*.c, for their unit tests: a store in memory, a keeper and
+ * an init that answer from the loop, cgroups and folders that are only counted. Everything that is called is
+ * written to `trace`, and each step can be made to fail by its name. The fake init runs real processes.
+ * Each module is replaced whole, so its member of the archive is never linked. */
+
+#include "emulator/base/util.h"
+
+#include <criterion/criterion.h>
+#include <errno.h>
+#include <fcntl.h>
+#include <signal.h>
+#include <string.h>
+#include <sys/prctl.h>
+#include <sys/socket.h>
+#include <sys/wait.h>
+#include <uv.h>
+
+#include "emulator/base/buf.h"
+#include "emulator/base/log.h"
+#include "emulator/base/sys.h"
+#include "emulator/exec.h"
+#include "emulator/init.h"
+#include "emulator/keeper.h"
+#include "emulator/sandbox.h"
+#include "rootfs/template.h"
+#include "rootfs/tree.h"
+
+#ifdef FAKES_REAL_KERNEL
+/* Criterion can't hear of a failure in a child that a test forks: say it and exit. */
+#undef cr_assert
+#undef cr_assert_str_eq
+#undef cr_expect
+#define cr_assert(c, ...)                                                                          \
+	do {                                                                                       \
+		if (!(c)) {                                                                        \
+			(void)fprintf(stderr, "%s:%d: %s is false: ", __FILE__, __LINE__, #c); \
+			(void)fprintf(stderr, " " __VA_ARGS__);                                     \
+			(void)fprintf(stderr, "\n"); \
+			_exit(99);                                                                 \
+		}                                                                                  \
+	} while (0)
+#define cr_expect cr_assert
+#define cr_assert_str_eq(a, b, ...) cr_assert(strcmp(a, b) == 0, __VA_ARGS__)
+#endif
+
+static uv_loop_t loop;
+static struct sandboxes *mgr;
+static char state_dir[] = "/tmp/test-sandbox-XXXXXX";
+static int state_fd = -1;
+static bool stopped;
+static const struct account team = { .id = "acc_team", .plan = PLAN_TEAM, .scopes = SCOPE_READ | SCOPE_WRITE };
+static const struct account freebie = { .id = "acc_free", .plan = PLAN_FREE, .scopes = SCOPE_READ | SCOPE_WRITE };
+
+/* ---- what was called, what shall fail ---- */
+
+static struct buf trace = { .max = 1 << 20 };
+static const char *fail_step = ""; /* the name of a step that fails */
+
+static _printf_(1, 2) void note(const char *fmt, ...)
+{
+	char line[256];
+	va_list ap;
+
+	va_start(ap, fmt);
+	(void)vsnprintf(line, sizeof(line), fmt, ap);
+	va_end(ap);
+	cr_assert(buf_printf(&trace, "%s%s", trace.len ? " " : "", line) == 0);
+}
+
+static int step(const char *name, struct err *e)
+{
+	note("%s", name);
+	if (strcmp(fail_step, name) == 0)
+		return err_set(e, ERR_IO, EIO, NULL, "%s failed", name);
+	return 0;
+}
+
+/* ---- things that happen later, from the loop ---- */
+
+struct post {
+	uv_timer_t t;
+	void (*fn)(void *arg);
+	void *arg;
+};
+
+static void post_closed(uv_handle_t *h)
+{
+	free(h->data);
+}
+
+static void post_run(uv_timer_t *t)
+{
+	struct post *p = t->data;
+
+	uv_close((uv_handle_t *)t, post_closed);
+	p->fn(p->arg);
+}
+
+static _unused_ void post(void (*fn)(void *arg), void *arg, uint64_t ms)
+{
+	struct post *p = calloc(1, sizeof(*p));
+
+	cr_assert(p);
+	p->fn = fn;
+	p->arg = arg;
+	p->t.data = p;
+	uv_timer_init(&loop, &p->t);
+	uv_timer_start(&p->t, post_run, ms, 0);
+}
+
+#ifndef FAKES_REAL_KERNEL /* then plans, cgroups, folders, keeper and init are the real ones */
+
+/* ---- plans ---- */
+
+const struct size_spec size_menu[SIZE_COUNT] = { { "small", 500, 512 }, { "medium", 2000, 4096 }, { "large", 4000, 8192 } };
+
+int size_parse(const char *name, enum size_id *ret)
+{
+	for (unsigned int i = 0; i < SIZE_COUNT; i++)
+		if (strcmp(name, size_menu[i].name) == 0) {
+			*ret = (enum size_id)i;
+			return 0;
+		}
+	return -EINVAL;
+}
+
+const struct plan *plan_get(enum plan_id id)
+{
+	static const struct plan plans[] = {
+		{ "free", 1, 500, 512, 1, 1, 3600, 10, 2, false },
+		{ "pro", 3, 2000, 4096, 5, 3, 3600, 200, 100, true },
+		{ "team", 7, 4000, 8192, 15, 10, 3600, 2000, 1000, true },
+	};
+
+	return &plans[id];
+}
+
+#endif /* FAKES_REAL_KERNEL */
+
+/* ---- store ---- */
+
+static struct sandbox_row rows[64];
+static size_t n_rows;
+
+const char *sandbox_status_name(enum sandbox_status s)
+{
+	static const char *const names[] = { "creating", "running",	"pausing",    "paused",
+					     "resuming", "terminating", "terminated", "failed" };
+
+	return names[s];
+}
+
+void sandbox_row_clear(struct sandbox_row *r)
+{
+	free(r->template_name);
+	free(r->region);
+	free(r->metadata);
+	free(r->env);
+	free(r->failure);
+	*r = (struct sandbox_row){ 0 };
+}
+
+static char *dup_or_null(const char *s)
+{
+	return s ? strdup(s) : NULL;
+}
+
+int sandbox_row_copy(const struct sandbox_row *from, struct sandbox_row *to)
+{
+	*to = *from;
+	to->template_name = dup_or_null(from->template_name);
+	to->region = dup_or_null(from->region);
+	to->metadata = dup_or_null(from->metadata);
+	to->env = dup_or_null(from->env);
+	to->failure = dup_or_null(from->failure);
+	return 0;
+}
+
+static struct sandbox_row *row_of(const char *id)
+{
+	for (size_t i = 0; i < n_rows; i++)
+		if (strcmp(rows[i].id, id) == 0)
+			return &rows[i];
+	return NULL;
+}
+
+static int store_step(const char *op, const struct sandbox_row *r, struct err *e)
+{
+	char name[64];
+
+	(void)snprintf(name, sizeof(name), "%s:%s", op, sandbox_status_name(r->status));
+	return step(name, e);
+}
+
+int store_sandbox_insert(struct store *s _unused_, const struct sandbox_row *r, struct err *e)
+{
+	int k = store_step("insert", r, e);
+
+	if (k < 0)
+		return k;
+	cr_assert(!row_of(r->id) && n_rows < ARRAY_SIZE(rows));
+	return sandbox_row_copy(r, &rows[n_rows++]);
+}
+
+int store_sandbox_update(struct store *s _unused_, const struct sandbox_row *r, struct err *e)
+{
+	struct sandbox_row *old = row_of(r->id);
+	int k = store_step("update", r, e);
+
+	if (k < 0)
+		return k;
+	cr_assert(old);
+	sandbox_row_clear(old);
+	return sandbox_row_copy(r, old);
+}
+
+int store_sandbox_get(struct store *s _unused_, const char *id, struct sandbox_row *ret, struct err *e)
+{
+	struct sandbox_row *r = row_of(id);
+
+	return r ? sandbox_row_copy(r, ret) : err_set(e, ERR_NOT_FOUND, ENOENT, "sandbox_not_found", "none");
+}
+
+int store_sandbox_each_live(struct store *s _unused_, int (*fn)(void *arg, const struct sandbox_row *r), void *arg,
+			    struct err *e _unused_)
+{
+	int r = 0;
+
+	for (size_t i = 0; i < n_rows && r >= 0; i++)
+		if (rows[i].status != SANDBOX_TERMINATED && rows[i].status != SANDBOX_FAILED)
+			r = fn(arg, &rows[i]);
+	return r;
+}
+
+/* ---- templates ---- */
+
+static unsigned int template_loads;
+static int template_live;
+
+bool template_name_valid(const char *name)
+{
+	return *name && !strchr(name, '/') && name[0] != '.';
+}
+
+int template_load(int dir _unused_, const char *name, struct template **ret, struct err *e)
+{
+	struct template *t;
+
+	if (strcmp(name, "node-22") == 0)
+		return err_set(e, ERR_UNAVAILABLE, ENOENT, "template_unavailable", "run template build node-22");
+	if (strcmp(name, "python-3.12") != 0)
+		return err_set(e, ERR_NOT_FOUND, ENOENT, "template_not_found", "no template");
+	t = calloc(1, sizeof(*t));
+	cr_assert(t);
+	(void)snprintf(t->name, sizeof(t->name), "%s", name);
+	t->layers[0] = strdup("layer0");
+	t->n_layers = 1;
+	template_loads++;
+	template_live++;
+	*ret = t;
+	return 0;
+}
+
+void template_free(struct template *t)
+{
+	free(t->layers[0]);
+	free(t);
+	template_live--;
+}
+
+#ifndef FAKES_REAL_KERNEL
+
+/* ---- cgroups and folders: counted ---- */
+
+static char cgroups[64][KEEPER_SLOT_SIZE], folders[64][KEEPER_SLOT_SIZE];
+static unsigned int busy_removes; /* cgroup_remove says -EBUSY this often */
+static uint64_t oom_kills;
+static struct cgroup_limits last_limits;
+
+static char *find_name(char (*v)[KEEPER_SLOT_SIZE], const char *name)
+{
+	for (size_t i = 0; i < 64; i++)
+		if (strcmp(v[i], name) == 0)
+			return v[i];
+	return NULL;
+}
+
+static size_t count_names(char (*v)[KEEPER_SLOT_SIZE])
+{
+	size_t n = 0;
+
+	for (size_t i = 0; i < 64; i++)
+		n += v[i][0] != '\0';
+	return n;
+}
+
+static void add_name(char (*v)[KEEPER_SLOT_SIZE], const char *name)
+{
+	(void)snprintf(find_name(v, ""), KEEPER_SLOT_SIZE, "%s", name);
+}
+
+static int each_name(char (*v)[KEEPER_SLOT_SIZE], int (*fn)(void *arg, const char *slot), void *arg)
+{
+	int r = 0;
+
+	for (size_t i = 0; i < 64 && r >= 0; i++)
+		if (v[i][0])
+			r = fn(arg, v[i]);
+	return r;
+}
+
+enum cgroup_backend cgroup_root_backend(const struct cgroup_root *r _unused_)
+{
+	return CGROUP_V2;
+}
+
+int cgroup_create(struct cgroup_root *r _unused_, const char *slot, const struct cgroup_limits *l, struct err *e)
+{
+	add_name(cgroups, slot);
+	last_limits = *l;
+	return step("cgroup", e);
+}
+
+int cgroup_set_limits(struct cgroup_root *r _unused_, const char *slot _unused_, const struct cgroup_limits *l, struct err *e)
+{
+	last_limits = *l;
+	return step("limits", e);
+}
+
+int cgroup_read_oom_kills(struct cgroup_root *r _unused_, const char *slot, uint64_t *ret)
+{
+	if (!find_name(cgroups, slot))
+		return -ENOENT;
+	*ret = oom_kills;
+	return 0;
+}
+
+int cgroup_kill(struct cgroup_root *r _unused_, const char *slot _unused_)
+{
+	note("cgroup_kill");
+	return 0;
+}
+
+int cgroup_remove(struct cgroup_root *r _unused_, const char *slot)
+{
+	char *p = find_name(cgroups, slot);
+
+	if (busy_removes > 0) {
+		busy_removes--;
+		return -EBUSY;
+	}
+	note("cgroup_remove");
+	if (p)
+		p[0] = '\0';
+	return 0;
+}
+
+int cgroup_each(struct cgroup_root *r _unused_, int (*fn)(void *arg, const char *slot), void *arg)
+{
+	return each_name(cgroups, fn, arg);
+}
+
+int tree_make_slot(int dir _unused_, const char *slot, uid_t uid _unused_, struct err *e)
+{
+	add_name(folders, slot);
+	return step("folder", e);
+}
+
+int tree_trash_slot(int dir _unused_, const char *slot, struct err *e _unused_)
+{
+	char *p = find_name(folders, slot);
+
+	note("trash");
+	if (p)
+		p[0] = '\0';
+	return 0;
+}
+
+int tree_each_slot(int dir _unused_, int (*fn)(void *arg, const char *slot), void *arg)
+{
+	return each_name(folders, fn, arg);
+}
+
+/* In a worker: it leaves a mark that the test can see. */
+int tree_empty_trash(int dir, struct err *e _unused_)
+{
+	int fd = openat(dir, "emptied", O_CREAT | O_WRONLY | O_APPEND | O_CLOEXEC, 0600);
+
+	if (fd < 0 || write(fd, "x", 1) != 1)
+		return -EIO;
+	return close(fd);
+}
+
+uid_t idmap_sandbox_uid(const struct idmap *m _unused_, uid_t id)
+{
+	return id + 1;
+}
+
+/* ---- keeper ---- */
+
+static struct keeper_events kev;
+static bool keeper_silent;  /* asked to spawn, it says nothing */
+static bool keeper_deaf;    /* asked to kill, it says nothing */
+static int died_status = SIGKILL;
+static struct {
+	keeper_spawned_fn done;
+	void *arg;
+	char slot[KEEPER_SLOT_SIZE];
+	bool alive;
+} spawned[64];
+static size_t n_spawned;
+static int peer_sock = -1; /* init's end of the last control socket */
+
+static _unused_ void keeper_say_died(void *arg)
+{
+	size_t i = (size_t)(uintptr_t)arg;
+
+	if (!spawned[i].alive)
+		return;
+	spawned[i].alive = false;
+	kev.died(kev.arg, spawned[i].slot, died_status);
+}
+
+static void keeper_answer(void *arg)
+{
+	size_t i = (size_t)(uintptr_t)arg;
+	struct err e = ERR_INIT;
+	int sv[2];
+
+	if (strcmp(fail_step, "spawned") == 0) {
+		(void)err_set(&e, ERR_IO, EIO, NULL, "spawned failed");
+		spawned[i].done(spawned[i].arg, &e, -1, 0);
+		return;
+	}
+	cr_assert(socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0, sv) == 0);
+	closep(&peer_sock);
+	peer_sock = sv[1];
+	spawned[i].alive = true;
+	spawned[i].done(spawned[i].arg, NULL, sv[0], 4242);
+}
+
+int keeper_spawn(struct keeper *k _unused_, const char *slot, keeper_spawned_fn done, void *arg, struct err *e)
+{
+	int r = step("spawn", e);
+
+	if (r < 0)
+		return r;
+	spawned[n_spawned].done = done;
+	spawned[n_spawned].arg = arg;
+	(void)snprintf(spawned[n_spawned].slot, KEEPER_SLOT_SIZE, "%s", slot);
+	if (!keeper_silent)
+		post(keeper_answer, (void *)(uintptr_t)n_spawned, 0);
+	n_spawned++;
+	return 0;
+}
+
+static void fake_init_kill_all(void);
+
+int keeper_kill(struct keeper *k, const char *slot)
+{
+	cr_assert(k, "keeper_kill on a keeper that is gone");
+	note("kill");
+	for (size_t i = 0; i < n_spawned; i++)
+		if (!keeper_deaf && spawned[i].alive && strcmp(spawned[i].slot, slot) == 0) {
+			fake_init_kill_all();
+			post(keeper_say_died, (void *)(uintptr_t)i, 0);
+		}
+	return 0;
+}
+
+/* ---- init: real processes ---- */
+
+struct init {
+	int sock;
+	struct init_events ev;
+};
+
+struct command {
+	uv_poll_t poll;
+	int pidfd;
+	pid_t pid;
+	uint64_t id;
+	struct init *init; /* NULL once that is gone */
+	bool used;
+};
+
+static struct command children[300];
+static bool init_silent; /* never ready */
+static struct init *last_init;
+static int inits_live;
+static char last_layer[64], last_host[64];
+static unsigned int last_cpus;
+
+static struct init *live_inits[64];
+
+/* Where it is in live_inits, or a place that holds NULL. */
+static struct init **init_place(const struct init *i)
+{
+	struct init **free_place = NULL;
+
+	for (size_t k = 0; k < ARRAY_SIZE(live_inits); k++) {
+		if (live_inits[k] == i)
+			return &live_inits[k];
+		if (!live_inits[k])
+			free_place = &live_inits[k];
+	}
+	cr_assert(free_place);
+	return free_place;
+}
+
+static void init_say_ready(void *arg)
+{
+	struct init *i = arg;
+	struct err e = ERR_INIT;
+
+	if (!*init_place(i))
+		return;
+	if (strcmp(fail_step, "ready") == 0) {
+		(void)err_set(&e, ERR_IO, EIO, NULL, "ready failed");
+		i->ev.ready(i->ev.arg, &e, -1);
+		return;
+	}
+	i->ev.ready(i->ev.arg, NULL, open("/", O_PATH | O_DIRECTORY | O_CLOEXEC));
+}
+
+int init_connect(struct uv_loop_s *l _unused_, int ctl_sock, const struct init_config *c, const struct init_events *ev,
+		 struct init **ret, struct err *e)
+{
+	struct init *i;
+	int r = step("connect", e);
+
+	if (r < 0) {
+		(void)close(ctl_sock);
+		return r;
+	}
+	i = calloc(1, sizeof(*i));
+	cr_assert(i);
+	i->sock = ctl_sock;
+	i->ev = *ev;
+	(void)snprintf(last_layer, sizeof(last_layer), "%s", c->layers[0]);
+	(void)snprintf(last_host, sizeof(last_host), "%s", c->hostname);
+	last_cpus = c->cpus;
+	last_init = *init_place(i) = i;
+	inits_live++;
+	if (!init_silent)
+		post(init_say_ready, i, 0);
+	*ret = i;
+	return 0;
+}
+
+static void command_closed(uv_handle_t *h)
+{
+	struct command *c = h->data;
+
+	closep(&c->pidfd);
+	c->used = false;
+}
+
+static void command_reap(struct command *c)
+{
+	struct init_exit x = { 0 };
+	int st = 0;
+
+	cr_assert(waitpid(c->pid, &st, 0) == c->pid);
+	uv_close((uv_handle_t *)&c->poll, command_closed);
+	x.kind = WIFSIGNALED(st) ? INIT_EXIT_SIGNAL : INIT_EXIT_CODE;
+	x.value = WIFSIGNALED(st) ? WTERMSIG(st) : WEXITSTATUS(st);
+	if (c->init)
+		c->init->ev.exited(c->init->ev.arg, c->id, &x);
+}
+
+static void on_command_end(uv_poll_t *p, int status _unused_, int events _unused_)
+{
+	command_reap(p->data);
+}
+
+static _noreturn_ void run_command(const struct init_exec *x)
+{
+	(void)prctl(PR_SET_PDEATHSIG, SIGKILL);
+	(void)setpgid(0, 0);
+	(void)signal(SIGPIPE, SIG_DFL);
+	for (int i = 0; i < 3; i++)
+		if (dup2(x->stdio[i], i) < 0)
+			_exit(120);
+	if (chdir(x->cwd) < 0)
+		_exit(121);
+	execve(x->argv[0], (char *const *)x->argv, (char *const *)x->env);
+	_exit(122);
+}
+
+static struct init_exit unstarted;
+static uint64_t unstarted_id;
+
+static void say_unstarted(void *arg)
+{
+	struct init *i = arg;
+
+	i->ev.exited(i->ev.arg, unstarted_id, &unstarted);
+}
+
+int init_start(struct init *i, const struct init_exec *x, struct err *e)
+{
+	struct command *c = children;
+
+	if (strcmp(fail_step, "start") == 0)
+		return err_set(e, ERR_IO, EIO, NULL, "start failed");
+	if (access(x->argv[0], X_OK) < 0) {
+		unstarted = (struct init_exit){ .kind = INIT_EXIT_NOT_STARTED, .value = errno };
+		unstarted_id = x->id;
+		post(say_unstarted, i, 0);
+		return 0;
+	}
+	while (c->used)
+		c++;
+	*c = (struct command){ .used = true, .id = x->id, .init = i };
+	c->pid = fork();
+	if (c->pid == 0)
+		run_command(x);
+	(void)setpgid(c->pid, c->pid);
+	c->pidfd = sys_pidfd_open(c->pid);
+	cr_assert(c->pidfd >= 0);
+	uv_poll_init(&loop, &c->poll, c->pidfd);
+	c->poll.data = c;
+	uv_poll_start(&c->poll, UV_READABLE, on_command_end);
+	return 0;
+}
+
+static int last_signal;
+
+/* The fake's "tree" is the process group, which outlives its leader as a session does. */
+static pid_t last_group;
+
+int init_signal(struct init *i, uint64_t exec_id, int sig, bool tree)
+{
+	last_signal = sig;
+	for (size_t k = 0; k < ARRAY_SIZE(children); k++)
+		if (children[k].pid > 0 && children[k].init == i && children[k].id == exec_id) {
+			last_group = children[k].pid;
+			return kill(tree ? -children[k].pid : children[k].pid, sig);
+		}
+	return 0;
+}
+
+static void fake_init_kill_all(void)
+{
+	for (size_t k = 0; k < ARRAY_SIZE(children); k++)
+		if (children[k].pid > 0)
+			(void)kill(-children[k].pid, SIGKILL);
+}
+
+void init_free(struct init *i)
+{
+	for (size_t k = 0; k < ARRAY_SIZE(children); k++)
+		if (children[k].init == i)
+			children[k].init = NULL;
+	*init_place(i) = NULL;
+	if (last_init == i)
+		last_init = NULL;
+	(void)close(i->sock);
+	free(i);
+	inits_live--;
+}
+
+/* ---- setting up and taking down ---- */
+
+static void make_manager(uint32_t max_live)
+{
+	struct sandboxes_config c = { .loop = &loop, .max_live = max_live };
+
+	log_set_level(LOG_LEVEL_ERROR);
+	cr_assert(mkdtemp(state_dir));
+	state_fd = open(state_dir, O_PATH | O_DIRECTORY | O_CLOEXEC);
+	c.state_fd = state_fd;
+	cr_assert(uv_loop_init(&loop) == 0);
+	cr_assert(sandboxes_new(&c, &mgr, NULL) == 0);
+	sandboxes_keeper_events(mgr, &kev);
+	sandboxes_set_keeper(mgr, (struct keeper *)(void *)&kev);
+}
+
+static _unused_ void set_up(void)
+{
+	make_manager(20);
+}
+
+#endif /* FAKES_REAL_KERNEL */
+
+/* Turns the loop until *flag, at most ms. */
+static void spin_tick(uv_timer_t *t _unused_)
+{
+}
+
+static _unused_ bool spin(const bool *flag, uint64_t ms)
+{
+	uint64_t until = uv_hrtime() / 1000000 + ms;
+	uv_timer_t tick;
+
+	/* Keeps UV_RUN_ONCE from sleeping past the limit. */
+	uv_timer_init(&loop, &tick);
+	uv_timer_start(&tick, spin_tick, 5, 5);
+	while (!*flag && uv_hrtime() / 1000000 < until)
+		uv_run(&loop, UV_RUN_ONCE);
+	uv_close((uv_handle_t *)&tick, NULL);
+	uv_run(&loop, UV_RUN_NOWAIT);
+	return *flag;
+}
+
+static _unused_ void spin_for(uint64_t ms)
+{
+	bool never = false;
+
+	(void)spin(&never, ms);
+}
+
+static void on_stopped(void *arg _unused_)
+{
+	cr_assert(!stopped, "stopped twice");
+	stopped = true;
+}
+
+#ifndef FAKES_REAL_KERNEL
+/* Stops, frees, and looks for anything that is left: handles, inits, cgroups, folders, rows that live. */
+static _unused_ void tear_down(void)
+{
+	char cmd[128];
+
+	keeper_deaf = false;
+	sandboxes_shutdown(mgr, on_stopped, NULL);
+	cr_assert(spin(&stopped, 15000), "the shutdown hangs; %s", trace.p);
+	sandboxes_free(mgr);
+	fake_init_kill_all();
+	cr_assert(uv_run(&loop, UV_RUN_DEFAULT) == 0);
+	cr_expect(uv_loop_close(&loop) == 0, "a handle is left open");
+	cr_expect(inits_live == 0);
+	cr_expect(template_live == 0);
+	cr_expect(count_names(cgroups) == 0, "a cgroup is left");
+	cr_expect(count_names(folders) == 0, "a folder is left");
+	for (size_t i = 0; i < n_rows; i++) {
+		cr_expect(rows[i].status == SANDBOX_TERMINATED || rows[i].status == SANDBOX_FAILED);
+		sandbox_row_clear(&rows[i]);
+	}
+	closep(&peer_sock);
+	closep(&state_fd);
+	buf_free(&trace);
+	(void)snprintf(cmd, sizeof(cmd), "%s/emptied", state_dir);
+	(void)unlink(cmd);
+	cr_expect(rmdir(state_dir) == 0);
+}
+
+#endif /* FAKES_REAL_KERNEL */
+
+/* ---- answers ---- */
+
+struct answer {
+	unsigned int calls;
+	bool done;
+	struct err e;
+	struct sandbox_row row;
+};
+
+static _unused_ void on_answer(void *arg, const struct err *e, const struct sandbox_row *row)
+{
+	struct answer *a = arg;
+
+	a->calls++;
+	a->done = true;
+	if (e)
+		a->e = *e;
+	if (row) {
+		a->row = *row; /* the strings are borrowed: not to be used */
+		a->row.template_name = a->row.region = a->row.metadata = a->row.env = a->row.failure = NULL;
+	}
+}
+
+static _unused_ struct sandbox_spec spec_default(void)
+{
+	return (struct sandbox_spec){ .template_name = "python-3.12", .network = "off", .env = "{\"A\":\"1\"}", .metadata = "{}" };
+}
+
+/* A running sandbox of the team's. */
+static _unused_ void create_running(char id[static SANDBOX_ID_SIZE], const char *env)
+{
+	struct sandbox_spec s = spec_default();
+	struct answer a = { 0 };
+	struct err e = ERR_INIT;
+
+	if (env)
+		s.env = env;
+	cr_assert(sandbox_create(mgr, &team, &s, on_answer, &a, &e) == 0, "%s", e.msg);
+	cr_assert(a.calls == 0, "answered from inside the call");
+	cr_assert(spin(&a.done, 2000));
+	cr_assert(a.e.kind == ERR_NONE, "%s", a.e.msg);
+	cr_assert(a.row.status == SANDBOX_RUNNING);
+	(void)snprintf(id, SANDBOX_ID_SIZE, "%s", a.row.id);
+}

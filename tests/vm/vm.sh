@@ -1,0 +1,131 @@
+#!/usr/bin/env bash
+# Runs things on a user's machine: systemd, cgroup v2, a distribution's kernel, in a VM under qemu.
+#   vm.sh                      the unit and API suites there, as root, dev and plain (make test-vm)
+#   vm.sh run DIR 'COMMAND'    boot, put DIR's contents in /job/in, run COMMAND there as root; prints what
+#                              it prints, exits as it exits; files it leaves in /job/out come to $VM_OUT
+#   vm.sh image                only make the image (otherwise made when it is missing)
+# Environment: VM_DIR (where images are kept), VM_OUT, VM_TIMEOUT (seconds), VM_MEMORY (MB), VM_ACCEL (kvm, tcg),
+# SUITE, BUILD.
+# See README.md in this folder.
+set -euo pipefail
+here=$(cd "$(dirname "$0")" && pwd)
+top=$(cd "$here/../.." && pwd)
+
+# A change of the recipe makes another image.
+image_dir() {
+	local base=${VM_DIR:-${XDG_CACHE_HOME:-$HOME/.cache}/orkestr-emulator-vm}
+	echo "$base/$SUITE-$(sha256sum "$here/image.sh" | cut -c1-8)"
+}
+
+host_suite() {
+	# shellcheck disable=SC1091 # the host's
+	(. /etc/os-release && [ "${ID:-}" = debian ] && echo "${VERSION_CODENAME:-bookworm}" || echo bookworm)
+}
+
+need() {
+	local missing=()
+	for program in "$@"; do
+		command -v "$program" >/dev/null || missing+=("$program")
+	done
+	[ ${#missing[@]} = 0 ] && return
+	echo "vm: missing here: ${missing[*]}; sudo apt-get install qemu-system-x86 mmdebstrap e2fsprogs" >&2
+	exit 1
+}
+
+# KVM only on bare metal unless asked for: a nested one may be there and still not boot anything.
+accelerator() {
+	if [ -n "${VM_ACCEL:-}" ]; then
+		echo "$VM_ACCEL"
+	elif [ -w /dev/kvm ] && ! grep -qw hypervisor /proc/cpuinfo; then
+		echo kvm
+	else
+		echo tcg
+	fi
+}
+
+make_image() {
+	[ -e "$image/disk" ] && return
+	need mmdebstrap mkfs.ext4
+	if [ "$(id -u)" != 0 ]; then
+		echo "vm: the image is made as root: sudo VM_DIR=$(dirname "$image") $0 image" >&2
+		exit 1
+	fi
+	mkdir -p "$image"
+	SUITE=$SUITE "$here/image.sh" "$image"
+}
+
+run() {
+	local dir=$1 command=$2 job cpu=max accel=(-accel 'tcg,thread=multi') status
+	need qemu-system-x86_64
+	make_image
+	job=$(mktemp -d)
+	# shellcheck disable=SC2064 # its value now
+	trap "rm -rf '$job'" EXIT
+	mkdir "$job/t"
+	printf '%s\n' "$command" >"$job/t/command"
+	tar -cf "$job/in" -C "$job/t" command
+	tar -rf "$job/in" --exclude=.git --transform 's,^\./,in/,;s,^\.$,in,' -C "$dir" .
+	truncate -s 64M "$job/out"
+	[ "$(accelerator)" = kvm ] && accel=(-accel kvm) cpu=host
+	timeout "${VM_TIMEOUT:-3600}" qemu-system-x86_64 "${accel[@]}" -cpu "$cpu" -smp 2 -m "${VM_MEMORY:-4096}" \
+		-kernel "$image/vmlinuz" -initrd "$image/initrd" \
+		-append "root=/dev/vda rw console=ttyS0 quiet systemd.show_status=0 loglevel=1" \
+		-drive "file=$image/disk,format=raw,if=virtio,snapshot=on" \
+		-drive "file=$job/in,format=raw,if=virtio,readonly=on" -drive "file=$job/out,format=raw,if=virtio" \
+		-netdev user,id=n -device virtio-net,netdev=n -device virtio-rng-pci \
+		-display none -serial stdio -monitor none -no-reboot </dev/null || true
+	mkdir "$job/o"
+	if ! tar -xf "$job/out" -C "$job/o" 2>/dev/null || ! status=$(cat "$job/o/status" 2>/dev/null); then
+		echo "vm: it ended without a result (timeout, or it did not boot)" >&2
+		exit 124
+	fi
+	if [ -n "${VM_OUT:-}" ]; then
+		mkdir -p "$VM_OUT"
+		cp -r "$job/o/." "$VM_OUT/"
+	fi
+	exit "$status"
+}
+
+# What the suites need: the tests, the program, the unit binaries, and the libraries these were linked with.
+stage() {
+	local to=$1 build=$2 bins=()
+	mkdir -p "$to/tree/build/unit" "$to/lib"
+	cp -r "$top/tests" "$to/tree/"
+	if [ -x "$build/orkestr-emulator" ]; then
+		cp "$build/orkestr-emulator" "$to/tree/build/"
+		bins+=("$build/orkestr-emulator")
+	fi
+	for source in "$top"/tests/unit/test_*.c; do
+		local bin
+		bin=$build/unit/$(basename "$source" .c)
+		[ -x "$bin" ] || { echo "vm: $bin is not built" >&2; exit 1; }
+		cp "$bin" "$to/tree/build/unit/"
+		bins+=("$bin")
+	done
+	ldd "${bins[@]}" | sed -n 's/.* => \(\/[^ ]*\) .*/\1/p' | sort -u |
+		grep -vE '/(libc|libm|libpthread|libdl|librt|libresolv)\.so' | xargs -r cp -Lt "$to/lib"
+}
+
+test_vm() {
+	local build=${BUILD:-build} staged
+	[[ $build = /* ]] || build=$top/$build
+	staged=$(mktemp -d)
+	stage "$staged" "$build"
+	cp "$here/suite.sh" "$staged/"
+	local rc=0
+	(run "$staged" "MUST_RUN=${MUST_RUN:-0} bash suite.sh") || rc=$?
+	rm -rf "$staged"
+	exit $rc
+}
+
+SUITE=${SUITE:-$(host_suite)}
+image=$(image_dir)
+case ${1:-test} in
+test) test_vm ;;
+image) make_image ;;
+run)
+	[ $# = 3 ] || { sed -n '2,10s/^# \{0,1\}//p' "$0" >&2; exit 2; }
+	run "$2" "$3"
+	;;
+*) sed -n '2,10s/^# \{0,1\}//p' "$0" >&2; exit 2 ;;
+esac
