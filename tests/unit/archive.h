@@ -42,7 +42,7 @@ static inline void bytes_free(struct bytes *b)
 
 static inline void add_entry(struct archive *a, const struct ent *t)
 {
-	static const mode_t types[] = { [FILE_] = AE_IFREG, [DIR_] = AE_IFDIR, [LINK_] = AE_IFLNK,
+	static const mode_t types[] = { [FILE_] = AE_IFREG, [DIR_] = AE_IFDIR,	[LINK_] = AE_IFLNK,
 					[HARD_] = AE_IFREG, [FIFO_] = AE_IFIFO, [DEV_] = AE_IFCHR };
 	struct archive_entry *e = archive_entry_new();
 	size_t n = t->kind == FILE_ && t->data ? strlen(t->data) : 0;

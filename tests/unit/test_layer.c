@@ -54,7 +54,9 @@ struct options {
 static int unpack_bytes(const struct bytes *b, const char *to, const struct options *o, struct unpack_result *res)
 {
 	_cleanup_close_ int fd = archive_fd(b), root = -1;
-	struct unpack_spec s = { .read = unpack_read_fd, .read_arg = &fd, .sandbox_uid = 1, .limits = UNPACK_LIMITS_DEFAULT };
+	struct unpack_spec s = {
+		.read = unpack_read_fd, .read_arg = &fd, .sandbox_uid = 1, .limits = UNPACK_LIMITS_DEFAULT
+	};
 
 	if (o) {
 		s.whiteouts = o->whiteouts;
@@ -131,7 +133,8 @@ Test(unpack, keeps_what_it_should)
 
 	(void)umask(077);
 	cr_assert_eq(unpack(t, NULL, &res), 0, "%s", e.msg);
-	cr_expect_eq(stat_of(".").st_mode & 07777, 0700 & 0755, "the root folder is the caller's"); /* made by the test, umask 077 */
+	cr_expect_eq(stat_of(".").st_mode & 07777, 0700 & 0755,
+		     "the root folder is the caller's"); /* made by the test, umask 077 */
 	cr_expect_eq(stat_of("usr").st_mode & 07777, 0711);
 	cr_expect_eq(stat_of("usr").st_mtim.tv_sec, 1000000000, "although files were made in it later");
 	cr_expect_eq(stat_of("usr/bin/su").st_mode & 07777, 04755);
@@ -259,9 +262,15 @@ Test(unpack, refuses)
 Test(unpack, whiteouts)
 {
 	static const struct ent t[] = {
-		{ FILE_, "d/.wh.gone", "" }, { FILE_, "o/.wh..wh..opq", "" }, { FILE_, "o/new", "n" }, { FILE_, ".wh..wh.plnk", "" }, { END },
+		{ FILE_, "d/.wh.gone", "" },
+		{ FILE_, "o/.wh..wh..opq", "" },
+		{ FILE_, "o/new", "n" },
+		{ FILE_, ".wh..wh.plnk", "" },
+		{ END },
 	};
-	static const struct ent bad[][2] = { { { FILE_, ".wh.", "" } }, { { FILE_, ".wh..", "" } }, { { FILE_, "d/.wh...", "" } } };
+	static const struct ent bad[][2] = { { { FILE_, ".wh.", "" } },
+					     { { FILE_, ".wh..", "" } },
+					     { { FILE_, "d/.wh...", "" } } };
 	const struct options o = { .whiteouts = true };
 	char value[8];
 
@@ -285,7 +294,8 @@ Test(unpack, attributes)
 		{ FILE_, "b", "x", .xattr = "user.overlay.redirect", .xvalue = "/etc", .xsize = 4 },
 		{ DIR_, "c", .xattr = "user.overlay.opaque", .xvalue = "y", .xsize = 1 },
 		{ FILE_, "d", "x", .xattr = "trusted.overlay.opaque", .xvalue = "y", .xsize = 1 },
-		{ FILE_, "ping", "x", .mode = 0755, .xattr = "security.capability", .xvalue = (const char *)&v2, .xsize = XATTR_CAPS_SZ_2 },
+		{ FILE_, "ping", "x", .mode = 0755, .xattr = "security.capability", .xvalue = (const char *)&v2,
+		  .xsize = XATTR_CAPS_SZ_2 },
 		{ FILE_, "bad", "x", .xattr = "security.capability", .xvalue = "?", .xsize = 1 },
 		{ END },
 	};
@@ -304,7 +314,8 @@ Test(unpack, attributes)
 	cr_expect_lt(getxattr(path, "trusted.overlay.opaque", value, sizeof(value)), 0);
 	/* A sandbox's root is the one the capability counts for. */
 	(void)snprintf(path, sizeof(path), "%s/root/ping", dir);
-	cr_assert_eq(getxattr(path, "security.capability", &cap, sizeof(cap)), (ssize_t)XATTR_CAPS_SZ_3, "%s", strerror(errno));
+	cr_assert_eq(getxattr(path, "security.capability", &cap, sizeof(cap)), (ssize_t)XATTR_CAPS_SZ_3, "%s",
+		     strerror(errno));
 	cr_expect_eq(cap.rootid, 1);
 	cr_expect_eq(cap.data[0].permitted, 1u << CAP_NET_RAW);
 	cr_expect_eq(res.xattrs_dropped, 4, "%llu", (unsigned long long)res.xattrs_dropped);
@@ -348,7 +359,8 @@ Test(unpack, budgets)
 	cr_expect_lt(unpack(many, &two, NULL), 0);
 	cr_expect_eq(e.kind, ERR_TOO_LARGE);
 	{
-		_cleanup_bytes_ struct bytes huge = make_header("a", 1ull << 40), negative = make_header("a", UINT64_MAX);
+		_cleanup_bytes_ struct bytes huge = make_header("a", 1ull << 40),
+					     negative = make_header("a", UINT64_MAX);
 
 		cr_expect_lt(unpack_bytes(&huge, "root", &mega, &res), 0);
 		cr_expect_eq(e.kind, ERR_TOO_LARGE, "%s", e.msg);
@@ -378,7 +390,8 @@ Test(unpack, compression_does_not_change_the_digest)
 
 		cr_assert_eq(unpack_bytes(&b, "root", NULL, &res[p]), 0, "%s", e.msg);
 		expect_text("a", "hello");
-		cr_expect_str_eq(res[p].digest, sha, "packing %d: the digest is of the plain stream, its padding included", (int)p);
+		cr_expect_str_eq(res[p].digest, sha,
+				 "packing %d: the digest is of the plain stream, its padding included", (int)p);
 	}
 }
 
@@ -401,7 +414,7 @@ Test(unpack, damaged)
 		}
 	}
 	{
-		struct bytes junk = { .p = (char *)(uintptr_t)"this is not an archive, whatever you say", .n = 40 };
+		struct bytes junk = { .p = (char *)(uintptr_t) "this is not an archive, whatever you say", .n = 40 };
 
 		cr_expect_lt(unpack_bytes(&junk, "root", NULL, &res), 0);
 		cr_expect_eq(e.kind, ERR_INVALID);
@@ -476,7 +489,9 @@ Test(layer, commit_load_find)
 
 Test(layer, names_and_damage)
 {
-	static const char *const bad[] = { "", ".", "../../etc", "0123456789abcdef0123456", "0123456789ABCDEF01234567", "0123456789abcdef012345678" };
+	static const char *const bad[] = {
+		"", ".", "../../etc", "0123456789abcdef0123456", "0123456789ABCDEF01234567", "0123456789abcdef012345678"
+	};
 	struct layer_info a = commit("one", "r", NULL), got;
 	char path[64];
 	int fd;
@@ -595,22 +610,27 @@ Test(layer, treehash_takes_off_overlay_bookkeeping)
 /* ---- commands on a stack, in the emulator's user namespace ---- */
 
 /* Says what is wrong and ends the process: a Criterion assertion in a grandchild would go unheard. */
-#define CHECK(cond)                                                                                            \
-	do {                                                                                                   \
-		if (!(cond)) {                                                                                 \
-			(void)fprintf(stderr, "%s:%d: %s: %s\n", __func__, __LINE__, #cond, e.msg);            \
-			_exit(1);                                                                              \
-		}                                                                                              \
+#define CHECK(cond)                                                                                                    \
+	do {                                                                                                           \
+		if (!(cond)) {                                                                                         \
+			(void)fprintf(stderr, "%s:%d: %s: %s\n", __func__, __LINE__, #cond, e.msg);                    \
+			_exit(1);                                                                                      \
+		}                                                                                                      \
 	} while (0)
 
 /* The host's shell and what it is linked to, as an archive. */
 static int shell_archive(void)
 {
-	const char *const argv[] = { "sh", "-c",
-		"set -e; f=$(readlink -f /bin/sh); l=$(ldd \"$f\" | grep -o '/[^ )]*'); "
-		"mkdir -p \"$1/sh/bin\" \"$1/sh/dev\" \"$1/sh/proc\" \"$1/sh/tmp\" \"$1/sh/etc\"; cp \"$f\" \"$1/sh/bin/sh\"; "
-		"for i in $l; do mkdir -p \"$1/sh${i%/*}\"; cp -L \"$i\" \"$1/sh$i\"; done; tar -C \"$1/sh\" --owner=0 --group=0 -c . >\"$1/sh.tar\"",
-		"sh", dir, NULL };
+	const char *const argv[] = { "sh",
+				     "-c",
+				     "set -e; f=$(readlink -f /bin/sh); l=$(ldd \"$f\" | grep -o '/[^ )]*'); "
+				     "mkdir -p \"$1/sh/bin\" \"$1/sh/dev\" \"$1/sh/proc\" \"$1/sh/tmp\" \"$1/sh/etc\"; "
+				     "cp \"$f\" \"$1/sh/bin/sh\"; "
+				     "for i in $l; do mkdir -p \"$1/sh${i%/*}\"; cp -L \"$i\" \"$1/sh$i\"; done; tar "
+				     "-C \"$1/sh\" --owner=0 --group=0 -c . >\"$1/sh.tar\"",
+				     "sh",
+				     dir,
+				     NULL };
 	const struct proc_spec s = { .argv = argv, .env = (const char *const *)environ, .stdin_fd = -1 };
 	int fd;
 
@@ -623,8 +643,11 @@ static int shell_archive(void)
 static struct layer_info layer_of_fd(const struct layer_env *env, int fd)
 {
 	_cleanup_layer_ struct layer_new n = LAYER_NEW_INIT;
-	struct unpack_spec s = { .read = unpack_read_fd, .read_arg = &fd, .sandbox_uid = env->sandbox_uid,
-				 .single_id = env->single_id, .limits = UNPACK_LIMITS_DEFAULT };
+	struct unpack_spec s = { .read = unpack_read_fd,
+				 .read_arg = &fd,
+				 .sandbox_uid = env->sandbox_uid,
+				 .single_id = env->single_id,
+				 .limits = UNPACK_LIMITS_DEFAULT };
 	const struct layer_facts f = { .recipe = "shell" };
 	struct unpack_result u;
 	struct layer_info i;
@@ -640,7 +663,9 @@ static int run_on(const struct layer_env *env, const char *layer, const struct l
 		  struct buf *out, uint32_t timeout_s)
 {
 	const char *const argv[] = { "/bin/sh", "-c", script, NULL };
-	const struct stack_spec s = { .env = env, .layers = &layer, .n_layers = 1, .upper = upper, .argv = argv, .timeout_s = timeout_s };
+	const struct stack_spec s = {
+		.env = env, .layers = &layer, .n_layers = 1, .upper = upper, .argv = argv, .timeout_s = timeout_s
+	};
 
 	e = ERR_INIT;
 	return stack_run(&s, out, &e);
@@ -651,7 +676,8 @@ static int in_e(void *arg)
 	_cleanup_layer_ struct layer_new n = LAYER_NEW_INIT;
 	_cleanup_buf_ struct buf out = BUF_INIT(4096);
 	const struct idmap *m = ((void **)arg)[0];
-	struct layer_env env = { open(".", O_RDONLY | O_DIRECTORY | O_CLOEXEC), idmap_sandbox_uid(m, 0), m->kind == IDMAP_SINGLE };
+	struct layer_env env = { open(".", O_RDONLY | O_DIRECTORY | O_CLOEXEC), idmap_sandbox_uid(m, 0),
+				 m->kind == IDMAP_SINGLE };
 	const struct layer_facts f = { .recipe = "top" };
 	struct layer_info base, top, again;
 	struct stat st;
@@ -660,13 +686,17 @@ static int in_e(void *arg)
 	CHECK(tree_prepare_state(env.state_fd, &e) == 0);
 	base = layer_of_fd(&env, *(int *)((void **)arg)[1]);
 	CHECK(layer_begin(&env, &n, &e) == 0);
-	CHECK(run_on(&env, base.id, &n, "read a b c </proc/self/uid_map; echo $$ $a; echo hi >/made; echo no >/tmp/scratch", &out, 20) == 0);
+	CHECK(run_on(&env, base.id, &n,
+		     "read a b c </proc/self/uid_map; echo $$ $a; echo hi >/made; echo no >/tmp/scratch", &out,
+		     20) == 0);
 	CHECK(strcmp(out.p, "2 0\n") == 0);
-	CHECK(run_on(&env, base.id, &n, "read x </made && [ \"$x\" = hi ] && [ ! -e /tmp/scratch ] && echo x >/dev/null", NULL, 20) == 0);
+	CHECK(run_on(&env, base.id, &n,
+		     "read x </made && [ \"$x\" = hi ] && [ ! -e /tmp/scratch ] && echo x >/dev/null", NULL, 20) == 0);
 	/* What fails says why; what hangs is ended, with what it started. */
 	CHECK(run_on(&env, base.id, &n, "echo the reason >&2; exit 3", NULL, 20) == -EIO);
 	CHECK(strstr(e.msg, "the reason") && strstr(e.msg, "(3)"));
-	CHECK(run_on(&env, base.id, &n, "(while :; do read x </dev/zero & wait; done) & while :; do :; done", NULL, 1) == -ETIMEDOUT);
+	CHECK(run_on(&env, base.id, &n, "(while :; do read x </dev/zero & wait; done) & while :; do :; done", NULL,
+		     1) == -ETIMEDOUT);
 	CHECK(run_on(&env, "000000000000000000000000", &n, "true", NULL, 20) < 0);
 	CHECK(fstatat(n.root_fd, "made", &st, 0) == 0 && st.st_uid == env.sandbox_uid);
 	CHECK(fstatat(n.root_fd, "tmp/scratch", &st, 0) < 0);

@@ -9,6 +9,7 @@
 #include <sys/stat.h>
 #include <sys/wait.h>
 
+#include "emulator/base/buf.h"
 #include "emulator/idmap.h"
 #include "rootfs/image.h"
 #include "rootfs/json.h"
@@ -18,7 +19,6 @@
 #include "rootfs/template.h"
 #include "rootfs/tree.h"
 #include "rootfs/unpack.h"
-#include "emulator/base/buf.h"
 
 #define ID_A "0123456789abcdef01234567"
 
@@ -58,7 +58,8 @@ static void write_file(const char *path, const char *text)
 Test(template, names)
 {
 	static const char *const good[] = { "a", "0", "python-3.12", "x.y_z-1", "node-22" };
-	static const char *const bad[] = { "", ".", "..", ".a", "-a", "_a", "A", "a/b", "a b", "a\n", "../x", "caf\xc3\xa9" };
+	static const char *const bad[] = { "",	".",   "..",  ".a",  "-a",   "_a",
+					   "A", "a/b", "a b", "a\n", "../x", "caf\xc3\xa9" };
 	char longest[TEMPLATE_NAME_MAX + 2];
 
 	for (size_t i = 0; i < ARRAY_SIZE(good); i++)
@@ -95,7 +96,13 @@ Test(template, missing)
 Test(template, damaged_files)
 {
 	static const char *const bad[] = {
-		"", "{", "null", "[]", "{}", "\"x\"", "{\"name\": \"t\"}",
+		"",
+		"{",
+		"null",
+		"[]",
+		"{}",
+		"\"x\"",
+		"{\"name\": \"t\"}",
 		"{\"name\": \"other\", \"layers\": [\"" ID_A "\"]" TAIL,
 		"{\"name\": \"t\", \"layers\": []" TAIL,
 		"{\"name\": \"t\", \"layers\": \"" ID_A "\"" TAIL,
@@ -104,7 +111,8 @@ Test(template, damaged_files)
 		"{\"name\": \"t\", \"layers\": [\"" ID_A "\\u0000x\"]" TAIL,
 		"{\"name\": \"t\", \"layers\": [\"" ID_A "\"], \"source\": 7" TAIL,
 		"{\"name\": \"t\", \"layers\": [\"" ID_A "\"], \"source\": \"a\\u001b[2J\"" TAIL,
-		"{\"name\": \"t\", \"layers\": [\"" ID_A "\"], \"digest\": \"x\", \"created_ms\": -5, \"size_bytes\": 7}",
+		"{\"name\": \"t\", \"layers\": [\"" ID_A
+		"\"], \"digest\": \"x\", \"created_ms\": -5, \"size_bytes\": 7}",
 		"{\"name\": \"t\", \"layers\": [\"" ID_A "\"], \"digest\": \"x\", \"created_ms\": 5}",
 		"{\"name\": \"t\", \"layers\": [\"" ID_A "\"]" TAIL " trailing",
 		"{\"a\":{\"a\":{\"a\":{\"a\":{\"a\":{\"a\":{\"a\":{\"a\":{\"a\":{\"a\":1}}}}}}}}}}",
@@ -148,7 +156,8 @@ Test(template, load_and_each)
 
 	cr_assert_eq(template_each(state_fd, collect, names, &e), 0);
 	cr_expect_str_eq(names, "");
-	write_file("templates/t.json", "{\"name\": \"t\", \"layers\": [\"" ID_A "\"], \"stand_in\": \"another\"" TAIL "\n");
+	write_file("templates/t.json",
+		   "{\"name\": \"t\", \"layers\": [\"" ID_A "\"], \"stand_in\": \"another\"" TAIL "\n");
 	cr_expect_lt(template_load(state_fd, "t", &t, &e), 0, "the layer is missing");
 	cr_expect_eq(e.kind, ERR_UNAVAILABLE);
 	cr_assert_eq(mkdirat(state_fd, "disk/l/" ID_A, 0755), 0);
@@ -188,7 +197,8 @@ static struct layer_info info(const char *id, const char *source, const char *in
 
 Test(template, save_joins_the_layers_facts)
 {
-	struct layer_info l[3] = { info(ID_A, "base", "", "one thing"), info("1123456789abcdef01234567", "", "CPython 3.11.2", ""),
+	struct layer_info l[3] = { info(ID_A, "base", "", "one thing"),
+				   info("1123456789abcdef01234567", "", "CPython 3.11.2", ""),
 				   info("2123456789abcdef01234567", "top", "CPython 3.12.1", "another thing") };
 	struct template *t = NULL;
 	char first[80];
@@ -223,7 +233,9 @@ static int image_of(const struct ent *t)
 {
 	_cleanup_bytes_ struct bytes b = make_archive(t, PLAIN);
 	_cleanup_close_ int fd = archive_fd(&b);
-	struct unpack_spec s = { .read = unpack_read_fd, .read_arg = &fd, .single_id = true, .limits = UNPACK_LIMITS_DEFAULT };
+	struct unpack_spec s = {
+		.read = unpack_read_fd, .read_arg = &fd, .single_id = true, .limits = UNPACK_LIMITS_DEFAULT
+	};
 	struct unpack_result u;
 
 	(void)tree_remove(state_fd, "image", NULL);
@@ -240,26 +252,58 @@ Test(template, image_facts)
 		struct ent t[5];
 	} cases[] = {
 		{ "nothing", "", "", { { DIR_, "etc" } } },
-		{ "debian", "Debian GNU/Linux 12 (bookworm)", "", { { FILE_, "etc/os-release", "NAME=\"x\"\nPRETTY_NAME=\"Debian GNU/Linux 12 (bookworm)\"\n" } } },
-		{ "only usr/lib", "Alpine Linux", "", { { FILE_, "usr/lib/os-release", "ID=alpine\nNAME=\"Alpine Linux\"\n" } } },
-		{ "a link out of the image", "", "", { { LINK_, "etc/os-release", "../../../../../../../../etc/os-release" } } },
-		{ "a link inside", "X", "", { { LINK_, "etc/os-release", "/usr/lib/r" }, { FILE_, "usr/lib/r", "PRETTY_NAME=X" } } },
+		{ "debian",
+		  "Debian GNU/Linux 12 (bookworm)",
+		  "",
+		  { { FILE_, "etc/os-release", "NAME=\"x\"\nPRETTY_NAME=\"Debian GNU/Linux 12 (bookworm)\"\n" } } },
+		{ "only usr/lib",
+		  "Alpine Linux",
+		  "",
+		  { { FILE_, "usr/lib/os-release", "ID=alpine\nNAME=\"Alpine Linux\"\n" } } },
+		{ "a link out of the image",
+		  "",
+		  "",
+		  { { LINK_, "etc/os-release", "../../../../../../../../etc/os-release" } } },
+		{ "a link inside",
+		  "X",
+		  "",
+		  { { LINK_, "etc/os-release", "/usr/lib/r" }, { FILE_, "usr/lib/r", "PRETTY_NAME=X" } } },
 		{ "control bytes", "a[2Jb", "", { { FILE_, "etc/os-release", "PRETTY_NAME=\"a\033[2Jb\"\n" } } },
 		{ "a folder", "", "", { { DIR_, "etc/os-release" } } },
 		{ "a fifo", "", "", { { FIFO_, "etc/os-release" } } },
-		{ "python by its header", "", "CPython 3.12.7",
-		  { { FILE_, "usr/local/bin/python3.12", "" }, { FILE_, "usr/local/include/python3.12/patchlevel.h", "#define PY_VERSION      \t\"3.12.7\"\n" } } },
-		{ "python by dpkg", "", "CPython 3.11.2",
+		{ "python by its header",
+		  "",
+		  "CPython 3.12.7",
+		  { { FILE_, "usr/local/bin/python3.12", "" },
+		    { FILE_, "usr/local/include/python3.12/patchlevel.h",
+		      "#define PY_VERSION      \t\"3.12.7\"\n" } } },
+		{ "python by dpkg",
+		  "",
+		  "CPython 3.11.2",
 		  { { FILE_, "usr/bin/python3.11", "" },
-		    { FILE_, "var/lib/dpkg/status", "Package: a\nVersion: 9\n\nPackage: python3.11-minimal\nStatus: x\nVersion: 3.11.2-6+deb12u6\n\n" } } },
+		    { FILE_, "var/lib/dpkg/status",
+		      "Package: a\nVersion: 9\n\nPackage: python3.11-minimal\nStatus: x\nVersion: "
+		      "3.11.2-6+deb12u6\n\n" } } },
 		{ "python, version unknown", "", "CPython 3.13", { { FILE_, "usr/bin/python3.13", "" } } },
-		{ "a version of another package", "", "CPython 3.11",
-		  { { FILE_, "usr/bin/python3.11", "" }, { FILE_, "var/lib/dpkg/status", "\nPackage: python3.11-minimal\nStatus: x\n\nPackage: b\nVersion: 1.2\n\n" } } },
-		{ "an odd header", "", "CPython 3.12",
-		  { { FILE_, "usr/bin/python3.12", "" }, { FILE_, "usr/include/python3.12/patchlevel.h", "#define PY_VERSION \"<script>\"\n" } } },
-		{ "node by its header", "", "Node 22.11.0",
-		  { { FILE_, "usr/local/bin/node", "" }, { FILE_, "usr/bin/python3.11", "" },
-		    { FILE_, "usr/local/include/node/node_version.h", "#define NODE_MAJOR_VERSION 22\n#define NODE_MINOR_VERSION 11\n#define NODE_PATCH_VERSION 0\n" } } },
+		{ "a version of another package",
+		  "",
+		  "CPython 3.11",
+		  { { FILE_, "usr/bin/python3.11", "" },
+		    { FILE_, "var/lib/dpkg/status",
+		      "\nPackage: python3.11-minimal\nStatus: x\n\nPackage: b\nVersion: 1.2\n\n" } } },
+		{ "an odd header",
+		  "",
+		  "CPython 3.12",
+		  { { FILE_, "usr/bin/python3.12", "" },
+		    { FILE_, "usr/include/python3.12/patchlevel.h", "#define PY_VERSION \"<script>\"\n" } } },
+		{ "node by its header",
+		  "",
+		  "Node 22.11.0",
+		  { { FILE_, "usr/local/bin/node", "" },
+		    { FILE_, "usr/bin/python3.11", "" },
+		    { FILE_, "usr/local/include/node/node_version.h",
+		      "#define NODE_MAJOR_VERSION 22\n#define NODE_MINOR_VERSION 11\n#define NODE_PATCH_VERSION "
+		      "0\n" } } },
 		{ "node, version unknown", "", "Node", { { FILE_, "usr/bin/node", "" } } },
 	};
 
@@ -277,12 +321,12 @@ Test(template, image_facts)
 /* ---- import, in the emulator's user namespace ---- */
 
 /* Says what is wrong and ends the process: a Criterion assertion in a grandchild would go unheard. */
-#define CHECK(cond)                                                                                            \
-	do {                                                                                                   \
-		if (!(cond)) {                                                                                 \
-			(void)fprintf(stderr, "%s:%d: %s: %s\n", __func__, __LINE__, #cond, e.msg);            \
-			_exit(1);                                                                              \
-		}                                                                                              \
+#define CHECK(cond)                                                                                                    \
+	do {                                                                                                           \
+		if (!(cond)) {                                                                                         \
+			(void)fprintf(stderr, "%s:%d: %s: %s\n", __func__, __LINE__, #cond, e.msg);                    \
+			_exit(1);                                                                                      \
+		}                                                                                                      \
 	} while (0)
 
 struct import_job {
@@ -303,7 +347,8 @@ static int count_layers(void)
 static int import_in_e(void *arg)
 {
 	const struct import_job *j = arg;
-	struct template_ops o = { .state_fd = open(".", O_RDONLY | O_DIRECTORY | O_CLOEXEC), .sandbox_uid = idmap_sandbox_uid(j->m, 0),
+	struct template_ops o = { .state_fd = open(".", O_RDONLY | O_DIRECTORY | O_CLOEXEC),
+				  .sandbox_uid = idmap_sandbox_uid(j->m, 0),
 				  .single_id = j->m->kind == IDMAP_SINGLE };
 	struct template *t = NULL;
 	struct stat st;
@@ -363,12 +408,17 @@ static int pipe_of(const struct bytes *b)
 
 static void import_with(const struct idmap *m)
 {
-	static const struct ent good[] = { { DIR_, "etc" }, { FILE_, "etc/os-release", "PRETTY_NAME=\"Toy 1\"\n" },
-					   { FILE_, "etc/hosts", "mine", .uid = 5 }, { DIR_, "proc" }, { END } };
-	static const struct ent evil[] = { { FILE_, "etc/x", "x" }, { LINK_, "l", "/tmp" }, { FILE_, "l/evil", "x" }, { END } };
+	static const struct ent good[] = { { DIR_, "etc" },
+					   { FILE_, "etc/os-release", "PRETTY_NAME=\"Toy 1\"\n" },
+					   { FILE_, "etc/hosts", "mine", .uid = 5 },
+					   { DIR_, "proc" },
+					   { END } };
+	static const struct ent evil[] = {
+		{ FILE_, "etc/x", "x" }, { LINK_, "l", "/tmp" }, { FILE_, "l/evil", "x" }, { END }
+	};
 	static const struct ent none[] = { { DIR_, "etc" }, { END } };
-	_cleanup_bytes_ struct bytes plain = make_archive(good, PLAIN), gz = make_archive(good, GZIP), bad = make_archive(evil, ZSTD),
-				     empty = make_archive(none, PLAIN);
+	_cleanup_bytes_ struct bytes plain = make_archive(good, PLAIN), gz = make_archive(good, GZIP),
+				     bad = make_archive(evil, ZSTD), empty = make_archive(none, PLAIN);
 	struct import_job j = { m, { archive_fd(&plain), pipe_of(&gz), archive_fd(&bad), archive_fd(&empty) } };
 	int status;
 	pid_t pid;
@@ -460,8 +510,16 @@ Test(json, parse_is_strict)
 		size_t n;
 		bool ok;
 	} cases[] = {
-		{ "{}", 2, true }, { "{} \n", 4, true }, { "[1]", 3, true }, { "", 0, false }, { "{} x", 4, false }, { "{\"a\":1,}", 8, false },
-		{ "{\"a\":\"\xff\"}", 9, false }, { "{}\0", 3, false }, { "[[[[[[[[[[1]]]]]]]]]]", 21, false }, { "{\"a\"", 4, false },
+		{ "{}", 2, true },
+		{ "{} \n", 4, true },
+		{ "[1]", 3, true },
+		{ "", 0, false },
+		{ "{} x", 4, false },
+		{ "{\"a\":1,}", 8, false },
+		{ "{\"a\":\"\xff\"}", 9, false },
+		{ "{}\0", 3, false },
+		{ "[[[[[[[[[[1]]]]]]]]]]", 21, false },
+		{ "{\"a\"", 4, false },
 	};
 
 	for (size_t i = 0; i < ARRAY_SIZE(cases); i++) {
@@ -483,7 +541,9 @@ Test(proc, output_errors_and_time)
 	const char *argv[] = { "/bin/sh", "-c", NULL, NULL };
 	char lines[100] = "";
 	const char *const env[] = { "PATH=/usr/bin:/bin", "X=y", NULL };
-	struct proc_spec s = { .argv = argv, .env = env, .stdin_fd = -1, .timeout_s = 20, .line = keep_line, .line_arg = lines };
+	struct proc_spec s = {
+		.argv = argv, .env = env, .stdin_fd = -1, .timeout_s = 20, .line = keep_line, .line_arg = lines
+	};
 	_cleanup_buf_ struct buf out = BUF_INIT(64);
 
 	argv[2] = "echo \"$X\"; read z || echo eof; printf 'a\\033b\\nc' >&2; ls /proc/self/fd | wc -l";

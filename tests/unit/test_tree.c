@@ -130,8 +130,17 @@ Test(tree, slots)
 Test(tree, slot_names)
 {
 	static const char *const bad[] = {
-		"", "s-", ".", "..", "s-01HXYZ0123456789ABCDEFGHJK", "s-01hxyz0123456789abcdefghj", SLOT_A "k", "x-01hxyz0123456789abcdefghjk",
-		"s-../../../../../../etc/passw", "s-01hxyz0123456789abcdefghj/", "s-01hxyz0123456789abcdefghil",
+		"",
+		"s-",
+		".",
+		"..",
+		"s-01HXYZ0123456789ABCDEFGHJK",
+		"s-01hxyz0123456789abcdefghj",
+		SLOT_A "k",
+		"x-01hxyz0123456789abcdefghjk",
+		"s-../../../../../../etc/passw",
+		"s-01hxyz0123456789abcdefghj/",
+		"s-01hxyz0123456789abcdefghil",
 	};
 	struct err e = ERR_INIT;
 
@@ -283,8 +292,9 @@ Test(tree, remove_without_rights)
 	cr_assert_eq(fchown(fd, 65534, 65534), 0);
 	pid = fork();
 	if (pid == 0) {
-		if (setgid(65534) < 0 || setuid(65534) < 0 || mkdirat(fd, "t", 0700) < 0 || mkdirat(fd, "t/a", 0700) < 0 ||
-		    mkdirat(fd, "t/a/b", 0700) < 0 || fchmodat(fd, "t/a", 0, 0) < 0 || fchmodat(fd, "t", 0, 0) < 0)
+		if (setgid(65534) < 0 || setuid(65534) < 0 || mkdirat(fd, "t", 0700) < 0 ||
+		    mkdirat(fd, "t/a", 0700) < 0 || mkdirat(fd, "t/a/b", 0700) < 0 || fchmodat(fd, "t/a", 0, 0) < 0 ||
+		    fchmodat(fd, "t", 0, 0) < 0)
 			_exit(2);
 		_exit(tree_remove(fd, "t", NULL) == 0 ? 0 : 1);
 	}
