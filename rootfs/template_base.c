@@ -187,7 +187,7 @@ static const char bootstrap_script[] =
 	"  --dpkgopt='path-exclude=/usr/share/doc/*' --dpkgopt='path-include=/usr/share/doc/*/copyright' \\\n"
 	"  --dpkgopt='path-exclude=/usr/share/locale/*' --dpkgopt='path-include=/usr/share/locale/locale.alias' \\\n"
 	"  --dpkgopt=force-unsafe-io \\\n"
-	"  --aptopt='APT::Install-Recommends \"false\"' \\\n"
+	"  --aptopt='APT::Install-Recommends \"false\"' --aptopt='Acquire::Languages \"none\"' \\\n"
 	"  --customize-hook='cd \"$1\" && rm -f etc/resolv.conf etc/hosts etc/hostname etc/machine-id "
 	"var/lib/dbus/machine-id' \\\n"
 	"  --customize-hook='cd \"$1\" && rm -rf var/log/* var/cache/debconf/*-old var/lib/dpkg/*-old' \\\n"
