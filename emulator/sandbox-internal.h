@@ -32,6 +32,7 @@
 #include "emulator/init.h"
 #include "emulator/keeper.h"
 #include "emulator/sandbox.h"
+#include "netpolicy/blocked.h"
 #include "rootfs/template.h"
 
 #define SANDBOX_CREATE_MS 30000  /* a create that isn't ready by then has failed */
@@ -70,6 +71,7 @@ struct slot {
 	struct slot_events ev;
 	struct cgroup_limits limits; /* as set on the cgroup */
 	int ctl_sock;
+	int refused_sock; /* or -1 */
 	pid_t pid;
 	bool spawn_pending; /* keeper_spawn's answer is due: this memory must stay */
 	bool died_early;    /* died() overtook that answer */
@@ -155,6 +157,11 @@ struct sandbox {
 	unsigned int n_execs;
 	struct exec_linger *lingers;
 	unsigned int n_lingers;
+
+	int refused_sock; /* hears of refused packets (sandbox_net.c), or -1 */
+	uv_poll_t refused_poll;
+	bool net_handle; /* refused_poll was initialised */
+	struct blocked *blocked;
 };
 
 struct deferred {
@@ -228,9 +235,19 @@ void sandboxes_check_stopped(struct sandboxes *m);
 /* Frees the manager once its last handle and its worker are gone. */
 void sandboxes_maybe_free(struct sandboxes *m);
 
+/* ---- network (sandbox_net.c) ---- */
+
+/* Takes the slot's refused_sock and listens. Does nothing where there is none. */
+void sandbox_net_start(struct sandbox *sb);
+void sandbox_net_stop(struct sandbox *sb);
+
+/* What was refused since then; see blocked_each. */
+size_t sandbox_net_blocked(struct sandbox *sb, int64_t since_us, void (*fn)(void *arg, const struct blocked_entry *en),
+			   void *arg);
+
 /* ---- execs ---- */
 
-void exec_on_exited(struct sandbox *sb, uint64_t id, const struct init_exit *x);
+void exec_on_exited(struct sandbox *sb, uint64_t id, const struct init_exit *ie);
 /* The sandbox's processes are gone. */
 void exec_end_all(struct sandbox *sb);
 /* A shutdown doesn't wait for readers. */

@@ -326,6 +326,8 @@ static void on_slot_ready(void *arg, const struct err *err)
 	r = slot_use(sb->slot, &sb->limits, &ev, &sock, &e);
 	if (r >= 0)
 		r = configure(sb, sock, &e);
+	if (r >= 0)
+		sandbox_net_start(sb);
 	if (r < 0) {
 		log_error("%s: %s", sb->row.id, e.msg);
 		sandbox_end(sb, "failed", &e);
@@ -345,7 +347,7 @@ static struct sandbox *sandbox_alloc(struct sandboxes *m, sandbox_done_fn done, 
 		return NULL;
 	}
 	*w = (struct waiter){ .done = done, .arg = arg };
-	*sb = (struct sandbox){ .m = m, .root_fd = -1, .creator = w };
+	*sb = (struct sandbox){ .m = m, .root_fd = -1, .refused_sock = -1, .creator = w };
 	(void)uv_timer_init(m->c.loop, &sb->timer);
 	sb->timer.data = sb;
 	return sb;
