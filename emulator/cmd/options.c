@@ -61,6 +61,11 @@ enum {
 	OPT_LOG_LEVEL,
 	OPT_MAX_SANDBOXES,
 	OPT_WARM,
+	OPT_ALLOW,
+	OPT_MAP,
+	OPT_ZONE,
+	OPT_ALLOW_PRIVATE,
+	OPT_NETWORK_ERRORS,
 };
 
 static const struct option longs[] = {
