@@ -66,7 +66,7 @@ typedef void (*sandbox_done_fn)(void *arg, const struct err *e, const struct san
 void sandboxes_start(struct sandboxes *m);
 
 /* Plan checks, row, kernel objects; done when a command can be run. Errors by reason: size_not_allowed,
- * concurrent_limit, network_not_allowed, template_not_found, template_unavailable, network_unsupported. */
+ * concurrent_limit, network_not_allowed, template_not_found, template_unavailable, network_unavailable. */
 int sandbox_create(struct sandboxes *m, const struct account *a, const struct sandbox_spec *s, sandbox_done_fn done,
 		   void *arg, struct err *e);
 

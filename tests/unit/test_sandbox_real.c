@@ -38,7 +38,7 @@ static int count_entry(void *arg, const char *slot _unused_)
 static void start_all(void)
 {
 	struct keeper_config kc = { .idmap = &map };
-	struct sandboxes_config c = { .loop = &loop, .idmap = &map };
+	struct sandboxes_config c = { .loop = &loop, .idmap = &map, .network = { .egress_sock = -1 } };
 	struct keeper_events ev;
 	struct err e = ERR_INIT;
 	struct keeper_started kept = { .userns_fd = -1, .sock = -1 };
