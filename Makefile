@@ -81,6 +81,7 @@ bench: ## measure create, exec, terminate, 200 live; table and build/bench.json
 	@tests/bench/run.sh $(BUILD)
 
 test-vm: ## the API suite on a user's machine (systemd, cgroup v2), in a VM
+	$(SUBMAKE) all unit-bins
 	@tests/vm/vm.sh
 
 install: all ## install under $(DESTDIR)$(PREFIX)
