@@ -32,7 +32,7 @@
 #include "emulator/init.h"
 #include "emulator/keeper.h"
 #include "emulator/sandbox.h"
-#include "netpolicy/blocked.h"
+#include "netpolicy/ledger.h"
 #include "rootfs/template.h"
 
 #define SANDBOX_CREATE_MS 30000  /* a create that isn't ready by then has failed */
@@ -161,7 +161,7 @@ struct sandbox {
 	int refused_sock; /* hears of refused packets (sandbox_net.c), or -1 */
 	uv_poll_t refused_poll;
 	bool net_handle; /* refused_poll was initialised */
-	struct blocked *blocked;
+	struct ledger *ledger; /* or NULL: nothing was tried */
 	bool net_pending;   /* the keeper's answer is due: this memory must stay */
 	bool net_abandoned; /* and nobody waits for it any more */
 	int net_index; /* its number in the gateway, or -1 */
@@ -257,9 +257,12 @@ int sandbox_net_connect(struct sandbox *sb, void (*done)(struct sandbox *sb, con
 int sandboxes_net_start(struct sandboxes *m, struct err *e);
 void sandboxes_net_stop(struct sandboxes *m);
 
-/* What was refused since then; see blocked_each. */
-size_t sandbox_net_blocked(struct sandbox *sb, int64_t since_us, void (*fn)(void *arg, const struct blocked_entry *en),
-			   void *arg);
+/* Takes in what is queued: afterwards the ledger knows all that the sandbox's programs know. */
+void sandbox_net_catch_up(struct sandbox *sb);
+
+/* What was refused since then; see ledger_blocked_between. */
+size_t sandbox_net_blocked(struct sandbox *sb, int64_t since_ms, size_t max,
+			   void (*fn)(void *arg, const struct ledger_entry *en), void *arg);
 
 /* ---- execs ---- */
 

@@ -45,7 +45,7 @@ static void on_closed(uv_handle_t *h)
 {
 	struct sandbox *sb = h->data;
 
-	blocked_free(sb->blocked);
+	ledger_free(sb->ledger);
 	exec_env_free(sb->env);
 	template_ref_put(sb->template);
 	sandbox_row_clear(&sb->row);

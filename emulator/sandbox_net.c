@@ -13,17 +13,31 @@
 #include "netpolicy/egress.h"
 #include "netpolicy/gateway.h"
 
+static void enter(struct sandbox *sb, const struct egress_event *ev)
+{
+	/* A sandbox that never tries anything has no ledger. */
+	if (!sb->ledger && ledger_new(&sb->ledger) < 0)
+		return;
+	(void)ledger_add(sb->ledger, ev);
+}
+
 static void on_refused(void *arg, const struct gateway_refused *r)
 {
 	struct sandbox *sb = arg;
-	struct blocked_entry en = { .at_us = clock_mono_us(), .address = r->to, .port = r->port, .proto = r->proto };
+	struct egress_event ev = { .magic = EGRESS_MAGIC, .type = EGRESS_EVENT, .verdict = EGRESS_BLOCKED, .kind = EGRESS_OTHER,
+				   .time_ms = clock_real_ms(), .address = r->to, .port = r->port, .from_port = r->from_port,
+				   .proto = r->proto };
 
 	/* What a kernel says by itself (router and multicast chatter) is no attempt of anybody's. */
 	if (IN6_IS_ADDR_MULTICAST(&r->to) || r->proto == IPPROTO_ICMPV6)
 		return;
-	(void)snprintf(en.host, sizeof(en.host), "%s", r->name);
-	(void)snprintf(en.rule, sizeof(en.rule), "%s", r->rule);
-	(void)blocked_add(&sb->blocked, &en);
+	if (r->name[0])
+		ev.kind = EGRESS_DNS;
+	else if (r->proto == IPPROTO_TCP || r->proto == IPPROTO_UDP)
+		ev.kind = r->proto == IPPROTO_TCP ? EGRESS_TCP : EGRESS_UDP;
+	(void)snprintf(ev.host, sizeof(ev.host), "%s", r->name);
+	(void)snprintf(ev.rule, sizeof(ev.rule), "%s", r->rule);
+	enter(sb, &ev);
 }
 
 static void on_readable(uv_poll_t *h, int status, int events)
@@ -79,18 +93,10 @@ static int tell_text(struct sandboxes *m, enum egress_msg_type type, uint32_t in
 
 static void on_event(struct sandboxes *m, const struct egress_event *ev)
 {
-	struct blocked_entry en = { .at_us = clock_mono_us(), .address = ev->address, .port = ev->port, .proto = ev->proto };
-	struct sandbox *sb;
+	struct sandbox *sb = m->by_net_index && ev->index < GATEWAY_MAX ? m->by_net_index[ev->index] : NULL;
 
-	if (!m->by_net_index || ev->index >= GATEWAY_MAX)
-		return;
-	sb = m->by_net_index[ev->index];
-	if (!sb || ev->verdict != EGRESS_BLOCKED || !memchr(ev->host, '\0', sizeof(ev->host)) ||
-	    !memchr(ev->rule, '\0', sizeof(ev->rule)))
-		return;
-	(void)snprintf(en.host, sizeof(en.host), "%s", ev->host);
-	(void)snprintf(en.rule, sizeof(en.rule), "%.*s", (int)sizeof(en.rule) - 1, ev->rule);
-	(void)blocked_add(&sb->blocked, &en);
+	if (sb)
+		enter(sb, ev);
 }
 
 static void read_events(struct sandboxes *m)
@@ -246,12 +252,18 @@ void sandbox_net_stop(struct sandbox *sb)
 	sb->net_index = -1;
 }
 
-size_t sandbox_net_blocked(struct sandbox *sb, int64_t since_us, void (*fn)(void *arg, const struct blocked_entry *en), void *arg)
+void sandbox_net_catch_up(struct sandbox *sb)
 {
-	/* The kernel queued it before the program heard of it; the loop may just not have come round to it. */
+	/* It was queued before the program heard of it; the loop may just not have come round to it. */
 	if (sb->refused_sock >= 0)
 		(void)gateway_read_refused(sb->refused_sock, on_refused, sb);
 	if (sb->net_index >= 0)
 		read_events(sb->m);
-	return blocked_each(sb->blocked, since_us, fn, arg);
+}
+
+size_t sandbox_net_blocked(struct sandbox *sb, int64_t since_ms, size_t max,
+			   void (*fn)(void *arg, const struct ledger_entry *en), void *arg)
+{
+	sandbox_net_catch_up(sb);
+	return sb->ledger ? ledger_blocked_between(sb->ledger, since_ms, clock_real_ms(), max, fn, arg) : 0;
 }
