@@ -149,10 +149,11 @@ struct sandbox {
 	struct err failure;	/* kind ERR_NONE: none */
 	const char *end_reason; /* static; why it is terminating */
 
-	uint64_t oom_seen; /* the cgroup's count when last looked at */
+	uint64_t oom_seen; /* the cgroup's count when a command last ended */
+	uint64_t oom_last, denied_last; /* the cgroup's counts when last looked at */
 	uint64_t next_exec;
-	struct exec *execs;
-	unsigned int n_execs;
+	struct exec *execs, *ended; /* running; remembered, the oldest first */
+	unsigned int n_execs, n_ended;
 	struct exec_linger *lingers;
 	unsigned int n_lingers;
 };
@@ -175,7 +176,8 @@ struct sandboxes {
 	uint32_t n_pool; /* parked or on their way there */
 	uv_timer_t pool_timer;
 	struct template_ref *templates;
-	struct exec *detached; /* ended with their sandbox, their reader still busy */
+	struct exec *ended; /* of all sandboxes: remembered, the oldest first */
+	uint64_t ended_bytes;
 	uint32_t n_execs;
 	uint64_t created, terminated, failed;
 
@@ -184,7 +186,7 @@ struct sandboxes {
 
 	uv_timer_t soon; /* runs `deferred` from the loop */
 	struct deferred *deferred;
-	uv_timer_t linger_timer;
+	uv_timer_t linger_timer, ended_timer;
 	uv_timer_t trash_timer;
 	bool trash_pending, trash_running;
 
@@ -218,8 +220,9 @@ void sandbox_ended(struct sandbox *sb, int status);
 /* Frees one that never got as far as having a slot. */
 void sandbox_discard(struct sandbox *sb);
 
-/* The cgroup's count of memory kills; the last known one if it can't be read. */
+/* The cgroup's counts of memory kills and of refused forks; the last known ones if they can't be read. */
 uint64_t sandbox_oom_kills(struct sandbox *sb);
+uint64_t sandbox_pids_denied(struct sandbox *sb);
 
 /* Something was moved to the trash. */
 void sandbox_trash_kick(struct sandboxes *m);
@@ -230,15 +233,15 @@ void sandboxes_maybe_free(struct sandboxes *m);
 
 /* ---- execs ---- */
 
+void exec_on_started(struct sandbox *sb, uint64_t id, pid_t pid);
 void exec_on_exited(struct sandbox *sb, uint64_t id, const struct init_exit *x);
 /* The sandbox's processes are gone. */
 void exec_end_all(struct sandbox *sb);
-/* A shutdown doesn't wait for readers. */
-void exec_force_detached(struct sandboxes *m);
 
 /* exec_env.c: base (may be NULL: the defaults) with the members of a JSON object text (may be NULL) over
- * it, as an array of its own. ERR_INVALID for a name or value that no environment can hold. */
-int exec_env_build(const char *const *base, const char *json, char ***ret, struct err *e);
+ * it, as an array of its own. terminal: the default TERM is one that has escapes. ERR_INVALID for a name or
+ * value that no environment can hold. */
+int exec_env_build(const char *const *base, const char *json, bool terminal, char ***ret, struct err *e);
 void exec_env_free(char **env);
 
 /* exec_output.c: at most EXEC_OUTPUT_MAX bytes of a stream, its beginning and its end. Costs what it holds. */

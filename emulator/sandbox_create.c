@@ -177,7 +177,7 @@ static int prepare(struct sandbox *sb, const struct account *a, const struct san
 	int r = check(sb->m, a, s, &sb->row, e);
 
 	if (r >= 0)
-		r = exec_env_build(NULL, s->env, &sb->env, e);
+		r = exec_env_build(NULL, s->env, false, &sb->env, e);
 	if (r >= 0)
 		r = template_ref_get(sb->m, s->template_name, &sb->template, e);
 	if (r >= 0)
@@ -253,6 +253,11 @@ static void on_init_ready(void *arg, const struct err *e, int root_fd)
 	set_running(sb);
 }
 
+static void on_init_started(void *arg, uint64_t exec_id, pid_t pid)
+{
+	exec_on_started(arg, exec_id, pid);
+}
+
 static void on_init_exited(void *arg, uint64_t exec_id, const struct init_exit *x)
 {
 	exec_on_exited(arg, exec_id, x);
@@ -292,7 +297,8 @@ static void on_slot_dead(void *arg, int status)
 static int configure(struct sandbox *sb, int ctl_sock, struct err *e)
 {
 	const struct init_events ev = {
-		.ready = on_init_ready, .exited = on_init_exited, .lost = on_init_lost, .arg = sb
+		.ready = on_init_ready, .started = on_init_started, .exited = on_init_exited, .lost = on_init_lost,
+		.arg = sb
 	};
 	const struct template *t = sb->template->t;
 	struct init_config c = {
