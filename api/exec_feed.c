@@ -9,12 +9,16 @@
 
 #include <errno.h>
 #include <string.h>
+#include <sys/socket.h>
 
 #include "api/exec_json.h"
 #include "api/json_text.h"
 #include "emulator/base/log.h"
 
 #define KEEP_ALIVE_MS 15000
+/* What the kernel holds for a reader that has stopped: by default megabytes, which neither slow the command
+ * nor are there for a reader that comes back. */
+#define SEND_BUFFER (128 << 10)
 #define CHUNK_MAX (256u << 10) /* a piece of the log, each byte as \u00XX, and its frame */
 
 struct exec_feed {
@@ -179,6 +183,7 @@ bool exec_feed_start(struct req *r, struct exec *x, const struct exec_feed_optio
 	f->timer.data = f;
 	if (!f->ndjson)
 		(void)uv_timer_start(&f->timer, on_keep_alive, KEEP_ALIVE_MS, KEEP_ALIVE_MS);
+	(void)setsockopt(req_fd(r), SOL_SOCKET, SO_SNDBUF, &(int){ SEND_BUFFER }, sizeof(int));
 	if (o->announce && add_announcement(f, MAX(o->after, 1)) < 0)
 		f->failed = true;
 	req_reply_stream(r, 200, f->ndjson ? "application/x-ndjson" : "text/event-stream", on_pull, on_response_over, f);
