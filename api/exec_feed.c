@@ -186,6 +186,7 @@ bool exec_feed_start(struct req *r, struct exec *x, const struct exec_feed_optio
 	(void)setsockopt(req_fd(r), SOL_SOCKET, SO_SNDBUF, &(int){ SEND_BUFFER }, sizeof(int));
 	if (o->announce && add_announcement(f, MAX(o->after, 1)) < 0)
 		f->failed = true;
-	req_reply_stream(r, 200, f->ndjson ? "application/x-ndjson" : "text/event-stream", on_pull, on_response_over, f);
+	req_reply_stream(r, 200, f->ndjson ? "application/x-ndjson" : "text/event-stream", on_pull, on_response_over,
+			 f);
 	return true;
 }

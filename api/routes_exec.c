@@ -223,8 +223,9 @@ static int add_result(struct buf *b, const struct exec_result *x)
 		r = buf_puts(b, ",");
 	if (r >= 0)
 		r = exec_json_outcome(b, x);
-	return r < 0 ? r : buf_printf(b, ",\"stdout_truncated\":%s,\"stderr_truncated\":%s,\"network_blocked\":[]",
-				      x->truncated[0] ? "true" : "false", x->truncated[1] ? "true" : "false");
+	return r < 0 ? r
+		     : buf_printf(b, ",\"stdout_truncated\":%s,\"stderr_truncated\":%s,\"network_blocked\":[]",
+				  x->truncated[0] ? "true" : "false", x->truncated[1] ? "true" : "false");
 }
 
 static void reply_result(struct req *r, const struct exec_result *x)
@@ -301,7 +302,8 @@ static void start_stream(struct req *r, const struct exec_request *q)
 {
 	/* Who asks for one of these may have to know the id before there is output, and knows more than the SDKs'
 	 * READMEs do; for everyone else the first chunk has what the command wrote. */
-	const struct exec_feed_options o = { .ndjson = req_accepts(r, "application/x-ndjson"), .primary = true,
+	const struct exec_feed_options o = { .ndjson = req_accepts(r, "application/x-ndjson"),
+					     .primary = true,
 					     .announce = q->spec.stdin_open || q->spec.detach };
 	struct exec *x;
 

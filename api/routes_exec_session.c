@@ -113,8 +113,8 @@ static void handle_get(struct req *r)
 		return;
 	exec_get_info(x, &i);
 	o = exec_json_info(&i);
-	k = o ? buf_puts(&b, json_object_to_json_string_ext(o, JSON_C_TO_STRING_PLAIN | JSON_C_TO_STRING_NOSLASHESCAPE)) :
-		-ENOMEM;
+	k = o ? buf_puts(&b, json_object_to_json_string_ext(o, JSON_C_TO_STRING_PLAIN | JSON_C_TO_STRING_NOSLASHESCAPE))
+	      : -ENOMEM;
 	json_object_put(o);
 	n = b.len;
 	if (k >= 0) {

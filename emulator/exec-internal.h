@@ -23,8 +23,8 @@ struct log_lane {
 struct exec_log {
 	struct log_lane lane[2]; /* head, tail */
 	bool tail_open;
-	uint64_t bytes[2];  /* of each stream, all that ever came */
-	char part[2][4];    /* the beginning of a character */
+	uint64_t bytes[2]; /* of each stream, all that ever came */
+	char part[2][4];   /* the beginning of a character */
 	size_t part_len[2];
 };
 
@@ -84,7 +84,7 @@ struct feed { /* the command's stdin */
 };
 
 struct exec {
-	struct exec *prev, *next;	    /* in its sandbox's list: running, or ended */
+	struct exec *prev, *next;	      /* in its sandbox's list: running, or ended */
 	struct exec *prev_ended, *next_ended; /* in the manager's, the oldest first */
 	struct sandboxes *m;
 	struct sandbox *sb; /* NULL once that has ended, or forgotten by the registry */
@@ -135,8 +135,8 @@ int pty_open(int root_fd, uid_t uid, struct exec_size size, int *ret_master, int
 int pty_resize(int master, struct exec_size size);
 
 /* exec_registry.c: the ended ones */
-#define REGISTRY_MAX 64 /* a sandbox */
+#define REGISTRY_MAX 64		     /* a sandbox */
 #define REGISTRY_MS (10 * 60 * 1000) /* then it is forgotten, give or take a minute */
-#define REGISTRY_BYTES (64u << 20) /* of output, in all sandboxes */
-void registry_add(struct exec *x); /* takes the reference of the running list */
+#define REGISTRY_BYTES (64u << 20)   /* of output, in all sandboxes */
+void registry_add(struct exec *x);   /* takes the reference of the running list */
 void registry_forget_all(struct sandbox *sb);

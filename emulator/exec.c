@@ -198,8 +198,8 @@ static struct exec *find_running(struct sandbox *sb, uint64_t id)
 	struct exec *x;
 
 	DL_FOREACH(sb->execs, x)
-		if (x->id == id)
-			return x;
+	if (x->id == id)
+		return x;
 	return NULL;
 }
 
@@ -344,7 +344,8 @@ static int check_cwd(struct sandbox *sb, const char **cwd, struct err *e)
 	int fd;
 
 	if (path[0] != '/' || strlen(path) >= 4096)
-		return err_set(e, ERR_INVALID, EINVAL, "path_invalid", "cwd must be an absolute path of at most 4095 bytes");
+		return err_set(e, ERR_INVALID, EINVAL, "path_invalid",
+			       "cwd must be an absolute path of at most 4095 bytes");
 	fd = sys_openat2(sb->root_fd, path, O_PATH | O_DIRECTORY, 0, RESOLVE_IN_ROOT | RESOLVE_NO_MAGICLINKS);
 	if (fd >= 0) {
 		(void)close(fd);
@@ -356,7 +357,8 @@ static int check_cwd(struct sandbox *sb, const char **cwd, struct err *e)
 		return 0;
 	}
 	if (fd == -ENOENT)
-		return err_set(e, ERR_INVALID, ENOENT, "path_invalid", "cwd \"%.200s\" does not exist in the sandbox", path);
+		return err_set(e, ERR_INVALID, ENOENT, "path_invalid", "cwd \"%.200s\" does not exist in the sandbox",
+			       path);
 	if (fd == -ENOTDIR)
 		return err_set(e, ERR_INVALID, ENOTDIR, "path_invalid", "cwd \"%.200s\" is not a directory", path);
 	return err_set(e, ERR_INVALID, -fd, "path_invalid", "cwd \"%.200s\" can't be entered: %s", path, strerror(-fd));
@@ -427,8 +429,12 @@ static struct exec *exec_alloc(struct sandbox *sb, const struct exec_spec *s, co
 static int launch(struct exec *x, const struct exec_spec *s, const char *cwd, const char *const *env, struct err *e)
 {
 	const char *const shell[] = { "/bin/sh", "-c", s->command, NULL };
-	struct init_exec ie = { .id = x->id, .argv = s->command ? shell : s->argv, .env = env, .cwd = cwd,
-				.stdio = { -1, -1, -1 }, .pty = s->pty.rows > 0,
+	struct init_exec ie = { .id = x->id,
+				.argv = s->command ? shell : s->argv,
+				.env = env,
+				.cwd = cwd,
+				.stdio = { -1, -1, -1 },
+				.pty = s->pty.rows > 0,
 				.tell_start = s->background || s->streamed || s->detach || s->pty.rows > 0 };
 	int r;
 
@@ -496,7 +502,8 @@ int exec_start(struct sandboxes *m, const struct account *a, const char *sandbox
 	if (r < 0)
 		return r;
 	if (sb->n_execs >= SANDBOX_MAX_EXECS)
-		return err_set(e, ERR_CAPACITY, EAGAIN, NULL, "%d commands are running in this sandbox already", SANDBOX_MAX_EXECS);
+		return err_set(e, ERR_CAPACITY, EAGAIN, NULL, "%d commands are running in this sandbox already",
+			       SANDBOX_MAX_EXECS);
 	r = check_cwd(sb, &cwd, e);
 	if (r >= 0 && (s->env || s->pty.rows > 0))
 		r = exec_env_build((const char *const *)sb->env, s->env, s->pty.rows > 0, &merged, e);

@@ -49,12 +49,12 @@ struct exec_spec {
 	const char *cwd;	 /* NULL: /workspace */
 	const char *stdin_data;	 /* NULL: /dev/null, unless stdin_open */
 	size_t stdin_len;
-	bool stdin_open;       /* after stdin_data there may be more, by exec_stdin */
-	struct exec_size pty;  /* a terminal instead of pipes; its stdin is always open */
-	bool streamed;	       /* the first reader is primary */
-	bool background;       /* nobody ever waits for it; only for exec_info */
-	bool detach;	       /* goes on when the one who started it leaves */
-	uint32_t timeout_s;    /* 0: the default; EXEC_NO_TIMEOUT */
+	bool stdin_open;      /* after stdin_data there may be more, by exec_stdin */
+	struct exec_size pty; /* a terminal instead of pipes; its stdin is always open */
+	bool streamed;	      /* the first reader is primary */
+	bool background;      /* nobody ever waits for it; only for exec_info */
+	bool detach;	      /* goes on when the one who started it leaves */
+	uint32_t timeout_s;   /* 0: the default; EXEC_NO_TIMEOUT */
 };
 
 struct exec_result {
@@ -65,7 +65,7 @@ struct exec_result {
 	uint64_t duration_ms;
 	/* What the sandbox's cgroup counted while the command ran. */
 	uint64_t oom_kills, pids_denied;
-	int background; /* processes it left behind; -1: unknown */
+	int background;	    /* processes it left behind; -1: unknown */
 	uint32_t timeout_s; /* as asked for; EXEC_NO_TIMEOUT */
 	/* Collected output (raw bytes, as written), for done() only. */
 	const struct buf *out[2];
@@ -93,18 +93,18 @@ void exec_abandon(struct exec *x);
 
 struct exec_info {
 	const char *id;
-	const char *args;	   /* n_args strings, each with its NUL */
+	const char *args; /* n_args strings, each with its NUL */
 	size_t n_args;
-	bool shell;		   /* the one string is a command for the shell */
-	bool args_cut;		   /* it was longer */
+	bool shell;    /* the one string is a command for the shell */
+	bool args_cut; /* it was longer */
 	bool running;
-	pid_t pid;		   /* inside the sandbox; 0: not known */
+	pid_t pid;		      /* inside the sandbox; 0: not known */
 	int64_t started_ms, ended_ms; /* 0: not yet */
 	struct exec_size pty;
 	bool streamed, background, detach, stdin_open;
 	uint32_t timeout_s;
-	uint64_t bytes[2];	   /* written, as far as it was read */
-	uint64_t last_id;	   /* of the newest event a reader could get */
+	uint64_t bytes[2];		  /* written, as far as it was read */
+	uint64_t last_id;		  /* of the newest event a reader could get */
 	const struct exec_result *result; /* NULL while it runs; without out */
 };
 
@@ -149,9 +149,9 @@ struct exec_event {
 struct exec_reader;
 
 struct exec_reader_config {
-	uint64_t after;		  /* an event's id; 0: from the beginning; EXEC_AFTER_OUTPUT */
-	bool primary;		  /* if it is streamed and has no primary reader now */
-	void (*wake)(void *arg);  /* there is something new. May free this reader, and no other one */
+	uint64_t after;		 /* an event's id; 0: from the beginning; EXEC_AFTER_OUTPUT */
+	bool primary;		 /* if it is streamed and has no primary reader now */
+	void (*wake)(void *arg); /* there is something new. May free this reader, and no other one */
 	void *arg;
 };
 

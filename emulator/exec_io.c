@@ -14,7 +14,7 @@
 #include "emulator/exec-internal.h"
 
 #define STREAM_PIPE_SIZE (256 << 10)
-#define STDIN_AT_ONCE 4096    /* fits into any new pipe (pipe(7), PIPE_BUF) */
+#define STDIN_AT_ONCE 4096     /* fits into any new pipe (pipe(7), PIPE_BUF) */
 #define PTY_DRAIN (128u << 10) /* more than the kernel keeps for a terminal */
 
 static void on_handle_closed(uv_handle_t *h)
@@ -160,7 +160,7 @@ static void feed_close(struct feed *f, struct exec *x)
 	f->polling = false;
 	closep(&f->fd);
 	LL_FOREACH_SAFE(f->pieces, p, next)
-		free(p);
+	free(p);
 	f->pieces = NULL;
 	f->waiting = 0;
 	f->open = false;
@@ -246,7 +246,8 @@ int exec_stdin(struct exec *x, const char *p, size_t n, bool eof, size_t *ret_wa
 			       "the command's stdin is closed; ask for \"stdin_open\" when you start it");
 	if (f->waiting + n > EXEC_STDIN_MAX)
 		return err_set(e, ERR_BUSY, EAGAIN, "stdin_full",
-			       "the command has yet to read %zu bytes of stdin; at most %u may wait", f->waiting, EXEC_STDIN_MAX);
+			       "the command has yet to read %zu bytes of stdin; at most %u may wait", f->waiting,
+			       EXEC_STDIN_MAX);
 	if (feed_add(x, p, n) < 0 || (eof && pty && feed_add(x, "\004", 1) < 0))
 		return err_errno(e, ENOMEM, "the command's stdin");
 	if (eof && !pty)

@@ -11,7 +11,8 @@
 
 void log_init(struct exec_log *l)
 {
-	*l = (struct exec_log){ .lane = { { .max = EXEC_LOG_HEAD, .v_last = NONE }, { .max = EXEC_LOG_TAIL, .v_last = NONE } } };
+	*l = (struct exec_log){ .lane = { { .max = EXEC_LOG_HEAD, .v_last = NONE },
+					  { .max = EXEC_LOG_TAIL, .v_last = NONE } } };
 }
 
 void log_free(struct exec_log *l)

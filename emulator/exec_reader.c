@@ -35,8 +35,8 @@ void readers_wake(struct exec *x, bool output)
 	struct exec_reader *r, *next;
 
 	DL_FOREACH_SAFE(x->readers, r, next)
-		if (!output || !r->end_only)
-			r->wake(r->arg);
+	if (!output || !r->end_only)
+		r->wake(r->arg);
 }
 
 void readers_check_pause(struct exec *x)
@@ -52,7 +52,8 @@ int exec_reader_new(struct exec *x, const struct exec_reader_config *c, struct e
 	struct exec_reader *r;
 
 	if (!end_only && c->after > (x->finished ? end_id(x) : id_of(log_end(&x->log))))
-		return err_set(e, ERR_INVALID, ERANGE, NULL, "there is no event %llu yet", (unsigned long long)c->after);
+		return err_set(e, ERR_INVALID, ERANGE, NULL, "there is no event %llu yet",
+			       (unsigned long long)c->after);
 	r = calloc(1, sizeof(*r));
 	if (!r)
 		return err_errno(e, ENOMEM, "a reader");
@@ -81,7 +82,8 @@ static bool next_output(struct exec_reader *r, struct exec_event *ret)
 
 	if (f == LOG_NOTHING)
 		return false;
-	*ret = (struct exec_event){ .kind = f == LOG_GAP ? EXEC_EVENT_GAP : EXEC_EVENT_OUTPUT, .id = id_of(r->cursor.pos) };
+	*ret = (struct exec_event){ .kind = f == LOG_GAP ? EXEC_EVENT_GAP : EXEC_EVENT_OUTPUT,
+				    .id = id_of(r->cursor.pos) };
 	if (f == LOG_GAP) {
 		ret->missed = p.missed;
 	} else {

@@ -72,7 +72,8 @@ void registry_forget_all(struct sandbox *sb)
 /* ---- looking ---- */
 
 /* In memory, whatever it is doing; else as sandbox_find_running says. */
-static int find_sandbox(struct sandboxes *m, const struct account *a, const char *id, struct sandbox **ret, struct err *e)
+static int find_sandbox(struct sandboxes *m, const struct account *a, const char *id, struct sandbox **ret,
+			struct err *e)
 {
 	*ret = sandbox_find(m, a, id);
 	return *ret ? 0 : sandbox_find_running(m, a, id, ret, e);
@@ -89,12 +90,12 @@ int exec_find(struct sandboxes *m, const struct account *a, const char *sandbox_
 		return r;
 	expire(m);
 	DL_FOREACH(sb->execs, x)
-		if (strcmp(x->name, id) == 0)
-			break;
+	if (strcmp(x->name, id) == 0)
+		break;
 	if (!x)
 		DL_FOREACH(sb->ended, x)
-			if (strcmp(x->name, id) == 0)
-				break;
+	if (strcmp(x->name, id) == 0)
+		break;
 	if (!x)
 		return err_set(e, ERR_NOT_FOUND, ENOENT, "exec_not_found",
 			       "exec \"%.40s\" does not exist in this sandbox, or ended too long ago", id);
@@ -145,9 +146,9 @@ int exec_each(struct sandboxes *m, const struct account *a, const char *sandbox_
 		return r;
 	expire(m);
 	DL_FOREACH(sb->execs, x)
-		all[n++] = x;
+	all[n++] = x;
 	DL_FOREACH(sb->ended, x)
-		all[n++] = x;
+	all[n++] = x;
 	qsort(all, n, sizeof(all[0]), newest_first);
 	for (size_t i = 0; i < n && r >= 0; i++) {
 		exec_get_info(all[i], &info);

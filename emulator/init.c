@@ -82,10 +82,13 @@ static void on_started(struct init *i, const struct init_started_msg *m)
 
 static void on_exited(struct init *i, const struct init_exited_msg *m)
 {
-	const struct init_exit x = { .kind = (enum init_exit_kind)m->kind, .value = m->value, .duration_us = m->duration_us,
+	const struct init_exit x = { .kind = (enum init_exit_kind)m->kind,
+				     .value = m->value,
+				     .duration_us = m->duration_us,
 				     .background = m->background };
 
-	if (m->background < -1 || m->background > 1 << 22 || m->kind < INIT_EXIT_CODE || m->kind > INIT_EXIT_NOT_STARTED || m->value < 0 || m->value > 4095) {
+	if (m->background < -1 || m->background > 1 << 22 || m->kind < INIT_EXIT_CODE ||
+	    m->kind > INIT_EXIT_NOT_STARTED || m->value < 0 || m->value > 4095) {
 		lost(i, "it reported an exit that can't be");
 		return;
 	}
@@ -281,13 +284,16 @@ static int send_to(struct init *i, const void *m, size_t n, const int *fds, size
 
 int init_start(struct init *i, const struct init_exec *x, struct err *e)
 {
-	struct init_exec_msg m = { .h = { INIT_MAGIC, INIT_EXEC }, .id = x->id, .pty = x->pty, .tell_start = x->tell_start };
+	struct init_exec_msg m = {
+		.h = { INIT_MAGIC, INIT_EXEC }, .id = x->id, .pty = x->pty, .tell_start = x->tell_start
+	};
 	_cleanup_buf_ struct buf spec = BUF_INIT(INIT_MAX_SPEC);
 	_cleanup_close_ int mem = -1;
 	int r = build_spec(x, &m, &spec);
 
 	if (r == -EMSGSIZE)
-		return err_set(e, ERR_TOO_LARGE, E2BIG, "payload_too_large", "command and environment are longer than %u bytes", INIT_MAX_SPEC);
+		return err_set(e, ERR_TOO_LARGE, E2BIG, "payload_too_large",
+			       "command and environment are longer than %u bytes", INIT_MAX_SPEC);
 	if (r >= 0) {
 		mem = fd_memfile("exec", spec.p, spec.len);
 		r = mem;
@@ -323,6 +329,6 @@ void init_free(struct init *i)
 	uv_close((uv_handle_t *)&i->poll, on_closed);
 	uv_close((uv_handle_t *)&i->retry, on_closed);
 	LL_FOREACH_SAFE(i->waiting, w, next)
-		waiting_free(w);
+	waiting_free(w);
 	closep(&i->sock);
 }

@@ -83,8 +83,11 @@ static int become_root_inside(bool single_id, struct err *e)
 
 static void configure(const struct pid1_config *c, struct init_configure_msg *m)
 {
-	struct isolate_root root = { .slot = m->slot, .layers = (const char(*)[40])m->layers, .n_layers = m->n_layers,
-				     .cpus = m->cpus, .hostname = m->hostname };
+	struct isolate_root root = { .slot = m->slot,
+				     .layers = (const char(*)[40])m->layers,
+				     .n_layers = m->n_layers,
+				     .cpus = m->cpus,
+				     .hostname = m->hostname };
 	struct err e = ERR_INIT;
 
 	if (!proto_slot_ok(m->slot) || m->n_layers == 0 || m->n_layers > TEMPLATE_MAX_LAYERS ||
@@ -167,8 +170,8 @@ static int find_program(const struct spec *s, char *ret, size_t cap)
 		size_t n = strcspn(p, ":");
 		struct stat st;
 
-		if ((size_t)snprintf(ret, cap, "%.*s%s%s", (int)n, p, n ? "/" : "", name) < cap && stat(ret, &st) == 0 &&
-		    S_ISREG(st.st_mode)) {
+		if ((size_t)snprintf(ret, cap, "%.*s%s%s", (int)n, p, n ? "/" : "", name) < cap &&
+		    stat(ret, &st) == 0 && S_ISREG(st.st_mode)) {
 			if (access(ret, X_OK) == 0)
 				return 0;
 			best = EACCES;
@@ -244,7 +247,9 @@ static int start_command(const struct init_exec_msg *m, const int fds[4], pid_t 
 
 static void report(struct pid1 *p, const struct command *c, enum init_exit_kind kind, int value, int background)
 {
-	struct init_exited_msg m = { .h = { INIT_MAGIC, INIT_EXITED }, .id = c->id, .kind = (int32_t)kind, .value = value };
+	struct init_exited_msg m = {
+		.h = { INIT_MAGIC, INIT_EXITED }, .id = c->id, .kind = (int32_t)kind, .value = value
+	};
 
 	m.duration_us = (uint64_t)(clock_mono_us() - c->started_us);
 	m.background = background;

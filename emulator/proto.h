@@ -19,7 +19,7 @@ enum keeper_msg_type {
 	KEEPER_KILL,	  /* slot */
 	KEEPER_STOP,
 	/* from the keeper */
-	KEEPER_SPAWNED, /* slot, value: pid; one fd: the control socket */
+	KEEPER_SPAWNED, /* slot, value: pid; fds: the control socket, maybe the one for refused packets */
 	KEEPER_FAILED,	/* slot, value: errno, text */
 	KEEPER_DIED,	/* slot, value: wait status */
 };
@@ -42,10 +42,10 @@ enum init_msg_type {
 	INIT_EXEC,	/* struct init_exec_msg; fds: the spec (memfd), then 0, 1, 2 */
 	INIT_SIGNAL,	/* struct init_signal_msg */
 	/* from init */
-	INIT_READY,  /* one fd: O_PATH of its root */
-	INIT_FAILED, /* struct init_failed_msg */
+	INIT_READY,   /* one fd: O_PATH of its root */
+	INIT_FAILED,  /* struct init_failed_msg */
 	INIT_STARTED, /* struct init_started_msg */
-	INIT_EXITED, /* struct init_exited_msg */
+	INIT_EXITED,  /* struct init_exited_msg */
 };
 
 struct init_header {

@@ -32,12 +32,13 @@
 #include "emulator/init.h"
 #include "emulator/keeper.h"
 #include "emulator/sandbox.h"
+#include "netpolicy/blocked.h"
 #include "rootfs/template.h"
 
-#define SANDBOX_CREATE_MS 30000  /* a create that isn't ready by then has failed */
+#define SANDBOX_CREATE_MS 30000	  /* a create that isn't ready by then has failed */
 #define SANDBOX_SHUTDOWN_MS 40000 /* a shutdown that isn't through by then stops waiting */
-#define SANDBOX_MAX_EXECS 256     /* running commands in one sandbox */
-#define SANDBOX_MAX_LINGERS 256   /* pipes emptied for background children of one sandbox */
+#define SANDBOX_MAX_EXECS 256	  /* running commands in one sandbox */
+#define SANDBOX_MAX_LINGERS 256	  /* pipes emptied for background children of one sandbox */
 #define SANDBOX_SCRATCH_SIZE (64u << 10)
 
 struct sandbox;
@@ -70,6 +71,7 @@ struct slot {
 	struct slot_events ev;
 	struct cgroup_limits limits; /* as set on the cgroup */
 	int ctl_sock;
+	int refused_sock; /* or -1 */
 	pid_t pid;
 	bool spawn_pending; /* keeper_spawn's answer is due: this memory must stay */
 	bool died_early;    /* died() overtook that answer */
@@ -85,8 +87,7 @@ int slot_make(struct sandboxes *m, const char *name, const struct cgroup_limits 
 	      struct slot **ret, struct err *e);
 
 /* Gives a parked slot its final limits and hands its init's socket over. */
-int slot_use(struct slot *s, const struct cgroup_limits *l, const struct slot_events *ev, int *ret_sock,
-	     struct err *e);
+int slot_use(struct slot *s, const struct cgroup_limits *l, const struct slot_events *ev, int *ret_sock, struct err *e);
 
 /* Ends it, from any state but removing. dead() follows from the loop. */
 void slot_kill(struct slot *s);
@@ -149,13 +150,18 @@ struct sandbox {
 	struct err failure;	/* kind ERR_NONE: none */
 	const char *end_reason; /* static; why it is terminating */
 
-	uint64_t oom_seen; /* the cgroup's count when a command last ended */
+	uint64_t oom_seen;		/* the cgroup's count when a command last ended */
 	uint64_t oom_last, denied_last; /* the cgroup's counts when last looked at */
 	uint64_t next_exec;
 	struct exec *execs, *ended; /* running; remembered, the oldest first */
 	unsigned int n_execs, n_ended;
 	struct exec_linger *lingers;
 	unsigned int n_lingers;
+
+	int refused_sock; /* hears of refused packets (sandbox_net.c), or -1 */
+	uv_poll_t refused_poll;
+	bool net_handle; /* refused_poll was initialised */
+	struct blocked *blocked;
 };
 
 struct deferred {
@@ -231,10 +237,20 @@ void sandboxes_check_stopped(struct sandboxes *m);
 /* Frees the manager once its last handle and its worker are gone. */
 void sandboxes_maybe_free(struct sandboxes *m);
 
+/* ---- network (sandbox_net.c) ---- */
+
+/* Takes the slot's refused_sock and listens. Does nothing where there is none. */
+void sandbox_net_start(struct sandbox *sb);
+void sandbox_net_stop(struct sandbox *sb);
+
+/* What was refused since then; see blocked_each. */
+size_t sandbox_net_blocked(struct sandbox *sb, int64_t since_us, void (*fn)(void *arg, const struct blocked_entry *en),
+			   void *arg);
+
 /* ---- execs ---- */
 
 void exec_on_started(struct sandbox *sb, uint64_t id, pid_t pid);
-void exec_on_exited(struct sandbox *sb, uint64_t id, const struct init_exit *x);
+void exec_on_exited(struct sandbox *sb, uint64_t id, const struct init_exit *ie);
 /* The sandbox's processes are gone. */
 void exec_end_all(struct sandbox *sb);
 

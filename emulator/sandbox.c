@@ -269,10 +269,10 @@ void sandboxes_shutdown(struct sandboxes *m, void (*done)(void *arg), void *arg)
 	m->stopped_arg = arg;
 	(void)uv_timer_start(&m->stop_timer, on_stop_limit, SANDBOX_SHUTDOWN_MS, 0);
 	HASH_ITER(hh, m->by_id, sb, next_sb)
-		sandbox_end(sb, "user", NULL);
+	sandbox_end(sb, "user", NULL);
 	/* Those no sandbox has taken yet. */
 	HASH_ITER(hh, m->slots, s, next_s)
-		slot_kill(s);
+	slot_kill(s);
 	if (m->trash_pending && !m->trash_running)
 		sandbox_trash_kick(m);
 	sandboxes_check_stopped(m);
@@ -287,7 +287,8 @@ void sandboxes_maybe_free(struct sandboxes *m)
 	/* What a stop that took too long left behind still points here. */
 	if (m->by_id || m->slots)
 		return;
-	LL_FOREACH_SAFE(m->deferred, d, next) {
+	LL_FOREACH_SAFE(m->deferred, d, next)
+	{
 		sandbox_row_clear(&d->row);
 		free(d);
 	}

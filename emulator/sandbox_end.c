@@ -50,14 +50,27 @@ static void on_closed(uv_handle_t *h)
 {
 	struct sandbox *sb = h->data;
 
+	blocked_free(sb->blocked);
 	exec_env_free(sb->env);
 	template_ref_put(sb->template);
 	sandbox_row_clear(&sb->row);
 	free(sb);
 }
 
+static void on_net_closed(uv_handle_t *h)
+{
+	struct sandbox *sb = h->data;
+
+	uv_close((uv_handle_t *)&sb->timer, on_closed);
+}
+
 void sandbox_discard(struct sandbox *sb)
 {
+	if (sb->net_handle) {
+		sb->refused_poll.data = sb;
+		uv_close((uv_handle_t *)&sb->refused_poll, on_net_closed);
+		return;
+	}
 	uv_close((uv_handle_t *)&sb->timer, on_closed);
 }
 
@@ -94,7 +107,8 @@ static void answer(struct sandbox *sb)
 	struct waiter *w, *next;
 	struct err e = sb->failure;
 
-	LL_FOREACH_SAFE(sb->enders, w, next) {
+	LL_FOREACH_SAFE(sb->enders, w, next)
+	{
 		w->done(w->arg, NULL, &sb->row);
 		free(w);
 	}
@@ -120,6 +134,7 @@ void sandbox_ended(struct sandbox *sb, int status)
 	if (sb->init)
 		init_free(TAKE_PTR(sb->init));
 	closep(&sb->root_fd);
+	sandbox_net_stop(sb);
 	settle_row(sb, reason);
 	log_info("%s: %s (%s)", sb->row.id, sandbox_status_name(sb->row.status), reason);
 	/* Out of the table first: a callback may look it up, or make another. */

@@ -140,7 +140,8 @@ Test(exec_log, characters)
 			}
 			/* Text made piece by piece is what it is when made at once. */
 			cr_assert(text_utf8_sanitize(t[i].bytes, len - t[i].held, true, &whole, NULL) == 0);
-			cr_expect(whole.len == parts.len && memcmp(whole.p, parts.p, whole.len) == 0, "%zu by %zu", i, step);
+			cr_expect(whole.len == parts.len && memcmp(whole.p, parts.p, whole.len) == 0, "%zu by %zu", i,
+				  step);
 			cr_expect(g.out[1].len == len - t[i].held, "%zu by %zu: %zu", i, step, g.out[1].len);
 			log_finish(&l);
 			read_all(&g);
@@ -184,15 +185,16 @@ Test(exec_log, bounds_and_gaps)
 		read_all(&late);
 		kept = late.out[0].len + late.out[1].len;
 		cr_expect(late.gaps == 1 && late.missed + kept == total, "%zu", sizes[k]);
-		cr_expect(kept <= EXEC_LOG_HEAD + EXEC_LOG_TAIL && kept > (sizes[k] == 1 ? 500000 : 1000000), "%zu: %lu", sizes[k],
-			  (unsigned long)kept);
+		cr_expect(kept <= EXEC_LOG_HEAD + EXEC_LOG_TAIL && kept > (sizes[k] == 1 ? 500000 : 1000000),
+			  "%zu: %lu", sizes[k], (unsigned long)kept);
 		/* Between head and tail. */
 		mid = got_init(from);
 		read_all(&mid);
 		cr_expect(mid.gaps == 1 && mid.missed + mid.out[0].len + mid.out[1].len == total - from);
 		/* The last byte of each is the last that was written to its stream. */
 		for (int s = 0; s < 2; s++)
-			cr_expect(memcmp(late.out[s].p + late.out[s].len - 200, live.out[s].p + live.out[s].len - 200, 200) == 0);
+			cr_expect(memcmp(late.out[s].p + late.out[s].len - 200, live.out[s].p + live.out[s].len - 200,
+					 200) == 0);
 		cr_expect(memcmp(late.out[0].p, live.out[0].p, 100000) == 0);
 		got_free(&live);
 		got_free(&late);

@@ -483,9 +483,11 @@ Test(routes, exec_results)
 		{ "{\"command\":\"exit 7\"}", "\"exit_code\":7," },
 		{ "{\"command\":\"kill -9 $$\"}", "\"exit_code\":137," },
 		{ "{\"command\":\"kill -9 $$\"}",
-		  "\"reason\":\"signal\",\"signal\":\"SIGKILL\",\"evidence\":{\"exit_code\":null,\"signal\":\"SIGKILL\","
+		  "\"reason\":\"signal\",\"signal\":\"SIGKILL\",\"evidence\":{\"exit_code\":null,\"signal\":"
+		  "\"SIGKILL\","
 		  "\"ended_by\":null,\"timeout_seconds\":60,\"oom_kills\":0,\"pids_denied\":0},"
-		  "\"background_processes\":0,\"stdout_truncated\":false,\"stderr_truncated\":false,\"network_blocked\":[]}" },
+		  "\"background_processes\":0,\"stdout_truncated\":false,\"stderr_truncated\":false,\"network_"
+		  "blocked\":[]}" },
 		{ "{\"cmd\":[\"/bin/echo\",\"a b\",\"\"]}", "{\"stdout\":\"a b \\n\"," },
 		{ "{\"command\":\"echo $A-$B\",\"env\":{\"B\":\"two\"}}", "\"one-two\\n\"" },
 		{ "{\"command\":\"pwd\",\"cwd\":\"/usr\"}", "\"/usr\\n\"" },
@@ -628,14 +630,16 @@ Test(routes, stream_forms)
 		expect_in(a, "X-Exec-Id: exe_");
 		b = dechunk(a);
 		/* Ids are one more than the bytes so far; the first chunk names the exec. */
-		(void)snprintf(want, sizeof(want),
-			       "%s{\"stream\":\"stdout\",\"data\":\"hi\",\"is_final\":false,\"seq\":3,\"exec_id\":\"exe_",
-			       t[i].ndjson ? "" : "id: 3\ndata: ");
+		(void)snprintf(
+			want, sizeof(want),
+			"%s{\"stream\":\"stdout\",\"data\":\"hi\",\"is_final\":false,\"seq\":3,\"exec_id\":\"exe_",
+			t[i].ndjson ? "" : "id: 3\ndata: ");
 		cr_expect_eq(strncmp(b, want, strlen(want)), 0, "%s", b);
 		expect_in(b, t[i].ndjson ? "\"}\n{\"stream\"" : "\"}\n\nid: 4\ndata: ");
 		expect_in(b, end);
 		expect_in(b, "\"reason\":\"exited\",\"signal\":null,\"evidence\":{");
-		expect_in(b, t[i].ndjson ? "\"network_blocked\":[],\"seq\":4}\n" : "\"network_blocked\":[],\"seq\":4}\n\n");
+		expect_in(b, t[i].ndjson ? "\"network_blocked\":[],\"seq\":4}\n"
+					 : "\"network_blocked\":[],\"seq\":4}\n\n");
 		free(a);
 	}
 }
