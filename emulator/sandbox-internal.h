@@ -35,10 +35,10 @@
 #include "netpolicy/ledger.h"
 #include "rootfs/template.h"
 
-#define SANDBOX_CREATE_MS 30000  /* a create that isn't ready by then has failed */
+#define SANDBOX_CREATE_MS 30000	  /* a create that isn't ready by then has failed */
 #define SANDBOX_SHUTDOWN_MS 40000 /* a shutdown that isn't through by then stops waiting */
-#define SANDBOX_MAX_EXECS 256     /* running commands in one sandbox */
-#define SANDBOX_MAX_LINGERS 256   /* pipes emptied for background children of one sandbox */
+#define SANDBOX_MAX_EXECS 256	  /* running commands in one sandbox */
+#define SANDBOX_MAX_LINGERS 256	  /* pipes emptied for background children of one sandbox */
 #define SANDBOX_SCRATCH_SIZE (64u << 10)
 
 struct sandbox;
@@ -87,8 +87,7 @@ int slot_make(struct sandboxes *m, const char *name, const struct cgroup_limits 
 	      struct slot **ret, struct err *e);
 
 /* Gives a parked slot its final limits and hands its init's socket over. */
-int slot_use(struct slot *s, const struct cgroup_limits *l, const struct slot_events *ev, int *ret_sock,
-	     struct err *e);
+int slot_use(struct slot *s, const struct cgroup_limits *l, const struct slot_events *ev, int *ret_sock, struct err *e);
 
 /* Ends it, from any state but removing. dead() follows from the loop. */
 void slot_kill(struct slot *s);
@@ -151,10 +150,11 @@ struct sandbox {
 	struct err failure;	/* kind ERR_NONE: none */
 	const char *end_reason; /* static; why it is terminating */
 
-	uint64_t oom_seen; /* the cgroup's count when last looked at */
+	uint64_t oom_seen;		/* the cgroup's count when a command last ended */
+	uint64_t oom_last, denied_last; /* the cgroup's counts when last looked at */
 	uint64_t next_exec;
-	struct exec *execs;
-	unsigned int n_execs;
+	struct exec *execs, *ended; /* running; remembered, the oldest first */
+	unsigned int n_execs, n_ended;
 	struct exec_linger *lingers;
 	unsigned int n_lingers;
 
@@ -191,7 +191,8 @@ struct sandboxes {
 	uint32_t n_pool; /* parked or on their way there */
 	uv_timer_t pool_timer;
 	struct template_ref *templates;
-	struct exec *detached; /* ended with their sandbox, their reader still busy */
+	struct exec *ended; /* of all sandboxes: remembered, the oldest first */
+	uint64_t ended_bytes;
 	uint32_t n_execs;
 	uint64_t created, terminated, failed;
 
@@ -200,7 +201,7 @@ struct sandboxes {
 
 	uv_timer_t soon; /* runs `deferred` from the loop */
 	struct deferred *deferred;
-	uv_timer_t linger_timer;
+	uv_timer_t linger_timer, ended_timer;
 	uv_timer_t trash_timer;
 	bool trash_pending, trash_running;
 
@@ -234,8 +235,9 @@ void sandbox_ended(struct sandbox *sb, int status);
 /* Frees one that never got as far as having a slot. */
 void sandbox_discard(struct sandbox *sb);
 
-/* The cgroup's count of memory kills; the last known one if it can't be read. */
+/* The cgroup's counts of memory kills and of refused forks; the last known ones if they can't be read. */
 uint64_t sandbox_oom_kills(struct sandbox *sb);
+uint64_t sandbox_pids_denied(struct sandbox *sb);
 
 /* Something was moved to the trash. */
 void sandbox_trash_kick(struct sandboxes *m);
@@ -266,15 +268,15 @@ size_t sandbox_net_blocked(struct sandbox *sb, int64_t since_ms, size_t max,
 
 /* ---- execs ---- */
 
+void exec_on_started(struct sandbox *sb, uint64_t id, pid_t pid);
 void exec_on_exited(struct sandbox *sb, uint64_t id, const struct init_exit *ie);
 /* The sandbox's processes are gone. */
 void exec_end_all(struct sandbox *sb);
-/* A shutdown doesn't wait for readers. */
-void exec_force_detached(struct sandboxes *m);
 
 /* exec_env.c: base (may be NULL: the defaults) with the members of a JSON object text (may be NULL) over
- * it, as an array of its own. ERR_INVALID for a name or value that no environment can hold. */
-int exec_env_build(const char *const *base, const char *json, char ***ret, struct err *e);
+ * it, as an array of its own. terminal: the default TERM is one that has escapes. ERR_INVALID for a name or
+ * value that no environment can hold. */
+int exec_env_build(const char *const *base, const char *json, bool terminal, char ***ret, struct err *e);
 void exec_env_free(char **env);
 
 /* exec_output.c: at most EXEC_OUTPUT_MAX bytes of a stream, its beginning and its end. Costs what it holds. */

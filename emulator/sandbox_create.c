@@ -35,7 +35,7 @@ static uint32_t count_account(struct sandboxes *m, const char *account)
 	uint32_t n = 0;
 
 	HASH_ITER(hh, m->by_id, sb, next)
-		n += counts(sb->row.status) && strcmp(sb->row.account, account) == 0;
+	n += counts(sb->row.status) && strcmp(sb->row.account, account) == 0;
 	return n;
 }
 
@@ -46,10 +46,11 @@ static int refuse_size(const struct plan *p, const char *what, struct err *e)
 
 	for (unsigned int i = 0; i < SIZE_COUNT; i++)
 		if (p->sizes & 1u << i && n < sizeof(allowed))
-			n += (size_t)snprintf(allowed + n, sizeof(allowed) - n, "%s%s", n ? ", " : "", size_menu[i].name);
+			n += (size_t)snprintf(allowed + n, sizeof(allowed) - n, "%s%s", n ? ", " : "",
+					      size_menu[i].name);
 	return err_set(e, ERR_PLAN, EPERM, "size_not_allowed",
-		       "%s is more than plan \"%s\" allows (sizes: %s; at most %u.%02u CPU and %u MB)", what, p->name, allowed,
-		       p->max_cpu_millis / 1000, p->max_cpu_millis % 1000 / 10, p->max_memory_mb);
+		       "%s is more than plan \"%s\" allows (sizes: %s; at most %u.%02u CPU and %u MB)", what, p->name,
+		       allowed, p->max_cpu_millis / 1000, p->max_cpu_millis % 1000 / 10, p->max_memory_mb);
 }
 
 static int choose_size(const struct plan *p, const struct sandbox_spec *s, struct sandbox_row *row, struct err *e)
@@ -103,7 +104,8 @@ static int check_host(struct sandboxes *m, struct err *e)
 	if (m->stopping)
 		return err_set(e, ERR_CAPACITY, ESHUTDOWN, NULL, "the emulator is stopping");
 	if (m->c.max_live > 0 && HASH_COUNT(m->by_id) >= m->c.max_live)
-		return err_set(e, ERR_CAPACITY, EAGAIN, NULL, "this host is set to hold %u sandboxes at most", m->c.max_live);
+		return err_set(e, ERR_CAPACITY, EAGAIN, NULL, "this host is set to hold %u sandboxes at most",
+			       m->c.max_live);
 	return 0;
 }
 
@@ -133,7 +135,8 @@ static int check(struct sandboxes *m, const struct account *a, const struct sand
 	live = count_account(m, a->id);
 	if (live >= p->max_concurrent)
 		return err_set(e, ERR_PLAN, EAGAIN, "concurrent_limit",
-			       "plan \"%s\" allows %u sandboxes at a time; %u are running", p->name, p->max_concurrent, live);
+			       "plan \"%s\" allows %u sandboxes at a time; %u are running", p->name, p->max_concurrent,
+			       live);
 	return check_host(m, e);
 }
 
@@ -179,7 +182,7 @@ static int prepare(struct sandbox *sb, const struct account *a, const struct san
 	int r = check(sb->m, a, s, &sb->row, e);
 
 	if (r >= 0)
-		r = exec_env_build(NULL, s->env, &sb->env, e);
+		r = exec_env_build(NULL, s->env, false, &sb->env, e);
 	if (r >= 0)
 		r = template_ref_get(sb->m, s->template_name, &sb->template, e);
 	if (r >= 0)
@@ -210,7 +213,8 @@ static void on_create_limit(uv_timer_t *t)
 	struct sandbox *sb = t->data;
 	struct err e = ERR_INIT;
 
-	(void)err_set(&e, ERR_INTERNAL, ETIMEDOUT, NULL, "the sandbox was not ready after %d s", SANDBOX_CREATE_MS / 1000);
+	(void)err_set(&e, ERR_INTERNAL, ETIMEDOUT, NULL, "the sandbox was not ready after %d s",
+		      SANDBOX_CREATE_MS / 1000);
 	sandbox_end(sb, "failed", &e);
 }
 
@@ -255,6 +259,11 @@ static void on_init_ready(void *arg, const struct err *e, int root_fd)
 	set_running(sb);
 }
 
+static void on_init_started(void *arg, uint64_t exec_id, pid_t pid)
+{
+	exec_on_started(arg, exec_id, pid);
+}
+
 static void on_init_exited(void *arg, uint64_t exec_id, const struct init_exit *x)
 {
 	exec_on_exited(arg, exec_id, x);
@@ -284,18 +293,21 @@ static void on_slot_dead(void *arg, int status)
 	struct sandbox *sb = arg;
 
 	if (sb->row.status == SANDBOX_CREATING)
-		(void)err_set(&sb->failure, ERR_INTERNAL, EIO, NULL, "the sandbox's init ended while it was set up (status %#x)",
-			      (unsigned int)status);
+		(void)err_set(&sb->failure, ERR_INTERNAL, EIO, NULL,
+			      "the sandbox's init ended while it was set up (status %#x)", (unsigned int)status);
 	else if (sb->row.status != SANDBOX_TERMINATING && !sb->row.failure)
-		sb->row.failure = strdup(sb->m->keeper_lost ? "the emulator's keeper ended" : "its init ended by itself");
+		sb->row.failure =
+			strdup(sb->m->keeper_lost ? "the emulator's keeper ended" : "its init ended by itself");
 	sandbox_ended(sb, status);
 }
 
 static int configure(struct sandbox *sb, int ctl_sock, struct err *e)
 {
-	const struct init_events ev = {
-		.ready = on_init_ready, .exited = on_init_exited, .lost = on_init_lost, .arg = sb
-	};
+	const struct init_events ev = { .ready = on_init_ready,
+					.started = on_init_started,
+					.exited = on_init_exited,
+					.lost = on_init_lost,
+					.arg = sb };
 	const struct template *t = sb->template->t;
 	struct init_config c = {
 		.slot = sb->row.slot,

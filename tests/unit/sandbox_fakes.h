@@ -11,6 +11,7 @@
 #include <fcntl.h>
 #include <signal.h>
 #include <string.h>
+#include <sys/ioctl.h>
 #include <sys/prctl.h>
 #include <sys/socket.h>
 #include <sys/wait.h>
@@ -148,7 +149,7 @@ const struct plan *plan_get(enum plan_id id)
 
 static char cgroups[64][KEEPER_SLOT_SIZE], folders[64][KEEPER_SLOT_SIZE];
 static unsigned int busy_removes; /* cgroup_remove says -EBUSY this often */
-static uint64_t oom_kills;
+static uint64_t oom_kills, pids_denied;
 static struct cgroup_limits last_limits;
 
 static char *find_name(char (*v)[KEEPER_SLOT_SIZE], const char *name)
@@ -207,6 +208,14 @@ int cgroup_read_oom_kills(struct cgroup_root *r _unused_, const char *slot, uint
 	if (!find_name(cgroups, slot))
 		return -ENOENT;
 	*ret = oom_kills;
+	return 0;
+}
+
+int cgroup_read_pids_denied(struct cgroup_root *r _unused_, const char *slot, uint64_t *ret)
+{
+	if (!find_name(cgroups, slot))
+		return -ENOENT;
+	*ret = pids_denied;
 	return 0;
 }
 
@@ -459,6 +468,8 @@ static void on_command_end(uv_poll_t *p, int status _unused_, int events _unused
 static _noreturn_ void run_command(const struct init_exec *x)
 {
 	(void)prctl(PR_SET_PDEATHSIG, SIGKILL);
+	if (x->pty && (setsid() < 0 || ioctl(x->stdio[0], TIOCSCTTY, 0) < 0))
+		_exit(119);
 	(void)setpgid(0, 0);
 	(void)signal(SIGPIPE, SIG_DFL);
 	for (int i = 0; i < 3; i++)
@@ -468,6 +479,14 @@ static _noreturn_ void run_command(const struct init_exec *x)
 		_exit(121);
 	execve(x->argv[0], (char *const *)x->argv, (char *const *)x->env);
 	_exit(122);
+}
+
+static void say_started(void *arg)
+{
+	struct command *c = arg;
+
+	if (c->used && c->init)
+		c->init->ev.started(c->init->ev.arg, c->id, c->pid);
 }
 
 static struct init_exit unstarted;
@@ -498,7 +517,10 @@ int init_start(struct init *i, const struct init_exec *x, struct err *e)
 	c->pid = fork();
 	if (c->pid == 0)
 		run_command(x);
-	(void)setpgid(c->pid, c->pid);
+	if (!x->pty)
+		(void)setpgid(c->pid, c->pid);
+	if (x->tell_start)
+		post(say_started, c, 0);
 	c->pidfd = sys_pidfd_open(c->pid);
 	cr_assert(c->pidfd >= 0);
 	uv_poll_init(&loop, &c->poll, c->pidfd);
