@@ -19,6 +19,9 @@
  * for EPOLLRDHUP. Only that: bytes of a pipelined next request stay where they are. A client that shuts
  * down its sending side while it waits counts as gone, as with most servers.
  *
+ * A handler that can't take all of a piece of body (req_hold) has its connection suspended as well; what it left
+ * stays in libmicrohttpd's buffer, the socket is not read, and TCP holds the client back.
+ *
  * The X-Request-Id is always ours; a client's is ignored. OPTIONS is a method like others (405). */
 
 #include "api/req.h"
@@ -299,7 +302,20 @@ static void refuse_large(struct req *r)
 	req_reply_err(r, &e);
 }
 
-static enum MHD_Result req_upload(struct req *r, const char *p, size_t n)
+void req_hold(struct req *r, size_t left)
+{
+	r->held = left;
+}
+
+/* Suspends until req_wake. The socket is not watched meanwhile: a client that has sent everything may shut
+ * down its sending side, and one that is gone is noticed when it is read from again. */
+static void hold_upload(struct req *r)
+{
+	MHD_suspend_connection(r->conn);
+	r->suspended = true;
+}
+
+static enum MHD_Result req_upload(struct req *r, const char *p, size_t n, size_t *ret_left)
 {
 	size_t max = r->route ? r->route->body_max : 0;
 
@@ -311,10 +327,14 @@ static enum MHD_Result req_upload(struct req *r, const char *p, size_t n)
 		refuse_large(r);
 		return MHD_YES;
 	}
-	if (r->route->data)
-		r->route->data(r, p, n);
-	else if (buf_add(&r->body, p, n) < 0)
-		return MHD_NO;
+	if (!r->route->data)
+		return buf_add(&r->body, p, n) < 0 ? MHD_NO : MHD_YES;
+	r->held = 0;
+	r->route->data(r, p, n);
+	*ret_left = r->status == 0 ? r->held : 0;
+	r->body_seen -= *ret_left;
+	if (*ret_left > 0)
+		hold_upload(r);
 	return MHD_YES;
 }
 
@@ -370,7 +390,7 @@ static enum MHD_Result on_access(void *cls _unused_, struct MHD_Connection *conn
 	if (got == 0)
 		return req_finish(r);
 	*n = 0;
-	return req_upload(r, p, got);
+	return req_upload(r, p, got, n);
 }
 
 static void on_completed(void *cls _unused_, struct MHD_Connection *conn _unused_, void **req_cls,

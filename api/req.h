@@ -66,6 +66,7 @@ struct req {
 	struct buf body;
 	uint64_t body_seen; /* bytes that have arrived, kept or not */
 	bool sized;	    /* Content-Length was given */
+	size_t held;	    /* what data() has left of its bytes */
 	struct json_object *json;
 
 	void *data;
