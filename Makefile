@@ -36,7 +36,7 @@ Q := $(if $(filter 1,$(V)),,@)
 say = $(if $(Q),@printf '  %-4s %s\n' $(1) $@)
 
 # A submake of the targets that prepare first: as parallel as the machine, unless -j was given.
-SUBMAKE = +$(MAKE) --no-print-directory $(if $(findstring -j,$(MAKEFLAGS)),,-j$(shell nproc))
+SUBMAKE = @+$(MAKE) --no-print-directory $(if $(Q),-s) $(if $(findstring -j,$(MAKEFLAGS)),,-j$(shell nproc))
 
 all: $(BUILD)/orkestr-emulator ## build the program (the default)
 

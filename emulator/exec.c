@@ -350,7 +350,7 @@ static int open_output(struct exec *x, int i, int *ret_theirs, struct err *e)
 		return r;
 	if (x->ev.output)
 		(void)fcntl(s->fd, F_SETPIPE_SZ, STREAM_PIPE_SIZE); /* the default does, too */
-	r = uv_poll_init(x->m->c.loop, &s->poll, s->fd); /* makes it non-blocking */
+	r = uv_poll_init(x->m->c.loop, &s->poll, s->fd);	    /* makes it non-blocking */
 	if (r < 0)
 		return err_errno(e, -r, "can't watch the command's output");
 	s->poll.data = s;
@@ -433,13 +433,23 @@ static void judge(struct exec *x, const struct init_exit *ie)
 	}
 }
 
-void exec_on_exited(struct sandbox *sb, uint64_t id, const struct init_exit *ie)
+static struct exec *find_exec(struct sandbox *sb, uint64_t id)
 {
 	struct exec *x;
 
 	DL_FOREACH(sb->execs, x)
+	{
 		if (x->id == id)
-			break;
+			return x;
+	}
+	return NULL;
+}
+
+void exec_on_exited(struct sandbox *sb, uint64_t id, const struct init_exit *ie)
+{
+	struct exec *x = find_exec(sb, id);
+
+	/* Over already, or never started: init can't be believed. */
 	if (!x || x->exited)
 		return;
 	judge(x, ie);
@@ -539,7 +549,8 @@ static int check_cwd(struct sandbox *sb, const char **cwd, struct err *e)
 	int fd;
 
 	if (path[0] != '/' || strlen(path) >= 4096)
-		return err_set(e, ERR_INVALID, EINVAL, "path_invalid", "cwd must be an absolute path of at most 4095 bytes");
+		return err_set(e, ERR_INVALID, EINVAL, "path_invalid",
+			       "cwd must be an absolute path of at most 4095 bytes");
 	fd = sys_openat2(sb->root_fd, path, O_PATH | O_DIRECTORY, 0, RESOLVE_IN_ROOT | RESOLVE_NO_MAGICLINKS);
 	if (fd >= 0) {
 		(void)close(fd);
@@ -551,7 +562,8 @@ static int check_cwd(struct sandbox *sb, const char **cwd, struct err *e)
 		return 0;
 	}
 	if (fd == -ENOENT)
-		return err_set(e, ERR_INVALID, ENOENT, "path_invalid", "cwd \"%.200s\" does not exist in the sandbox", path);
+		return err_set(e, ERR_INVALID, ENOENT, "path_invalid", "cwd \"%.200s\" does not exist in the sandbox",
+			       path);
 	if (fd == -ENOTDIR)
 		return err_set(e, ERR_INVALID, ENOTDIR, "path_invalid", "cwd \"%.200s\" is not a directory", path);
 	return err_set(e, ERR_INVALID, -fd, "path_invalid", "cwd \"%.200s\" can't be entered: %s", path, strerror(-fd));
@@ -632,7 +644,8 @@ static int start_in(struct sandbox *sb, const struct exec_spec *s, const struct 
 	update_polls(x);
 	/* The loop's clock may be a request old, and is cut to milliseconds. */
 	uv_update_time(sb->m->c.loop);
-	(void)uv_timer_start(&x->timer, on_timer, (uint64_t)(s->timeout_s ? s->timeout_s : EXEC_DEFAULT_TIMEOUT_S) * 1000 + 1, 0);
+	(void)uv_timer_start(&x->timer, on_timer,
+			     (uint64_t)(s->timeout_s ? s->timeout_s : EXEC_DEFAULT_TIMEOUT_S) * 1000 + 1, 0);
 	*ret = x;
 	return 0;
 }
@@ -651,7 +664,8 @@ int exec_start(struct sandboxes *m, const struct account *a, const char *sandbox
 	if (r < 0)
 		return r;
 	if (sb->n_execs >= SANDBOX_MAX_EXECS)
-		return err_set(e, ERR_CAPACITY, EAGAIN, NULL, "%d commands are running in this sandbox already", SANDBOX_MAX_EXECS);
+		return err_set(e, ERR_CAPACITY, EAGAIN, NULL, "%d commands are running in this sandbox already",
+			       SANDBOX_MAX_EXECS);
 	r = check_cwd(sb, &cwd, e);
 	if (r >= 0 && s->env)
 		r = exec_env_build((const char *const *)sb->env, s->env, &merged, e);

@@ -130,7 +130,8 @@ int exec_env_build(const char *const *base, const char *json, char ***ret, struc
 			return err_errno(e, ENOMEM, "can't make the environment");
 	}
 	if (o) {
-		json_object_object_foreach(o, key, val) {
+		json_object_object_foreach(o, key, val)
+		{
 			r = add_member(&v[n], key, val, e);
 			if (r < 0)
 				return r;

@@ -62,11 +62,11 @@ void linger_on_timer(uv_timer_t *t)
 	struct exec_linger *l;
 
 	HASH_ITER(hh, m->by_id, sb, next)
-		DL_FOREACH(sb->lingers, l)
-			if (l->resting) {
-				l->resting = false;
-				(void)uv_poll_start(&l->poll, UV_READABLE, on_readable);
-			}
+	DL_FOREACH(sb->lingers, l)
+	if (l->resting) {
+		l->resting = false;
+		(void)uv_poll_start(&l->poll, UV_READABLE, on_readable);
+	}
 }
 
 void linger_add(struct sandbox *sb, int fd)

@@ -83,10 +83,10 @@ bool output_finish(struct output *o)
 {
 	size_t at = o->tail_len == OUTPUT_HALF ? o->tail_at : 0;
 
-	if (o->lost > 0 &&
-	    buf_printf(&o->head, "\n[... %llu bytes left out ...]\n", (unsigned long long)o->lost) < 0)
+	if (o->lost > 0 && buf_printf(&o->head, "\n[... %llu bytes left out ...]\n", (unsigned long long)o->lost) < 0)
 		goto no_memory;
-	if (o->tail_len > 0 && (buf_add(&o->head, o->tail + at, o->tail_len - at) < 0 || buf_add(&o->head, o->tail, at) < 0))
+	if (o->tail_len > 0 &&
+	    (buf_add(&o->head, o->tail + at, o->tail_len - at) < 0 || buf_add(&o->head, o->tail, at) < 0))
 		goto no_memory;
 	free(TAKE_PTR(o->tail));
 	return o->lost > 0;

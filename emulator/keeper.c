@@ -26,7 +26,7 @@
 /* The keeper process. Theory of operation:
  *
  * One epoll loop over the daemon's socket, a listening socket in the state dir (where a later run finds a
- * keeper that outlived its daemon), and a signalfd for SIGCHLD. Requests are answered in order. A spawn is
+ * keeper that outlived its daemon), and a signalfd for SIGCHLD and SIGTERM. Requests are answered in order. A spawn is
  * one clone3 with every namespace; the child waits on its control socket until the keeper has written its
  * id map and attached it to its cgroup, then stages itself (pid1.c).
  *
@@ -188,15 +188,33 @@ static void on_kill(struct keeper_process *k, const char *slot)
 		(void)sys_pidfd_send_signal(s->pidfd, SIGKILL);
 }
 
+static void stop_all(struct keeper_process *k)
+{
+	struct kept *s, *tmp;
+
+	HASH_ITER(by_slot, k->kept, s, tmp)
+		(void)sys_pidfd_send_signal(s->pidfd, SIGKILL);
+	k->stopping = true;
+}
+
+/* SIGTERM is for a keeper whose daemon is gone. While there is one, whoever signals the whole group (a service
+ * manager, pkill -f) means the daemon, which ends the sandboxes in order and then says KEEPER_STOP. */
+static void on_signals(struct keeper_process *k)
+{
+	struct signalfd_siginfo si;
+
+	while (read(k->sigfd, &si, sizeof(si)) > 0)
+		if (si.ssi_signo == SIGTERM && k->conn < 0)
+			stop_all(k);
+}
+
 static void on_child(struct keeper_process *k)
 {
-	struct signalfd_siginfo drop;
 	struct kept *s, *tmp;
 	int status;
 	pid_t pid;
 
-	while (read(k->sigfd, &drop, sizeof(drop)) > 0)
-		;
+	on_signals(k);
 	while ((pid = waitpid(-1, &status, WNOHANG)) > 0) {
 		HASH_ITER(by_slot, k->kept, s, tmp) {
 			if (s->pid != pid)
@@ -206,15 +224,6 @@ static void on_child(struct keeper_process *k)
 			break;
 		}
 	}
-}
-
-static void stop_all(struct keeper_process *k)
-{
-	struct kept *s, *tmp;
-
-	HASH_ITER(by_slot, k->kept, s, tmp)
-		(void)sys_pidfd_send_signal(s->pidfd, SIGKILL);
-	k->stopping = true;
 }
 
 static void lose_daemon(struct keeper_process *k)
@@ -308,7 +317,7 @@ static int keeper_prepare(struct keeper_process *k, struct err *e)
 {
 	_cleanup_close_ int disk = -1;
 	struct rlimit files;
-	sigset_t chld;
+	sigset_t heard;
 	int r = tree_prepare_state(k->c->state_fd, e);
 
 	if (r < 0)
@@ -329,10 +338,11 @@ static int keeper_prepare(struct keeper_process *k, struct err *e)
 	r = isolate_keeper_root(disk, e);
 	if (r < 0)
 		return r;
-	(void)sigemptyset(&chld);
-	(void)sigaddset(&chld, SIGCHLD);
-	(void)sigprocmask(SIG_BLOCK, &chld, NULL);
-	k->sigfd = signalfd(-1, &chld, SFD_CLOEXEC | SFD_NONBLOCK);
+	(void)sigemptyset(&heard);
+	(void)sigaddset(&heard, SIGCHLD);
+	(void)sigaddset(&heard, SIGTERM);
+	(void)sigprocmask(SIG_BLOCK, &heard, NULL);
+	k->sigfd = signalfd(-1, &heard, SFD_CLOEXEC | SFD_NONBLOCK);
 	k->ep = epoll_create1(EPOLL_CLOEXEC);
 	if (k->sigfd < 0 || k->ep < 0)
 		return err_errno(e, errno, "epoll");
@@ -360,6 +370,7 @@ static int keeper_main(void *arg)
 	(void)setsid();
 	(void)signal(SIGPIPE, SIG_IGN);
 	(void)signal(SIGHUP, SIG_IGN);
+	(void)signal(SIGINT, SIG_IGN);
 	(void)prctl(PR_SET_NAME, "ork-keeper");
 	k.cgroup_view = cgroup_root_backend(k.c->cgroups) != CGROUP_NONE;
 	if (keeper_prepare(&k, &e) < 0) {

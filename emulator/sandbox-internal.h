@@ -230,7 +230,7 @@ void sandboxes_maybe_free(struct sandboxes *m);
 
 /* ---- execs ---- */
 
-void exec_on_exited(struct sandbox *sb, uint64_t id, const struct init_exit *x);
+void exec_on_exited(struct sandbox *sb, uint64_t id, const struct init_exit *ie);
 /* The sandbox's processes are gone. */
 void exec_end_all(struct sandbox *sb);
 /* A shutdown doesn't wait for readers. */

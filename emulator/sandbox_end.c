@@ -89,7 +89,8 @@ static void answer(struct sandbox *sb)
 	struct waiter *w, *next;
 	struct err e = sb->failure;
 
-	LL_FOREACH_SAFE(sb->enders, w, next) {
+	LL_FOREACH_SAFE(sb->enders, w, next)
+	{
 		w->done(w->arg, NULL, &sb->row);
 		free(w);
 	}

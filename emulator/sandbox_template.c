@@ -31,7 +31,7 @@ void template_refs_free(struct sandboxes *m)
 	struct template_ref *r, *next;
 
 	HASH_ITER(hh, m->templates, r, next)
-		forget(m, r);
+	forget(m, r);
 }
 
 static bool same_file(const struct template_ref *r, const struct stat *st)
@@ -49,7 +49,8 @@ int template_ref_get(struct sandboxes *m, const char *name, struct template_ref 
 	int k;
 
 	if (!template_name_valid(name))
-		return err_set(e, ERR_NOT_FOUND, ENOENT, "template_not_found", "template \"%.64s\" does not exist", name);
+		return err_set(e, ERR_NOT_FOUND, ENOENT, "template_not_found", "template \"%.64s\" does not exist",
+			       name);
 	if (text_format(path, sizeof(path), "templates/%s.json", name) < 0)
 		return err_set(e, ERR_INTERNAL, ENAMETOOLONG, NULL, "template name too long");
 	there = fstatat(m->c.state_fd, path, &st, AT_SYMLINK_NOFOLLOW) == 0;

@@ -6,7 +6,7 @@ set -euo pipefail
 
 build=(gcc libc6-dev make pkg-config binutils libmicrohttpd-dev libuv1-dev libjson-c-dev libarchive-dev libzstd-dev
 	libseccomp-dev libsqlite3-dev nettle-dev libsystemd-dev uthash-dev)
-run=(mmdebstrap uidmap ca-certificates)
+run=(mmdebstrap uidmap ca-certificates curl)
 test=(libcriterion-dev python3 python3-pytest curl)
 demo=(python3 procps)
 bench=(bubblewrap runc python3)

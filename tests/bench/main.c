@@ -1,6 +1,7 @@
 /* What a sandbox costs, measured in one run against what else one could do.
  *
- * Rounds: in each, every subject runs once, and each round begins with another subject, so noise and
+ * Two phases: everything as it is started by default, then `serve --warm 0`, so that what a half-made
+ * sandbox saves is seen apart. Rounds: in each, every subject runs once, and each round begins with another subject, so noise and
  * left-over work of one (a tree removed in the background) hit all alike. Subjects that can't run here
  * are named with the reason, never left out silently. Figures are p50 and p95; ratios are of p50s. */
 
@@ -42,6 +43,7 @@ const char *const series_names[SERIES_COUNT] = {
 	[S_CREATE] = "create",
 	[S_FIRST_EXEC] = "first exec of /bin/true",
 	[S_CREATE_EXEC] = "create + first exec",
+	[S_COLD_CREATE_EXEC] = "create + first exec, serve --warm 0",
 	[S_TERMINATE] = "terminate",
 	[S_WARM_EXEC] = "exec of /bin/true, warm sandbox",
 	[S_READY] = "serve: start to ready",
@@ -59,6 +61,7 @@ const char *const series_keys[SERIES_COUNT] = {
 	[S_CREATE] = "create",
 	[S_FIRST_EXEC] = "first_exec",
 	[S_CREATE_EXEC] = "create_exec",
+	[S_COLD_CREATE_EXEC] = "cold_create_exec",
 	[S_TERMINATE] = "terminate",
 	[S_WARM_EXEC] = "warm_exec",
 	[S_READY] = "ready",
@@ -169,6 +172,19 @@ static int run_sandbox(struct bench *b, struct err *e)
 	return r;
 }
 
+static int run_cold(struct bench *b, struct err *e)
+{
+	char id[SANDBOX_ID_SIZE];
+	double start = stats_now_us();
+	int r;
+
+	r = bench_create(&b->api, b->template_name, id, e);
+	if (r >= 0)
+		r = bench_exec(&b->api, id, e);
+	samples_add(&b->s[S_COLD_CREATE_EXEC], stats_now_us() - start);
+	return r < 0 ? r : bench_terminate(&b->api, id, e);
+}
+
 static int run_warm(struct bench *b, struct err *e)
 {
 	double start = stats_now_us();
@@ -179,14 +195,22 @@ static int run_warm(struct bench *b, struct err *e)
 }
 
 /* needed: without it there is nothing to compare; the others may be missing, with a reason. */
-static const struct subject {
+struct subject {
 	enum series series;
 	bool needed;
 	int (*run)(struct bench *b, struct err *e);
-} subjects[] = {
+};
+
+static const struct subject subjects[] = {
 	{ S_SPAWN, true, run_spawn },	      { S_LOOPBACK, true, run_loopback }, { S_FLOOR, false, run_floor },
 	{ S_BWRAP, false, run_bwrap },	      { S_RUNC, false, run_runc },	  { S_HEALTH, true, run_health },
 	{ S_CREATE_EXEC, true, run_sandbox }, { S_WARM_EXEC, true, run_warm },
+};
+
+static const struct subject cold_subjects[] = {
+	{ S_SPAWN, true, run_spawn },
+	{ S_BWRAP, false, run_bwrap },
+	{ S_COLD_CREATE_EXEC, true, run_cold },
 };
 
 static int run_subject(struct bench *b, const struct subject *s, struct err *e)
@@ -203,25 +227,56 @@ static int run_subject(struct bench *b, const struct subject *s, struct err *e)
 	return 0;
 }
 
-/* One round that is not counted, then the rounds. */
-static int run_rounds(struct bench *b, struct err *e)
+static int run_rounds(struct bench *b, const struct subject *s, size_t n, size_t rounds, struct err *e)
 {
-	for (size_t round = 0; round <= b->rounds; round++) {
-		for (size_t i = 0; i < ARRAY_SIZE(subjects); i++) {
-			int r = run_subject(b, &subjects[(round + i) % ARRAY_SIZE(subjects)], e);
+	for (size_t round = 0; round < rounds; round++) {
+		for (size_t i = 0; i < n; i++) {
+			int r = run_subject(b, &s[(round + i) % n], e);
 
 			if (r < 0)
 				return r;
 		}
-		for (size_t i = 0; round == 0 && i < SERIES_COUNT; i++)
-			if (i != S_READY && i != S_STOP)
-				b->s[i].n = 0;
 		if (isatty(STDERR_FILENO))
-			(void)fprintf(stderr, "\rround %zu of %zu ", round, b->rounds);
+			(void)fprintf(stderr, "\rround %zu of %zu ", round + 1, rounds);
 	}
 	if (isatty(STDERR_FILENO))
 		(void)fprintf(stderr, "\r\033[K");
 	return 0;
+}
+
+/* One round that is not counted goes before. */
+static int run_default(struct bench *b, struct err *e)
+{
+	int r = bench_create(&b->api, b->template_name, b->warm_id, e);
+
+	if (r >= 0)
+		r = run_rounds(b, subjects, ARRAY_SIZE(subjects), 1, e);
+	for (size_t i = 0; i < ARRAY_SIZE(subjects); i++)
+		b->s[subjects[i].series].n = 0;
+	b->s[S_CREATE].n = b->s[S_FIRST_EXEC].n = b->s[S_TERMINATE].n = 0;
+	if (r >= 0)
+		r = run_rounds(b, subjects, ARRAY_SIZE(subjects), b->rounds, e);
+	if (r >= 0)
+		r = bench_terminate(&b->api, b->warm_id, e);
+	return r < 0 ? r : bench_live(b, e);
+}
+
+static int run_without_warm(struct bench *b, struct err *e)
+{
+	double us;
+	int r;
+
+	client_close(&b->api);
+	b->api = CLIENT_INIT;
+	r = server_stop(&b->server, &us, e);
+	b->config.warm = "0";
+	if (r >= 0)
+		r = server_start(&b->config, &b->server, &us, e);
+	if (r >= 0)
+		r = client_open(&b->api, b->server.port, "ork_bench_rounds", e);
+	if (r >= 0)
+		r = run_rounds(b, cold_subjects, ARRAY_SIZE(cold_subjects), b->rounds, e);
+	return r;
 }
 
 /* The reference: answers whatever comes in one read with as many bytes as the server's answer to an
@@ -285,13 +340,9 @@ static int measure(struct bench *b, struct err *e)
 	if (r >= 0)
 		r = start_server(b, e);
 	if (r >= 0)
-		r = bench_create(&b->api, b->template_name, b->warm_id, e);
+		r = run_default(b, e);
 	if (r >= 0)
-		r = run_rounds(b, e);
-	if (r >= 0)
-		r = bench_terminate(&b->api, b->warm_id, e);
-	if (r >= 0)
-		r = bench_live(b, e);
+		r = run_without_warm(b, e);
 	client_close(&b->api);
 	if (r >= 0)
 		r = server_stop(&b->server, NULL, e);
@@ -340,7 +391,7 @@ static int parse_options(struct bench *b, int argc, char **argv)
 			b->runc_bundle = optarg;
 			break;
 		case 'r':
-			r = text_parse_u64(optarg, 1, SAMPLES_MAX, &rounds);
+			r = text_parse_u64(optarg, 1, SAMPLES_MAX / 2, &rounds);
 			break;
 		case 'n':
 			r = text_parse_u64(optarg, 1, SAMPLES_MAX, &starts);

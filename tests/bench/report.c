@@ -26,6 +26,7 @@ static size_t targets(struct bench *b, struct target *t)
 	size_t n = 0;
 
 	t[n++] = (struct target){ "create + first exec / bwrap", "x", ratio(b, S_CREATE_EXEC, S_BWRAP), 2 };
+	t[n++] = (struct target){ "the same with serve --warm 0", "x", ratio(b, S_COLD_CREATE_EXEC, S_BWRAP), 2 };
 	t[n++] = (struct target){ "warm exec / fork+exec on the host", "x", ratio(b, S_WARM_EXEC, S_SPAWN), 2 };
 	t[n++] = (struct target){ "terminate", "ms", p50(b, S_TERMINATE) / 1e3, 5 };
 	t[n++] = (struct target){ "ready after start, templates present", "ms", p50(b, S_READY) / 1e3, 50 };
@@ -34,7 +35,7 @@ static size_t targets(struct bench *b, struct target *t)
 				  memory && b->memory.init_pss_kib > 0 ? b->memory.init_pss_kib : -1, 400 };
 	return n;
 }
-#define TARGETS_MAX 6
+#define TARGETS_MAX 7
 
 static const char *verdict(const struct target *t)
 {

@@ -37,7 +37,13 @@ family() {
 		{ parent[$1] = $2 }
 		END { for (p in parent) { q = p; while (q != "" && q > 1 && q != root) q = parent[q]; if (q == root) print p } }'
 }
-host_cgroups() { find /sys/fs/cgroup -type d -name '*orkestr*' 2>/dev/null | sort; }
+# The emulator's own group is named after its state dir; other emulators on this host have others.
+group_of() { # process ids
+	local pid
+	for pid in "$@"; do
+		grep -ohE 'orkestr-emulator-[0-9a-z-]+' "/proc/$pid/cgroup" 2>/dev/null
+	done | sort -u
+}
 
 heading "this host"
 if ! "$emulator" doctor --state-dir "$state" >"$work/doctor" 2>&1; then
@@ -56,7 +62,6 @@ heading "templates, and what each really is"
 "$emulator" template list --state-dir "$state" || die "the templates can't be listed"
 
 heading "the emulator"
-cgroups_before=$(host_cgroups)
 key=ork_demo_$(od -An -N16 -tx1 /dev/urandom | tr -d ' \n')
 "$emulator" serve --state-dir "$state" --listen 127.0.0.1:0 --port-file "$work/port" --api-key "$key" \
 	>"$work/serve.log" 2>&1 &
@@ -85,11 +90,12 @@ else
 fi
 
 heading "the end"
-was_running=$(family "$serve")
+mapfile -t was_running < <(family "$serve")
+mapfile -t groups < <(group_of "${was_running[@]}")
 stop || failed+=("the emulator's clean stop")
-left=$(for pid in $was_running; do ps -o pid=,args= -p "$pid"; done)
+left=$(for pid in "${was_running[@]}"; do ps -o pid=,args= -p "$pid"; done)
 [ -z "$left" ] || failed+=("these processes are left: $left")
-left=$(comm -13 <(echo "$cgroups_before") <(host_cgroups))
+left=$(for group in "${groups[@]}"; do find /sys/fs/cgroup -type d -name "$group" 2>/dev/null; done)
 [ -z "$left" ] || failed+=("these cgroups are left: $left")
 left=$(grep -F "$(realpath "$state")" /proc/self/mountinfo)
 [ -z "$left" ] || failed+=("these mounts are left: $left")
@@ -103,7 +109,7 @@ if [ ${#failed[@]} != 0 ]; then
 	tail -n 20 "$work/serve.log" >&2
 	exit 1
 fi
-echo "stopped; no process, mount, cgroup or sandbox folder is left ($(wc -w <<<"$was_running") processes ended)"
+echo "stopped; no process, mount, cgroup or sandbox folder is left (${#was_running[@]} processes ended)"
 cat <<END
 
 ${bold}Go on with:${off}

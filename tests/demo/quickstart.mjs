@@ -82,8 +82,8 @@ async function walk() {
 	}, () => shown.length > 0, { optional: true });
 	await step(async () => {
 		const result = await sbx.exec(`echo $GREETING; node -p '"Node " + process.version'`);
-		console.log(result.stdout, result.exitCode);
-	}, () => /^hello from the sandbox\nNode v22\./.test(shown));
+		console.log(result.exitCode, result.stdout);
+	}, () => /^0 hello from the sandbox\nNode v22\./.test(shown));
 	await step(async () => {
 		await sbx.files.write("/workspace/data.json", '{"x": 1}');
 		await sbx.files.writeBytes("/workspace/blob.bin", new Uint8Array([0, 1, 2]));

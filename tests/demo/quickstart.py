@@ -37,8 +37,9 @@ class Tee(io.StringIO):
 
 
 def show_source(source):
-    for number, line in enumerate(source.split("\n")):
-        print(f"{CYAN}{'...' if number and (line.startswith(' ') or not line) else '>>>'} {line}{OFF}")
+    starts = {statement.lineno for statement in ast.parse(source).body}
+    for number, line in enumerate(source.split("\n"), 1):
+        print(f"{CYAN}{'>>>' if number in starts else '...'} {line}{OFF}")
 
 
 def run_source(source, space):

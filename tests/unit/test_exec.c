@@ -1,4 +1,4 @@
-#include "sandbox_fakes.h"
+#include "tests/unit/sandbox_fakes.h"
 
 #include <sys/ioctl.h>
 
@@ -100,7 +100,8 @@ Test(exec, results_table)
 		{ "kill -9 $$", "", "", EXEC_SIGNAL, 137, 9 },
 		{ "kill -TERM $$", "", "", EXEC_SIGNAL, 143, 15 },
 		{ "cat", "", "", EXEC_EXITED, 0, 0 }, /* stdin is empty */
-		{ "echo $A-$B-$HOME-$USER-$SHELL-$LANG-$TERM", "sandbox-two words-/root-root-/bin/sh-C.UTF-8-dumb\n", "", EXEC_EXITED, 0, 0 },
+		{ "echo $A-$B-$HOME-$USER-$SHELL-$LANG-$TERM", "sandbox-two words-/root-root-/bin/sh-C.UTF-8-dumb\n",
+		  "", EXEC_EXITED, 0, 0 },
 		{ "echo x >/dev/stderr; echo y >/dev/stdout", "y\n", "x\n", EXEC_EXITED, 0, 0 },
 		{ "pwd", "/\n", "", EXEC_EXITED, 0, 0 }, /* no /workspace here */
 		{ "(sleep 0.05; echo late) & wait; echo now", "late\nnow\n", "", EXEC_EXITED, 0, 0 },
@@ -113,8 +114,8 @@ Test(exec, results_table)
 
 			run_spec(&k, &s, stream, 3000);
 			cr_expect(k.r.reason == table[i].reason, "%s: %s", s.command, exec_reason_name(k.r.reason));
-			cr_expect(k.r.exit_code == table[i].code && k.r.signal == table[i].signal, "%s: %d %d", s.command,
-				  k.r.exit_code, k.r.signal);
+			cr_expect(k.r.exit_code == table[i].code && k.r.signal == table[i].signal, "%s: %d %d",
+				  s.command, k.r.exit_code, k.r.signal);
 			if (table[i].out)
 				cr_expect_str_eq(text(&k.out[0]), table[i].out, "%s: %s", s.command, text(&k.out[0]));
 			else
@@ -127,8 +128,12 @@ Test(exec, results_table)
 
 Test(exec, argv_env_and_cwd)
 {
-	static const char *const argv[] = { "/bin/sh", "-c", "echo \"$1|$A|$B|$C|$PATH|$(pwd)\"", "sh", "a b $C", NULL };
-	struct exec_spec s = { .argv = argv, .env = "{\"B\":\"mine\",\"C\":\"\xc3\xa9=1\",\"PATH\":\"/bin\"}", .cwd = "/usr/../usr/bin" };
+	static const char *const argv[] = {
+		"/bin/sh", "-c", "echo \"$1|$A|$B|$C|$PATH|$(pwd)\"", "sh", "a b $C", NULL
+	};
+	struct exec_spec s = { .argv = argv,
+			       .env = "{\"B\":\"mine\",\"C\":\"\xc3\xa9=1\",\"PATH\":\"/bin\"}",
+			       .cwd = "/usr/../usr/bin" };
 	struct run k = run_init();
 
 	run_spec(&k, &s, false, 3000);
@@ -154,7 +159,8 @@ Test(exec, not_started)
 			struct run k = run_init();
 
 			run_spec(&k, &s, stream, 3000);
-			cr_expect(k.r.reason == EXEC_EXITED && k.r.exit_code == table[i].code, "%zu: %d", i, k.r.exit_code);
+			cr_expect(k.r.reason == EXEC_EXITED && k.r.exit_code == table[i].code, "%zu: %d", i,
+				  k.r.exit_code);
 			cr_expect_str_eq(text(&k.out[1]), table[i].says, "%s", text(&k.out[1]));
 			run_free(&k);
 		}
@@ -237,7 +243,8 @@ Test(exec, stdin_sizes)
 	/* A command that doesn't read it all, or none. */
 	for (int i = 0; i < 2; i++) {
 		struct exec_spec s = { .command = i ? "head -c 10 | wc -c" : "exec 0<&-; sleep 0.1; echo 10",
-				       .stdin_data = data.p, .stdin_len = data.len };
+				       .stdin_data = data.p,
+				       .stdin_len = data.len };
 		struct run k = run_init();
 
 		run_spec(&k, &s, false, 3000);
@@ -251,7 +258,8 @@ Test(exec, stdin_sizes)
 Test(exec, large_output_keeps_head_and_tail)
 {
 	/* 24 MiB of numbered lines of 16 bytes each */
-	struct exec_spec s = { .command = "awk 'BEGIN{for(i=0;i<1572864;i++) printf \"%015d\\n\", i}'", .timeout_s = 50 };
+	struct exec_spec s = { .command = "awk 'BEGIN{for(i=0;i<1572864;i++) printf \"%015d\\n\", i}'",
+			       .timeout_s = 50 };
 	struct run k = run_init();
 	const char *mark = "\n[... 8388608 bytes left out ...]\n";
 	size_t half = EXEC_OUTPUT_MAX / 2;
@@ -269,17 +277,22 @@ Test(exec, large_output_keeps_head_and_tail)
 
 Test(exec, output_unit)
 {
-	static const size_t pieces[] = { 1, 4095, 65536, OUTPUT_HALF, OUTPUT_HALF + 1, 2 * OUTPUT_HALF, 3 * OUTPUT_HALF + 5 };
+	static const size_t pieces[] = {
+		1, 4095, 65536, OUTPUT_HALF, OUTPUT_HALF + 1, 2 * OUTPUT_HALF, 3 * OUTPUT_HALF + 5
+	};
 	char *data = malloc(4 * OUTPUT_HALF);
 
 	cr_assert(data);
 	for (size_t i = 0; i < 4 * OUTPUT_HALF; i++)
 		data[i] = (char)(i ^ i >> 8 ^ i >> 16);
 	for (size_t i = 0; i < ARRAY_SIZE(pieces); i++) {
-		static const size_t totals[] = { 0, 1, OUTPUT_HALF, OUTPUT_HALF + 1, 2 * OUTPUT_HALF, 2 * OUTPUT_HALF + 1, 4 * OUTPUT_HALF };
+		static const size_t totals[] = {
+			0, 1, OUTPUT_HALF, OUTPUT_HALF + 1, 2 * OUTPUT_HALF, 2 * OUTPUT_HALF + 1, 4 * OUTPUT_HALF
+		};
 
 		for (size_t t = i == 0 ? 6 : 0; t < ARRAY_SIZE(totals); t++) {
-			size_t total = i == 0 ? 1000 : totals[t], lost = total > 2 * OUTPUT_HALF ? total - 2 * OUTPUT_HALF : 0;
+			size_t total = i == 0 ? 1000 : totals[t],
+			       lost = total > 2 * OUTPUT_HALF ? total - 2 * OUTPUT_HALF : 0;
 			char mark[64] = "";
 			struct output o;
 
@@ -296,7 +309,8 @@ Test(exec, output_unit)
 			} else {
 				cr_expect(memcmp(o.head.p, data, OUTPUT_HALF) == 0);
 				cr_expect(memcmp(o.head.p + OUTPUT_HALF, mark, strlen(mark)) == 0);
-				cr_expect(memcmp(o.head.p + OUTPUT_HALF + strlen(mark), data + total - OUTPUT_HALF, OUTPUT_HALF) == 0);
+				cr_expect(memcmp(o.head.p + OUTPUT_HALF + strlen(mark), data + total - OUTPUT_HALF,
+						 OUTPUT_HALF) == 0);
 			}
 			output_free(&o);
 		}
@@ -354,7 +368,8 @@ Test(exec, stream_paused_at_the_end)
 		k.stop_after = 0;
 		exec_more(k.x);
 		cr_assert(spin(&k.done, 2000));
-		cr_expect(k.out[0].len == 200000 && k.r.reason == EXEC_EXITED && k.r.exit_code == 0, "%zu", k.out[0].len);
+		cr_expect(k.out[0].len == 200000 && k.r.reason == EXEC_EXITED && k.r.exit_code == 0, "%zu",
+			  k.out[0].len);
 		run_free(&k);
 		if (how == 1)
 			create_running(box, NULL);
@@ -367,7 +382,8 @@ Test(exec, background_child)
 	static const char *const commands[] = {
 		"sleep 0.4 & echo started",
 		"(sleep 0.2; head -c 300000 /dev/zero; sleep 0.1; echo alive > $F) & echo started",
-		"(for i in 1 2 3 4; do head -c 200000 /dev/zero; done; sleep 0.2; echo alive > $F) & sleep 0.05; echo started >&2",
+		"(for i in 1 2 3 4; do head -c 200000 /dev/zero; done; sleep 0.2; echo alive > $F) & sleep 0.05; echo "
+		"started >&2",
 	};
 	char path[128], env[160];
 
@@ -432,7 +448,8 @@ Test(exec, time_out)
 		run_spec(&k, &s, i == 1, 8000);
 		cr_expect(k.r.reason == EXEC_TIMEOUT && k.r.exit_code == table[i].code, "%zu: %s %d", i,
 			  exec_reason_name(k.r.reason), k.r.exit_code);
-		cr_expect(k.r.duration_ms >= table[i].from && k.r.duration_ms < table[i].to, "%zu: %lu", i, (unsigned long)k.r.duration_ms);
+		cr_expect(k.r.duration_ms >= table[i].from && k.r.duration_ms < table[i].to, "%zu: %lu", i,
+			  (unsigned long)k.r.duration_ms);
 		cr_expect_str_eq(text(&k.out[0]), table[i].out);
 		run_free(&k);
 	}
@@ -484,7 +501,7 @@ Test(exec, oom)
 		{ "sleep 0.2; kill -9 $$", 1, EXEC_OOM, 137 },
 		{ "sleep 0.2; sh -c 'kill -9 $$'; exit $?", 1, EXEC_OOM, 137 },
 		{ "sleep 0.2; kill -9 $$", 0, EXEC_SIGNAL, 137 },
-		{ "sleep 0.2; exit 1", 1, EXEC_EXITED, 1 }, /* a child was, and the command dealt with it */
+		{ "sleep 0.2; exit 1", 1, EXEC_EXITED, 1 },	  /* a child was, and the command dealt with it */
 		{ "sleep 0.2; kill -9 $$", 0, EXEC_SIGNAL, 137 }, /* that one was another's */
 	};
 

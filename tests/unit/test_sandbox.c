@@ -1,4 +1,4 @@
-#include "sandbox_fakes.h"
+#include "tests/unit/sandbox_fakes.h"
 
 TestSuite(sandbox, .init = set_up, .fini = tear_down, .timeout = 30);
 
@@ -27,8 +27,9 @@ Test(sandbox, create_and_terminate_in_order)
 	cr_expect(row->timeout_s == 600 && row->expires_ms == row->started_ms + 600000);
 	cr_expect_str_eq(row->env, "{\"A\":\"1\"}");
 	cr_expect_str_eq(last_layer, "layer0");
-	cr_expect(last_cpus == 1 && strncmp(last_host, "sbx-", 4) == 0);
-	cr_expect(last_limits.cpu_millis == 1000 && last_limits.memory_bytes == 2048ull << 20 && last_limits.pids_max == 512);
+	cr_expect(last_cpus == 1 && strcmp(last_host, "sandbox") == 0);
+	cr_expect(last_limits.cpu_millis == 1000 && last_limits.memory_bytes == 2048ull << 20 &&
+		  last_limits.pids_max == 512);
 
 	buf_reset(&trace);
 	busy_removes = 3;
@@ -81,7 +82,8 @@ Test(sandbox, sizes_table)
 		s.memory_mb = table[i].mem;
 		r = sandbox_create(mgr, table[i].who, &s, on_answer, &a, &e);
 		if (table[i].reason) {
-			cr_expect(r < 0 && e.kind == (table[i].reason[0] ? ERR_PLAN : ERR_INVALID), "%zu: %s", i, e.msg);
+			cr_expect(r < 0 && e.kind == (table[i].reason[0] ? ERR_PLAN : ERR_INVALID), "%zu: %s", i,
+				  e.msg);
 			cr_expect_str_eq(e.reason ? e.reason : "", table[i].reason, "%zu", i);
 			continue;
 		}
@@ -164,7 +166,7 @@ Test(sandbox_small, host_capacity, .fini = tear_down, .timeout = 30)
 	struct answer a = { 0 }, b = { 0 };
 	struct err e = ERR_INIT;
 
-	make_manager(1);
+	make_manager(1, 0);
 	cr_assert(sandbox_create(mgr, &team, &s, on_answer, &a, &e) == 0);
 	cr_expect(sandbox_create(mgr, &team, &s, on_answer, &b, &e) < 0 && e.kind == ERR_CAPACITY);
 	cr_assert(spin(&a.done, 2000));
@@ -177,8 +179,9 @@ Test(sandbox, failed_steps_are_undone)
 		const char *step;
 		bool sync, row;
 	} table[] = {
-		{ "insert:creating", true, false }, { "folder", true, true },	 { "cgroup", true, true },
-		{ "spawn", true, true },	    { "spawned", false, true },	 { "connect", false, true },
+		{ "insert:creating", true, false }, { "folder", true, true },
+		{ "cgroup", true, true },	    { "spawn", true, true },
+		{ "spawned", false, true },	    { "connect", false, true },
 		{ "ready", false, true },	    { "update:running", false, true },
 	};
 
@@ -201,10 +204,12 @@ Test(sandbox, failed_steps_are_undone)
 		cr_expect(n_rows - rows_before == table[i].row, "%s", table[i].step);
 		if (table[i].row) {
 			cr_expect(rows[n_rows - 1].status == SANDBOX_FAILED, "%s", table[i].step);
-			cr_expect(rows[n_rows - 1].failure && strstr(rows[n_rows - 1].failure, "failed"), "%s", table[i].step);
+			cr_expect(rows[n_rows - 1].failure && strstr(rows[n_rows - 1].failure, "failed"), "%s",
+				  table[i].step);
 			cr_expect_str_eq(rows[n_rows - 1].termination_reason, "failed");
 		}
-		cr_expect(count_names(cgroups) == 0 && count_names(folders) == 0 && inits_live == 0, "%s", table[i].step);
+		cr_expect(count_names(cgroups) == 0 && count_names(folders) == 0 && inits_live == 0, "%s",
+			  table[i].step);
 		sandboxes_count(mgr, &k);
 		cr_expect(k.live == 0, "%s", table[i].step);
 	}
@@ -259,8 +264,12 @@ Test(sandbox, terminate_is_idempotent)
 
 Test(sandbox, others_see_nothing)
 {
-	static const char *const ids[] = { "", "sbx_", "nope", "sbx_0000000000000000000000000X",
-					   "sbx_00000000000000000000000000000000000000000000000000", NULL };
+	static const char *const ids[] = { "",
+					   "sbx_",
+					   "nope",
+					   "sbx_0000000000000000000000000X",
+					   "sbx_00000000000000000000000000000000000000000000000000",
+					   NULL };
 	char id[SANDBOX_ID_SIZE];
 	struct sandbox_row row;
 	struct answer a = { 0 };
@@ -275,7 +284,8 @@ Test(sandbox, others_see_nothing)
 			cr_expect(sandbox_get(mgr, &freebie, one, &row, &e) < 0 && e.kind == ERR_NOT_FOUND, "%s", one);
 			cr_expect_str_eq(e.reason, "sandbox_not_found");
 			e = ERR_INIT;
-			cr_expect(sandbox_terminate(mgr, &freebie, one, on_answer, &a, &e) < 0 && e.kind == ERR_NOT_FOUND);
+			cr_expect(sandbox_terminate(mgr, &freebie, one, on_answer, &a, &e) < 0 &&
+				  e.kind == ERR_NOT_FOUND);
 			e = ERR_INIT;
 			cr_expect(sandbox_root(mgr, &freebie, one, &e) < 0 && e.kind == ERR_NOT_FOUND);
 		}
@@ -362,7 +372,8 @@ Test(sandbox, unasked_ends)
 			keeper_say_died((void *)(uintptr_t)(n_spawned - 1));
 		spin_for(30);
 		cr_expect(row_of(id)->status == SANDBOX_TERMINATED, "%zu", i);
-		cr_expect_str_eq(row_of(id)->termination_reason, table[i].reason, "%zu: %s", i, row_of(id)->termination_reason);
+		cr_expect_str_eq(row_of(id)->termination_reason, table[i].reason, "%zu: %s", i,
+				 row_of(id)->termination_reason);
 		cr_expect(row_of(id)->failure != NULL, "%zu", i);
 		oom_kills = 0;
 	}
@@ -545,4 +556,86 @@ Test(sandbox, shutdown_ends_all_and_refuses_more)
 		cr_expect(rows[i].status == SANDBOX_TERMINATED);
 		cr_expect_str_eq(rows[i].termination_reason, "user");
 	}
+}
+
+static void set_up_pool(void)
+{
+	make_manager(20, 2);
+	sandboxes_start(mgr);
+	spin_for(100);
+}
+
+TestSuite(pool, .init = set_up_pool, .fini = tear_down, .timeout = 30);
+
+static uint32_t warm_now(void)
+{
+	struct sandboxes_counts k;
+
+	sandboxes_count(mgr, &k);
+	return k.warm;
+}
+
+Test(pool, a_create_takes_a_parked_one)
+{
+	struct sandbox_row *row;
+	char id[SANDBOX_ID_SIZE];
+
+	cr_assert(warm_now() == 2 && n_spawned == 2);
+	cr_expect_str_eq(trace.p, "folder cgroup spawn folder cgroup spawn");
+	buf_reset(&trace);
+	create_running(id, NULL);
+	cr_expect_str_eq(trace.p, "insert:creating limits connect update:running", "%s", trace.p);
+	cr_expect(last_limits.memory_bytes == 2048ull << 20, "it kept the limits of a parked one");
+	row = row_of(id);
+	cr_expect(strcmp(row->slot, spawned[0].slot) == 0 || strcmp(row->slot, spawned[1].slot) == 0);
+	spin_for(100);
+	cr_expect(warm_now() == 2 && n_spawned == 3, "it isn't refilled");
+}
+
+Test(pool, a_parked_one_that_dies_is_let_go)
+{
+	char id[SANDBOX_ID_SIZE];
+
+	keeper_say_died((void *)0);
+	spin_for(50);
+	cr_expect(warm_now() == 1 && count_names(cgroups) == 1 && count_names(folders) == 1);
+	create_running(id, NULL);
+	create_running(id, NULL);
+}
+
+/* Whatever fails once a parked one was taken, it doesn't go back, and nothing is left of it. */
+Test(pool, failed_steps_are_undone)
+{
+	static const char *const steps[] = { "insert:creating", "limits", "connect", "ready", "update:running" };
+
+	for (size_t i = 0; i < ARRAY_SIZE(steps); i++) {
+		struct sandbox_spec s = spec_default();
+		struct answer a = { 0 };
+		struct err e = ERR_INIT;
+		int r;
+
+		cr_assert(warm_now() == 2);
+		fail_step = steps[i];
+		r = sandbox_create(mgr, &team, &s, on_answer, &a, &e);
+		cr_expect((r < 0) == (i == 0), "%s", steps[i]);
+		cr_expect(a.calls == 0, "%s: answered from inside the call", steps[i]);
+		spin_for(100);
+		cr_expect(a.calls == (i > 0), "%s", steps[i]);
+		cr_expect(strstr(i ? a.e.msg : e.msg, "failed"), "%s: %s", steps[i], a.e.msg);
+		cr_expect(warm_now() == 2 && count_names(cgroups) == 2 && count_names(folders) == 2 && inits_live == 0,
+			  "%s", steps[i]);
+	}
+	fail_step = "";
+}
+
+Test(pool, keeper_lost)
+{
+	struct sandbox_spec s = spec_default();
+	struct answer a = { 0 };
+	struct err e = ERR_INIT;
+
+	kev.lost(kev.arg);
+	spin_for(50);
+	cr_expect(warm_now() == 0 && count_names(cgroups) == 0 && count_names(folders) == 0);
+	cr_expect(sandbox_create(mgr, &team, &s, on_answer, &a, &e) < 0 && e.kind == ERR_UNAVAILABLE);
 }

@@ -1,6 +1,6 @@
 /* Sandboxes and execs over the real keeper, init, cgroups and folders; only store and templates are faked. */
 #define FAKES_REAL_KERNEL
-#include "sandbox_fakes.h"
+#include "tests/unit/sandbox_fakes.h"
 
 #include "emulator/base/clock.h"
 
@@ -19,11 +19,13 @@ static int fill_state(void *arg _unused_)
 
 	if (tree_prepare_state(state_fd, &e) < 0)
 		return 1;
-	(void)snprintf(cmd, sizeof(cmd),
-		       "cd %s/disk/l && mkdir -p layer0/bin layer0/lib64 layer0/lib layer0/proc layer0/sys layer0/dev layer0/workspace layer0/tmp && "
-		       "for b in sh cat id head sleep wc yes; do p=$(readlink -f $(command -v $b)); cp $p layer0/bin/$b; "
-		       "for l in $(ldd $p | grep -o '/[^ )]*'); do mkdir -p layer0$(dirname $l); cp -n $l layer0$l; done; done; chown -R %u:%u layer0",
-		       state_dir, uid, uid);
+	(void)snprintf(
+		cmd, sizeof(cmd),
+		"cd %s/disk/l && mkdir layer0 && cd layer0 && mkdir -p bin lib64 lib proc sys dev workspace tmp && "
+		"for b in sh cat id head sleep wc yes; do p=$(readlink -f $(command -v $b)); cp $p bin/$b; "
+		"for l in $(ldd $p | grep -o '/[^ )]*'); do mkdir -p .$(dirname $l); cp -n $l .$l; done; done; "
+		"chown -R %u:%u .",
+		state_dir, uid, uid);
 	return execl("/bin/sh", "sh", "-c", cmd, (char *)NULL);
 }
 
@@ -188,8 +190,8 @@ static void test_commands(void)
 	create_running(box, NULL);
 	for (size_t i = 0; i < ARRAY_SIZE(table); i++) {
 		k = run(table[i].command);
-		cr_assert(k.r.reason == table[i].reason && k.r.exit_code == table[i].code, "%s: %s %d", table[i].command,
-			  exec_reason_name(k.r.reason), k.r.exit_code);
+		cr_assert(k.r.reason == table[i].reason && k.r.exit_code == table[i].code, "%s: %s %d",
+			  table[i].command, exec_reason_name(k.r.reason), k.r.exit_code);
 		cr_assert_str_eq(k.out[0], table[i].out, "%s: %s", table[i].command, k.out[0]);
 		cr_assert_str_eq(k.out[1], table[i].err, "%s: %s", table[i].command, k.out[1]);
 	}
@@ -220,11 +222,13 @@ static void test_time_out_and_oom(void)
 	cr_assert(spin(&a.done, 5000) && a.e.kind == ERR_NONE, "%s", a.e.msg);
 	(void)snprintf(box, sizeof(box), "%s", a.row.id);
 	k = run_spec(&s);
-	cr_assert(k.r.reason == EXEC_TIMEOUT && k.r.duration_ms >= 1000 && k.r.duration_ms < 1500, "%s", exec_reason_name(k.r.reason));
+	cr_assert(k.r.reason == EXEC_TIMEOUT && k.r.duration_ms >= 1000 && k.r.duration_ms < 1500, "%s",
+		  exec_reason_name(k.r.reason));
 	cr_assert_str_eq(k.out[0], "before\n");
 	if (cgroup_root_features(cg)->memory) {
 		k = run("x=aaaaaaaaaaaaaaaa; while :; do x=$x$x; done");
-		cr_assert(k.r.reason == EXEC_OOM && k.r.exit_code == 137, "%s %d", exec_reason_name(k.r.reason), k.r.exit_code);
+		cr_assert(k.r.reason == EXEC_OOM && k.r.exit_code == 137, "%s %d", exec_reason_name(k.r.reason),
+			  k.r.exit_code);
 	}
 	k = run("echo still here");
 	cr_assert_str_eq(k.out[0], "still here\n");
@@ -265,7 +269,8 @@ static void test_busy_end(void)
 {
 	struct busy b = { 0 };
 	const struct exec_events ev = { .output = on_output, .done = on_busy_done, .arg = &b };
-	struct exec_spec s = { .command = "i=0; while [ $i -lt 100 ]; do sleep 60 & i=$((i+1)); done; echo ready; yes" };
+	struct exec_spec s = { .command =
+				       "i=0; while [ $i -lt 100 ]; do sleep 60 & i=$((i+1)); done; echo ready; yes" };
 	struct err e = ERR_INIT;
 	struct exec *x;
 
@@ -298,7 +303,8 @@ static void test_init_killed(void)
 	cr_assert(kill(pid, SIGKILL) == 0);
 	spin_for(300);
 	cr_assert(sandbox_get(mgr, &team, box, &row, &e) == 0);
-	cr_assert(row.status == SANDBOX_TERMINATED && strcmp(row.termination_reason, "failed") == 0, "%s", row.termination_reason);
+	cr_assert(row.status == SANDBOX_TERMINATED && strcmp(row.termination_reason, "failed") == 0, "%s",
+		  row.termination_reason);
 	cr_assert(row.failure);
 	sandbox_row_clear(&row);
 }
@@ -338,8 +344,9 @@ static void test_speed(void)
 		terminate();
 		end[i] = clock_mono_us() - t;
 	}
-	(void)fprintf(stderr, "p50 (least): create %ld (%ld) us, exec %ld (%ld) us, terminate %ld (%ld) us\n", (long)p50(create, ROUNDS),
-		      (long)create[0], (long)p50(exec, ROUNDS), (long)exec[0], (long)p50(end, ROUNDS), (long)end[0]);
+	(void)fprintf(stderr, "p50 (least): create %ld (%ld) us, exec %ld (%ld) us, terminate %ld (%ld) us\n",
+		      (long)p50(create, ROUNDS), (long)create[0], (long)p50(exec, ROUNDS), (long)exec[0],
+		      (long)p50(end, ROUNDS), (long)end[0]);
 	/* Far above the figures to reach, which make bench checks: this finds a wait that should not be there. */
 	cr_assert(p50(create, ROUNDS) < 100000 && p50(exec, ROUNDS) < 50000 && p50(end, ROUNDS) < 100000);
 }

@@ -55,9 +55,14 @@ Test(worker, status_table)
 		int (*job)(void *arg);
 		int arg, want;
 	} table[] = {
-		{ exit_with, 0, 0 },	     { exit_with, 1, 1 },	  { exit_with, 255, 255 },
-		{ exit_with, -5, 255 },	     { exit_with, 4096, 255 },	  { die_of, SIGKILL, 128 + SIGKILL },
-		{ die_of, SIGTERM, 128 + SIGTERM }, { die_of, SIGPIPE, 128 + SIGPIPE },
+		{ exit_with, 0, 0 },
+		{ exit_with, 1, 1 },
+		{ exit_with, 255, 255 },
+		{ exit_with, -5, 255 },
+		{ exit_with, 4096, 255 },
+		{ die_of, SIGKILL, 128 + SIGKILL },
+		{ die_of, SIGTERM, 128 + SIGTERM },
+		{ die_of, SIGPIPE, 128 + SIGPIPE },
 	};
 	int got[ARRAY_SIZE(table)];
 

@@ -1,0 +1,67 @@
+#pragma once
+/* The egress process: resolver and relay. It lives in the gateway's network namespace, where sandboxes'
+ * connections arrive with their original destinations, and makes the real connections with *blank sockets of
+ * the host's network*, which a small dialer process hands out. So each connection is decided, recorded and
+ * counted one by one, and the two networks never touch.
+ *
+ * It is started by the keeper and outlives the daemon: policy goes on while a daemon is away. Single-threaded,
+ * epoll; splice(2) between the sockets; every buffer bounded. */
+
+#include <sys/types.h>
+
+#include "emulator/base/err.h"
+#include "netpolicy/gateway.h"
+#include "netpolicy/policy.h"
+
+struct egress_config {
+	const struct gateway_sockets *sockets;
+	int control;	 /* SOCK_SEQPACKET to the daemon: egress_msg */
+	int dialer;	 /* SOCK_SEQPACKET to the dialer: one byte 4/6/'d'... asks for a batch of blank sockets */
+	char nameservers[3][64]; /* the host's, as text with optional #port; "" = none */
+};
+
+/* Never returns. */
+_noreturn_ void egress_main(const struct egress_config *c);
+
+/* The dialer: stays in the host's network namespace; sends blank non-blocking sockets (TCP and UDP, IPv4 and
+ * IPv6) on demand, until its peer is gone. It can do nothing else. Never returns. */
+_noreturn_ void dialer_main(int sock);
+
+/* --- messages on the control socket; fixed size, checked by the receiver --- */
+
+enum egress_msg_type {
+	/* to egress */
+	EGRESS_ADD = 1, /* a sandbox: index, mode, flags; clears what was known of it */
+	EGRESS_ALLOW,	/* one more rule for index: text */
+	EGRESS_REMOVE,	/* index: connections end */
+	EGRESS_MAP,	/* text: "HOST[:PORT]=ADDR:PORT"; value 1 = add, 0 = remove all */
+	EGRESS_ZONE,	/* text: "NAME=ADDR": the built-in zone */
+	/* from egress */
+	EGRESS_EVENT,	/* struct egress_event follows the header */
+};
+
+#define EGRESS_ALLOW_PRIVATE 1u
+#define EGRESS_BUILTIN_LIST 2u
+
+struct egress_msg {
+	uint32_t magic, type, index, mode, flags;
+	int32_t value;
+	char text[POLICY_RULE_MAX + 64];
+};
+
+enum egress_verdict { EGRESS_ALLOWED, EGRESS_BLOCKED, EGRESS_FAILED /* allowed, but the network said no */ };
+enum egress_kind { EGRESS_DNS, EGRESS_TCP, EGRESS_UDP, EGRESS_OTHER, EGRESS_CLOSED /* the end of a TCP/UDP flow: bytes */ };
+
+struct egress_event {
+	uint32_t magic, type, index;
+	uint32_t verdict, kind;
+	uint64_t flow;	   /* the same for a flow's start and end */
+	int64_t time_ms;
+	struct in6_addr address;
+	uint16_t port, from_port;
+	uint8_t proto;
+	uint64_t bytes_out, bytes_in;
+	char host[POLICY_NAME_MAX]; /* the name, where one is known */
+	char rule[POLICY_RULE_MAX]; /* which rule allowed or refused it */
+};
+#define EGRESS_MAGIC 0x6f6b6531u /* "oke1" */

@@ -1,0 +1,61 @@
+#pragma once
+/* The gateway: a network namespace of the keeper's with no uplink. One veth pair for each sandbox that may
+ * have a network; nftables decides what leaves a sandbox; what may, ends in the egress process's sockets.
+ * Runs in the keeper, in the emulator's user namespace; nothing of it exists in the host's network.
+ *
+ * Sandbox number i (0..GATEWAY_MAX-1) has 100.64.0.0/10 + 4i: gateway +1, sandbox +2, /30; and
+ * fd6f:726b::4i/126 likewise. Its interface in the gateway is "v<i>", in the sandbox "eth0". */
+
+#include <netinet/in.h>
+#include <sys/types.h>
+
+#include "emulator/base/err.h"
+#include "netpolicy/policy.h"
+
+#define GATEWAY_MAX 16384u
+#define GATEWAY_RESOLVER "100.100.100.53" /* what /etc/resolv.conf names; any port 53 ends at our resolver */
+
+struct gateway;
+
+/* Makes the namespace (the calling process moves into it), its table, and the sockets. Nothing is forwarded,
+ * ever: TCP and UDP are handed to the sockets below by tproxy (so they keep their original destination),
+ * everything else is refused at once and logged to NFLOG group GATEWAY_NFLOG. */
+#define GATEWAY_NFLOG 1
+int gateway_new(struct gateway **ret, struct err *e);
+void gateway_free(struct gateway *g);
+
+/* Transparent sockets for the egress process; owned by the gateway. tcp: listening. udp: with
+ * IP_RECVORIGDSTADDR. Index 0: IPv4, 1: IPv6 (-1 where the host has none). dns_*: what port 53 goes to. */
+struct gateway_sockets {
+	int tcp[2], udp[2], dns_tcp[2], dns_udp[2];
+	int nflog; /* netlink socket bound to GATEWAY_NFLOG */
+};
+const struct gateway_sockets *gateway_sockets(const struct gateway *g);
+
+/* Connects the sandbox whose init is pid: veth, the peer named eth0 in its namespace (not yet up there: its
+ * init does that, see gateway_configure_inside), anti-spoofing and the mode's rules, in one batch. */
+int gateway_attach(struct gateway *g, uint32_t index, pid_t init_pid, enum net_mode mode, struct err *e);
+int gateway_detach(struct gateway *g, uint32_t index); /* 0 also if gone: the pair dies with its namespace */
+
+/* In the sandbox's init, with CAP_NET_ADMIN over its own namespace: addresses, routes, link up. */
+int gateway_configure_inside(uint32_t index, struct err *e);
+
+void gateway_address(uint32_t index, struct in_addr *ret_v4, struct in6_addr *ret_v6);	    /* the sandbox's */
+int gateway_index_of(const struct in6_addr *a);	/* the number of the sandbox with this (v4-mapped or v6) address, or -1 */
+
+/* mode "off": nothing but loopback in the sandbox, but an attempt is to be noticed. In the init, before it
+ * gives CAP_NET_ADMIN up: a blackhole that logs: a default route to lo and an output rule that refuses at
+ * once and sends the packet's head to NFLOG. Returns the netlink socket that hears of them (for the daemon). */
+int gateway_notice_inside(struct err *e);
+
+/* A packet an nflog socket reports: what was tried. 0, or -EBADMSG for one that makes no sense. */
+struct gateway_refused {
+	struct in6_addr from, to; /* IPv4 as v4-mapped */
+	uint8_t proto;		  /* IPPROTO_TCP, ... */
+	uint16_t from_port, port; /* 0 where the protocol has none */
+	char name[POLICY_NAME_MAX]; /* UDP to port 53: the name asked for, else "" */
+	char rule[32];		    /* the log prefix: which rule refused */
+};
+typedef void (*gateway_refused_fn)(void *arg, const struct gateway_refused *r);
+/* Reads what is there (non-blocking), calls fn for each; returns how many or a negative errno. */
+int gateway_read_refused(int nflog, gateway_refused_fn fn, void *arg);
