@@ -9,6 +9,7 @@
 
 #include <errno.h>
 #include <fcntl.h>
+#include <locale.h>
 #include <signal.h>
 #include <string.h>
 #include <sys/mman.h>
@@ -87,8 +88,12 @@ static int job(void *arg)
 {
 	struct files_tar *t = arg;
 	int fds[] = { t->dir_fd, t->worker_fd }, r = worker_keep_only(fds, ARRAY_SIZE(fds));
+	/* Names beyond ASCII need a UTF-8 locale, and its file is out of reach once the worker is confined. */
+	locale_t utf8 = newlocale(LC_CTYPE_MASK, "C.UTF-8", (locale_t)0);
 	struct files_identity id;
 
+	if (utf8)
+		(void)uselocale(utf8);
 	if (r == 0) {
 		t->dir_fd = fds[0];
 		t->worker_fd = fds[1];
@@ -196,7 +201,10 @@ static void on_done(void *arg, int status)
 	}
 	if (!t->pack)
 		close_ours(t);
-	if (t->checked.kind != ERR_NONE && status != 0)
+	/* A sandbox that ended is why its disk failed. */
+	if (status != 0 && t->checked.kind == ERR_NONE)
+		(void)t->ev.check(t->ev.arg, &t->checked);
+	if (t->checked.kind != ERR_NONE) /* whatever the worker took the pipe's end for */
 		e = t->checked;
 	else if (status != 0 && e.kind == ERR_NONE)
 		(void)err_set(&e, ERR_INTERNAL, 0, NULL, "the archive's worker ended with status %d", status);

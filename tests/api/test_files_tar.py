@@ -164,8 +164,8 @@ def test_a_target_that_is_no_directory(api, sandbox):
     check_error(upload(api, sandbox, "/proc", archive(entry("a", b"x"))), 400, "path_invalid")
     check_error(upload(api, sandbox, "relative", archive(entry("a", b"x"))), 400, "path_invalid")
     check_error(upload(api, "sbx_none", "/tmp", archive(entry("a", b"x"))), 404, "sandbox_not_found")
-    check_invalid(api.put_path_missing() if hasattr(api, "put_path_missing") else api.request(
-        "PUT", f"/v1/sandboxes/{sandbox}/files", raw=archive(), headers=TAR_TYPE), "path", "query")  # fmt: skip
+    missing = api.request("PUT", f"/v1/sandboxes/{sandbox}/files", raw=archive(), headers=TAR_TYPE)
+    check_invalid(missing, "path", "query")
 
 
 def test_chunked_and_slow(api, sandbox, emulator):
@@ -204,11 +204,10 @@ HOSTILE = {
     "below a file": ([entry("ok", b"1"), entry("f", b"x"), entry("f/evil", b"x")], "no folder"),
     "a long path": ([entry("ok", b"1"), entry("/".join(["x" * 100] * 60), b"x")], "too long"),
     "a long name": ([entry("ok", b"1"), entry("x" * 300, b"x")], "too long"),
-    "an unknown kind": ([entry("ok", b"1"), entry("weird", kind=tarfile.REGTYPE)], None),
 }  # fmt: skip
 
 
-@pytest.mark.parametrize("case", [case for case in HOSTILE if HOSTILE[case][1]])
+@pytest.mark.parametrize("case", HOSTILE)
 def test_hostile_archives_are_refused(api, sandbox, case):
     entries, why = HOSTILE[case]
     api.sh(sandbox, "mkdir -p /tmp/a/target; echo outside > /tmp/a/outside; cksum /etc/passwd > /tmp/sum 2>/dev/null; true")
@@ -337,11 +336,10 @@ def test_a_sandbox_that_ends_ends_its_archives(api, emulator, run_in_background)
     go = threading.Event()
 
     def endless():
-        yield archive(entry("f", b"x"))[:-10240]
-        for i in range(100):
+        for i in range(60):
+            yield archive(entry(f"f{i}", b"x" * 1000))[:1536]  # a header and two blocks, no end mark
             go.set()
             time.sleep(0.1)
-            yield archive(entry(f"f{i}", b"x" * 1000))[:2048]
 
     def send():
         connection = http.client.HTTPConnection("127.0.0.1", emulator.port, timeout=30)
@@ -419,10 +417,6 @@ def test_the_root_without_what_is_mounted(api, sandbox):
     found = members(download(api, sandbox, "/"))
     assert found["proc"].isdir() and found["dev"].isdir() and "etc/passwd" in found
     assert not [name for name in found if name.startswith(("proc/", "sys/", "dev/"))]
-
-
-def test_sockets_are_left_out(api, real_api=None):
-    pass
 
 
 def test_what_is_no_directory(api, sandbox):
