@@ -336,7 +336,7 @@ def test_a_sandbox_that_ends_ends_its_archives(api, emulator, run_in_background)
     go = threading.Event()
 
     def endless():
-        for i in range(60):
+        for i in range(25):
             yield archive(entry(f"f{i}", b"x" * 1000))[:1536]  # a header and two blocks, no end mark
             go.set()
             time.sleep(0.1)
