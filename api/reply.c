@@ -167,7 +167,8 @@ void req_reply_fd(struct req *r, unsigned int status, const char *type, int fd, 
 		return;
 	}
 	*f = (struct file_part){ fd, offset };
-	m = MHD_create_response_from_callback(n, (size_t)MIN(n, (uint64_t)FILE_BLOCK), file_part_read, f, file_part_free);
+	m = MHD_create_response_from_callback(n, (size_t)MIN(n, (uint64_t)FILE_BLOCK), file_part_read, f,
+					      file_part_free);
 	if (!m)
 		file_part_free(f);
 	answer(r, status, type, m);

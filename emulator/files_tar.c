@@ -275,8 +275,8 @@ static int tar_new(struct uv_loop_s *loop, const struct files_tar *from, int dir
 	if (!t || n_jobs >= FILES_TAR_MAX_JOBS) {
 		free(t);
 		(void)close(dir_fd);
-		return err_set(e, ERR_CAPACITY, EAGAIN, "capacity", "%u archives are being made or unpacked, which is the most at a time",
-			       n_jobs);
+		return err_set(e, ERR_CAPACITY, EAGAIN, "capacity",
+			       "%u archives are being made or unpacked, which is the most at a time", n_jobs);
 	}
 	*t = *from;
 	t->dir_fd = dir_fd;

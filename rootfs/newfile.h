@@ -10,8 +10,8 @@
 #define NEWFILE_TEMP_SIZE 32
 
 struct newfile {
-	int dirfd; /* borrowed */
-	int fd;	   /* to write to; O_RDWR, mode 0600 until the caller says otherwise */
+	int dirfd;		      /* borrowed */
+	int fd;			      /* to write to; O_RDWR, mode 0600 until the caller says otherwise */
 	char temp[NEWFILE_TEMP_SIZE]; /* its hidden name, or "" while it has none */
 };
 #define NEWFILE_INIT ((struct newfile){ .dirfd = -1, .fd = -1 })

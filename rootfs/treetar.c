@@ -231,7 +231,8 @@ static const char *find_link(struct tarrer *t, const struct stat *st)
 
 static int add_file(struct tarrer *t, int dirfd, const char *name)
 {
-	_cleanup_close_ int fd = sys_openat2(dirfd, name, O_RDONLY | O_NOFOLLOW | O_NONBLOCK | O_NOCTTY, 0, RESOLVE_INSIDE);
+	_cleanup_close_ int fd =
+		sys_openat2(dirfd, name, O_RDONLY | O_NOFOLLOW | O_NONBLOCK | O_NOCTTY, 0, RESOLVE_INSIDE);
 	const char *first;
 	struct stat st;
 

@@ -13,8 +13,8 @@
 #include "emulator/base/err.h"
 
 struct treetar_spec {
-	int dir_fd;   /* open for reading; stays the caller's */
-	uid_t uid;    /* who is written as 0; those below or 65534 above it as 65534 */
+	int dir_fd; /* open for reading; stays the caller's */
+	uid_t uid;  /* who is written as 0; those below or 65534 above it as 65534 */
 	/* Takes all n bytes, or a negative errno that ends it all. */
 	int (*write)(void *arg, const void *p, size_t n);
 	void *write_arg;

@@ -33,7 +33,7 @@ struct unpacker {
 /* One entry's place: its parent folder (borrowed) and its last component. */
 struct place {
 	int dirfd;
-	const char *name; /* NULL: the root folder itself */
+	const char *name;    /* NULL: the root folder itself */
 	char path[PATH_MAX]; /* normalised, for messages and parents */
 };
 

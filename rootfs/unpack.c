@@ -41,7 +41,8 @@ int unpack_refuse(struct unpacker *u, const char *path, const char *why)
 {
 	char name[UNPACK_SHOWN_SIZE];
 
-	return err_set(u->e, ERR_INVALID, EINVAL, "archive_invalid", "the archive is refused: %s: %s", unpack_shown(path, name), why);
+	return err_set(u->e, ERR_INVALID, EINVAL, "archive_invalid", "the archive is refused: %s: %s",
+		       unpack_shown(path, name), why);
 }
 
 int unpack_entry_errno(struct unpacker *u, int errnum, const char *path, const char *what)
@@ -117,7 +118,8 @@ static la_ssize_t inner_read(struct archive *a, void *arg, const void **ret)
 	if (r == ARCHIVE_EOF)
 		return 0;
 	if (r != ARCHIVE_OK) {
-		archive_set_error(a, EIO, "%s", archive_error_string(u->outer) ? archive_error_string(u->outer) : "read error");
+		archive_set_error(a, EIO, "%s",
+				  archive_error_string(u->outer) ? archive_error_string(u->outer) : "read error");
 		return -1;
 	}
 	u->res->bytes += n;
@@ -160,7 +162,8 @@ static int open_readers(struct unpacker *u)
 	if (archive_read_support_filter_gzip(u->outer) != ARCHIVE_OK ||
 	    archive_read_support_filter_zstd(u->outer) != ARCHIVE_OK ||
 	    archive_read_support_filter_xz(u->outer) != ARCHIVE_OK ||
-	    archive_read_support_filter_bzip2(u->outer) != ARCHIVE_OK || archive_read_support_format_raw(u->outer) != ARCHIVE_OK ||
+	    archive_read_support_filter_bzip2(u->outer) != ARCHIVE_OK ||
+	    archive_read_support_format_raw(u->outer) != ARCHIVE_OK ||
 	    archive_read_support_format_tar(u->tar) != ARCHIVE_OK)
 		return err_set(u->e, ERR_UNAVAILABLE, ENOSYS, NULL, "libarchive lacks a filter it should have");
 	if (archive_read_open(u->outer, u, NULL, outer_read, NULL) != ARCHIVE_OK)

@@ -8,7 +8,7 @@
 #include "emulator/base/text.h"
 
 struct unpack_limits {
-	uint64_t max_bytes;   /* of the uncompressed stream, and of the files' sizes */
+	uint64_t max_bytes; /* of the uncompressed stream, and of the files' sizes */
 	uint64_t max_entries;
 };
 #define UNPACK_LIMITS_DEFAULT ((struct unpack_limits){ .max_bytes = 64ull << 30, .max_entries = 5000000 })
@@ -17,12 +17,12 @@ struct unpack_spec {
 	/* The archive (tar; plain, gzip, zstd, xz or bzip2): as read(2), 0 at the end, or a negative errno. */
 	ssize_t (*read)(void *arg, void *p, size_t n);
 	void *read_arg;
-	int root_fd;	   /* where to; stays the caller's */
-	uid_t sandbox_uid; /* added to every owner in the archive */
-	bool single_id;	   /* no chown at all */
-	bool whiteouts;	   /* there are layers below: .wh. entries mean something */
-	bool as_root;	   /* everything is owned by the sandbox's root, whatever the archive says */
-	const char *strip; /* a first path component that goes ("package"); other entries are skipped. Or NULL */
+	int root_fd;	    /* where to; stays the caller's */
+	uid_t sandbox_uid;  /* added to every owner in the archive */
+	bool single_id;	    /* no chown at all */
+	bool whiteouts;	    /* there are layers below: .wh. entries mean something */
+	bool as_root;	    /* everything is owned by the sandbox's root, whatever the archive says */
+	const char *strip;  /* a first path component that goes ("package"); other entries are skipped. Or NULL */
 	const char *prefix; /* a folder in root_fd everything goes under, made where missing. Or NULL */
 	/* The folder is one a sandbox is working in: see unpack.c. Absolute names are refused, owners are the
 	 * caller's file system ids (setfsuid(2)), no digest is made; single_id, whiteouts, as_root mean nothing. */

@@ -144,8 +144,7 @@ static int check_size(struct unpacker *u, const char *path, la_int64_t size)
 {
 	if (size < 0)
 		return unpack_refuse(u, path, "a negative size");
-	if ((uint64_t)size > u->s->limits.max_bytes ||
-	    u->res->file_bytes > u->s->limits.max_bytes - (uint64_t)size)
+	if ((uint64_t)size > u->s->limits.max_bytes || u->res->file_bytes > u->s->limits.max_bytes - (uint64_t)size)
 		return unpack_too_large(u);
 	u->res->file_bytes += (uint64_t)size;
 	return 0;
@@ -335,8 +334,8 @@ static int make_hardlink(struct unpacker *u, const struct place *at, const char 
 	name = slash ? slash + 1 : path;
 	if (slash)
 		*slash = '\0';
-	dirfd = slash ? sys_openat2(u->base_fd, path, O_PATH | O_DIRECTORY, 0, UNPACK_RESOLVE) :
-			fcntl(u->base_fd, F_DUPFD_CLOEXEC, 0);
+	dirfd = slash ? sys_openat2(u->base_fd, path, O_PATH | O_DIRECTORY, 0, UNPACK_RESOLVE)
+		      : fcntl(u->base_fd, F_DUPFD_CLOEXEC, 0);
 	if (dirfd < 0)
 		return unpack_refuse(u, at->path, "a hardlink to something the archive does not hold");
 	if (fstatat(dirfd, name, &st, AT_SYMLINK_NOFOLLOW) < 0 || S_ISDIR(st.st_mode))
