@@ -106,6 +106,7 @@ struct exec {
 	int64_t start_us, ended_us, started_ms, ended_ms;
 	uint64_t oom_before, denied_before;
 	struct exec_result res;
+	struct exec_blocked *blocked; /* res.blocked */
 	bool exited, finished;
 	bool paused; /* the primary reader is behind */
 	struct exec_log log;

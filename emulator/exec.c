@@ -14,6 +14,7 @@
 
 #include "emulator/exec.h"
 
+#include <arpa/inet.h>
 #include <errno.h>
 #include <fcntl.h>
 #include <signal.h>
@@ -57,6 +58,7 @@ static void on_timer_closed(uv_handle_t *h)
 	for (int i = 0; i < 2; i++)
 		output_free(&x->s[i].out);
 	free(x->args);
+	free(x->blocked);
 	free(x);
 }
 
@@ -87,6 +89,38 @@ static void count_events(struct exec *x)
 	x->res.pids_denied = denied > x->denied_before ? denied - x->denied_before : 0;
 }
 
+static const char *proto_name(const struct ledger_entry *en)
+{
+	if (en->kind == EGRESS_DNS)
+		return "dns";
+	return en->proto == IPPROTO_TCP ? "tcp" : en->proto == IPPROTO_UDP ? "udp" : en->proto == IPPROTO_ICMP ? "icmp" : "other";
+}
+
+static void add_blocked(void *arg, const struct ledger_entry *en)
+{
+	struct exec *x = arg;
+	struct exec_blocked *b = &x->blocked[x->res.n_blocked++];
+
+	*b = (struct exec_blocked){ .port = en->port, .proto = proto_name(en) };
+	(void)snprintf(b->host, sizeof(b->host), "%.253s", en->host);
+	(void)snprintf(b->rule, sizeof(b->rule), "%.63s", en->rule);
+	if (IN6_IS_ADDR_V4MAPPED(&en->address))
+		(void)inet_ntop(AF_INET, en->address.s6_addr + 12, b->ip, sizeof(b->ip));
+	else if (!IN6_IS_ADDR_UNSPECIFIED(&en->address))
+		(void)inet_ntop(AF_INET6, &en->address, b->ip, sizeof(b->ip));
+}
+
+/* What the policy refused since the command began. */
+static void collect_blocked(struct exec *x)
+{
+	if (!x->sb || !sandbox_net_any(x->sb))
+		return;
+	x->blocked = calloc(EXEC_BLOCKED_MAX, sizeof(*x->blocked));
+	if (x->blocked)
+		(void)sandbox_net_blocked(x->sb, x->started_ms, EXEC_BLOCKED_MAX, add_blocked, x);
+	x->res.blocked = x->blocked;
+}
+
 /* From running to ended. The result may be read from now on, but for what was collected. */
 static void move_to_ended(struct exec *x)
 {
@@ -114,6 +148,7 @@ static void finish(struct exec *x)
 	exec_io_close(x);
 	for (int i = 0; i < 2; i++)
 		x->res.truncated[i] = x->collect && output_finish(&x->s[i].out);
+	collect_blocked(x);
 	r = x->res;
 	r.out[0] = &x->s[0].out.head;
 	r.out[1] = &x->s[1].out.head;

@@ -261,9 +261,14 @@ void sandbox_net_catch_up(struct sandbox *sb)
 		read_events(sb->m);
 }
 
+bool sandbox_net_any(struct sandbox *sb)
+{
+	sandbox_net_catch_up(sb);
+	return sb->ledger != NULL;
+}
+
 size_t sandbox_net_blocked(struct sandbox *sb, int64_t since_ms, size_t max,
 			   void (*fn)(void *arg, const struct ledger_entry *en), void *arg)
 {
-	sandbox_net_catch_up(sb);
 	return sb->ledger ? ledger_blocked_between(sb->ledger, since_ms, clock_real_ms(), max, fn, arg) : 0;
 }

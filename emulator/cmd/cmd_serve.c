@@ -220,7 +220,8 @@ static int start_http(struct serve *s, struct err *e)
 	if (r < 0)
 		return r;
 	s->api = (struct api){ .sandboxes = s->sandboxes, .store = s->store, .idmap = &s->idmap, .cgroups = s->cgroups,
-			       .state_fd = s->state_fd, .started_ms = clock_real_ms() };
+			       .state_fd = s->state_fd, .started_ms = clock_real_ms(),
+			       .network_errors_report = s->o.network_errors_report };
 	api_add_sandbox_routes(s->http);
 	api_add_exec_routes(s->http);
 	api_add_file_routes(s->http);
