@@ -197,8 +197,19 @@ int cgroup_read_oom_kills(struct cgroup_root *r, const char *slot, uint64_t *ret
 		const struct cgroup_tree *t = &r->tree[i];
 
 		if (t->controllers & CGROUP_MEMORY)
-			return cgroup_read_key(t->fd, slot, t->unified ? "memory.events" : "memory.oom_control", "oom_kill", ret);
+			return cgroup_read_key(t->fd, slot, t->unified ? "memory.events" : "memory.oom_control",
+					       "oom_kill", ret);
 	}
+	return k < 0 ? k : -ENOTSUP;
+}
+
+int cgroup_read_pids_denied(struct cgroup_root *r, const char *slot, uint64_t *ret)
+{
+	int k = check_slot(slot);
+
+	for (size_t i = 0; k == 0 && i < r->n_trees; i++)
+		if (r->tree[i].controllers & CGROUP_PIDS)
+			return cgroup_read_key(r->tree[i].fd, slot, "pids.events", "max", ret);
 	return k < 0 ? k : -ENOTSUP;
 }
 

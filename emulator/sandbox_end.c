@@ -10,11 +10,16 @@
 
 uint64_t sandbox_oom_kills(struct sandbox *sb)
 {
-	uint64_t n;
+	if (sb->slot)
+		(void)cgroup_read_oom_kills(sb->m->c.cgroups, sb->slot->name, &sb->oom_last);
+	return sb->oom_last;
+}
 
-	if (sb->slot && cgroup_read_oom_kills(sb->m->c.cgroups, sb->slot->name, &n) == 0)
-		return n;
-	return sb->oom_seen;
+uint64_t sandbox_pids_denied(struct sandbox *sb)
+{
+	if (sb->slot)
+		(void)cgroup_read_pids_denied(sb->m->c.cgroups, sb->slot->name, &sb->denied_last);
+	return sb->denied_last;
 }
 
 static void save(struct sandbox *sb)
@@ -45,14 +50,31 @@ static void on_closed(uv_handle_t *h)
 {
 	struct sandbox *sb = h->data;
 
+	ledger_free(sb->ledger);
 	exec_env_free(sb->env);
 	template_ref_put(sb->template);
 	sandbox_row_clear(&sb->row);
 	free(sb);
 }
 
+static void on_net_closed(uv_handle_t *h)
+{
+	struct sandbox *sb = h->data;
+
+	uv_close((uv_handle_t *)&sb->timer, on_closed);
+}
+
 void sandbox_discard(struct sandbox *sb)
 {
+	if (sb->net_pending) {
+		sb->net_abandoned = true;
+		return;
+	}
+	if (sb->net_handle) {
+		sb->refused_poll.data = sb;
+		uv_close((uv_handle_t *)&sb->refused_poll, on_net_closed);
+		return;
+	}
 	uv_close((uv_handle_t *)&sb->timer, on_closed);
 }
 
@@ -116,6 +138,7 @@ void sandbox_ended(struct sandbox *sb, int status)
 	if (sb->init)
 		init_free(TAKE_PTR(sb->init));
 	closep(&sb->root_fd);
+	sandbox_net_stop(sb);
 	settle_row(sb, reason);
 	log_info("%s: %s (%s)", sb->row.id, sandbox_status_name(sb->row.status), reason);
 	/* Out of the table first: a callback may look it up, or make another. */
