@@ -3,6 +3,7 @@
 #include <errno.h>
 #include <string.h>
 
+#include "emulator/base/buf.h"
 #include "netpolicy/ledger.h"
 
 static struct ledger *l;
@@ -144,14 +145,12 @@ static void join(void *arg, const struct policy_rule *r)
 {
 	char text[POLICY_RULE_MAX];
 
-	cr_assert(policy_rule_format(r, text) > 0);
-	(void)strncat(arg, text, 500 - strlen(arg));
-	(void)strncat(arg, " ", 500 - strlen(arg));
+	cr_assert(policy_rule_format(r, text) > 0 && buf_printf(arg, "%s ", text) == 0);
 }
 
 Test(ledger, learn)
 {
-	char text[512] = "";
+	_cleanup_buf_ struct buf text = BUF_INIT(512);
 	struct egress_event bare = make(EGRESS_TCP, EGRESS_BLOCKED, "", 22, 1);
 
 	bare.address = (struct in6_addr){ .s6_addr = { [10] = 0xff, [11] = 0xff, 192, 0, 2, 1 } };
@@ -164,6 +163,6 @@ Test(ledger, learn)
 	add(EGRESS_DNS, EGRESS_BLOCKED, "not a name", 53, 2);
 	add(EGRESS_OTHER, EGRESS_BLOCKED, "", 0, 2);
 	cr_assert(ledger_add(l, &bare) == 0);
-	cr_expect(ledger_learn(l, join, text) == 4, "%s", text);
-	cr_expect(strcmp(text, "192.0.2.1:22 asked.example pypi.org:80 pypi.org:443 ") == 0, "%s", text);
+	cr_expect(ledger_learn(l, join, &text) == 4, "%s", text.p);
+	cr_expect(strcmp(text.p, "192.0.2.1:22 asked.example pypi.org:80 pypi.org:443 ") == 0, "%s", text.p);
 }
