@@ -509,6 +509,20 @@ static int egress_init(struct egress *eg, const struct egress_config *c)
 	return r;
 }
 
+/* What the daemon said before a sandbox sent anything is also done before. */
+static void turn(struct egress *eg, const struct epoll_event *ev, int n)
+{
+	for (int i = 0; i < n; i++)
+		if (ev[i].data.ptr == &eg->control && eg->control.ready)
+			eg->control.ready(&eg->control, ev[i].events);
+	for (int i = 0; i < n; i++) {
+		struct source *s = ev[i].data.ptr;
+
+		if (s->ready && s != &eg->control)
+			s->ready(s, ev[i].events);
+	}
+}
+
 static void sweep(struct egress *eg)
 {
 	while (eg->garbage) {
@@ -534,12 +548,7 @@ _noreturn_ void egress_main(const struct egress_config *c)
 		int wait = deadlines_run(eg);
 		int n = epoll_wait(eg->ep, ev, LOOP_BATCH, eg->garbage ? 0 : wait);
 
-		for (int i = 0; i < n; i++) {
-			struct source *s = ev[i].data.ptr;
-
-			if (s->ready)
-				s->ready(s, ev[i].events);
-		}
+		turn(eg, ev, n);
 		sweep(eg);
 	}
 	log_error("egress: the dialer is gone");

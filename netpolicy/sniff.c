@@ -245,7 +245,7 @@ enum sniff sniff_http(const void *start, size_t n, char ret[static POLICY_NAME_M
 {
 	const char *p = start, *absolute = NULL;
 	enum sniff host = SNIFF_MORE, s;
-	size_t absolute_len = 0;
+	size_t absolute_len = 0, whole = n;
 
 	/* Whatever does not begin like a method is refused at its first byte, not after a wait for more. */
 	for (size_t i = 0; i < n && p[i] != ' '; i++)
@@ -255,7 +255,7 @@ enum sniff sniff_http(const void *start, size_t n, char ret[static POLICY_NAME_M
 		ssize_t len = next_line(p, n);
 
 		if (len < 0)
-			return len == -1 && n < SNIFF_MAX ? SNIFF_MORE : SNIFF_BAD;
+			return len == -1 && whole < SNIFF_MAX ? SNIFF_MORE : SNIFF_BAD;
 		if (line == 0) {
 			if (request_line(p, (size_t)len, &absolute, &absolute_len) != SNIFF_NAME)
 				return SNIFF_BAD;
