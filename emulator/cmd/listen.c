@@ -2,6 +2,7 @@
 
 #include <errno.h>
 #include <fcntl.h>
+#include <limits.h>
 #include <netdb.h>
 #include <netinet/in.h>
 #include <signal.h>
@@ -171,9 +172,11 @@ int listen_unix_open(const char *path, int *ret_fd, struct err *e)
 
 static _noreturn_ void guard_main(const char *path, const struct stat *was, int leash)
 {
+	char own_path[PATH_MAX], c;
 	struct stat st;
-	char c;
 
+	/* The path lies in the arguments, which procname_set overwrites. */
+	(void)snprintf(own_path, sizeof(own_path), "%s", path);
 	procname_set("ork-socket");
 	(void)setsid();
 	(void)signal(SIGHUP, SIG_IGN);
@@ -182,8 +185,8 @@ static _noreturn_ void guard_main(const char *path, const struct stat *was, int 
 	if (dup2(leash, 0) < 0 || sys_close_range(1, ~0u, 0) < 0)
 		_exit(1);
 	(void)fd_read_all(0, &c, 1);
-	if (lstat(path, &st) == 0 && st.st_dev == was->st_dev && st.st_ino == was->st_ino)
-		(void)unlink(path);
+	if (lstat(own_path, &st) == 0 && st.st_dev == was->st_dev && st.st_ino == was->st_ino)
+		(void)unlink(own_path);
 	_exit(0);
 }
 
