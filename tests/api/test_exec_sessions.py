@@ -86,8 +86,8 @@ def test_an_exec_is_found_by_its_own_account_in_its_own_sandbox_only(api, sandbo
 
 
 def test_scopes(new_emulator):
-    emulator = new_emulator("--api-key", "ork_rw:team", "--api-key", "ork_r:team:read", warm=None)
-    reader = emulator.api("ork_r")
+    emulator = new_emulator("--api-key", "ork_sessions_r:team:read", warm=None)
+    reader = emulator.api("ork_sessions_r")
     for method, rest in (("DELETE", ""), ("POST", "stdin"), ("POST", "signal"), ("POST", "resize")):
         answer = reader.request(method, exec_path("sbx_x", "exe_x", rest), {} if method == "POST" else None)
         check_error(answer, 403, "insufficient_scope")
@@ -302,28 +302,28 @@ def test_a_slow_reader_slows_the_command_and_costs_the_daemon_nothing(api, sandb
         stuck = int(api.sh(sandbox, "cat /tmp/count"))
         time.sleep(0.5)
         assert int(api.sh(sandbox, "cat /tmp/count")) == stuck, "the command goes on although nobody reads"
-        assert stuck * 65536 < 8 * MIB
+        assert stuck * 65536 < 4 * MIB
         assert emulator.daemon_rss_kb() - before < 4096
         got = 0
         for event in stream:
             got += len(event["data"])
-            if got > 32 * MIB:
+            if got > 10 * MIB:
                 break
         assert not event.get("gap")
-        assert int(api.sh(sandbox, "cat /tmp/count")) > 32 * 16 - 200
+        assert int(api.sh(sandbox, "cat /tmp/count")) > 10 * 16 - 1
         assert emulator.daemon_rss_kb() - before < 8192
 
 
 def test_only_the_reader_it_was_for_slows_it(api, sandbox):
     """A second one that stops reading is told what it missed."""
-    with Stream(api, sandbox, "sleep 0.3; yes xxxxxxxxxxxxxxx | head -c 40000000") as stream:
+    with Stream(api, sandbox, "sleep 0.3; yes xxxxxxxxxxxxxxx | head -c 12000000") as stream:
         lazy = Stream.attach(api, sandbox, stream.exec_id, receive_buffer=65536)
         events = list(stream)
-        assert len(output(events)[0]) == 40000000 and not [e for e in events if e.get("gap")]
+        assert len(output(events)[0]) == 12000000 and not [e for e in events if e.get("gap")]
     late = list(lazy)
     lazy.close()
     gaps = [e for e in late if e.get("gap")]
-    assert gaps and len(output(late)[0]) + sum(e["missed_bytes"] for e in gaps) == 40000000
+    assert gaps and len(output(late)[0]) + sum(e["missed_bytes"] for e in gaps) == 12000000
     assert late[-1]["is_final"] and late[-1]["exit_code"] == 0
 
 
@@ -450,7 +450,8 @@ def test_a_signal_for_the_command_alone_or_for_its_tree(api, sandbox):
         assert stream.until("parent\n") and "child" not in stream.text
         # sleep dies of it, the shells say what they got.
         assert kill(api, sandbox, stream.exec_id, signal="USR1").status == 200
-        assert stream.until("child\n") and stream.until("parent\n")
+        while not {"child", "parent"} <= set(stream.text.split()):
+            next(stream)
 
 
 @pytest.mark.parametrize("body", [{}, {"signal": 0}, {"signal": 65}, {"signal": "SIGNOPE"}, {"signal": 1.5}, {"signal": True}])
