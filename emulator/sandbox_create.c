@@ -21,6 +21,7 @@
 /* Processes: one for every 4 MB, within these. small 512, medium 1024, large 2048. */
 #define PIDS_MIN 512u
 #define PIDS_MAX 2048u
+#define PIDS_SLACK 16u
 
 /* ---- may it be ---- */
 
@@ -316,7 +317,8 @@ static int configure(struct sandbox *sb, int ctl_sock, struct err *e)
 		.cpus = (sb->limits.cpu_millis + 999) / 1000,
 		.hostname = "sandbox", /* the name that a template's /etc/hosts knows */
 		.memory_bytes = sb->limits.memory_bytes,
-		.pids_max = sb->limits.pids_max,
+		/* Where there is a cgroup it is to say no first: it counts how often. */
+		.pids_max = sb->limits.pids_max + PIDS_SLACK,
 		.no_cgroup_view = cgroup_root_backend(sb->m->c.cgroups) == CGROUP_NONE,
 	};
 
