@@ -40,7 +40,7 @@ Test(egress_dns, only_allowed_names_and_addresses)
 		const char *blocked; /* the rule of the event, NULL: none is sent */
 	} table[] = {
 		{ "ok.test", DNS_A, DNS_NOERROR, PUBLIC, NULL },
-		{ "ok.test", DNS_AAAA, DNS_NOERROR, NULL, NULL },
+		{ "mixed.test", DNS_AAAA, DNS_NOERROR, NULL, NULL },
 		{ "ok.test", DNS_HTTPS, DNS_NOERROR, NULL, NULL },
 		{ "ok.test", DNS_SVCB, DNS_NOERROR, NULL, NULL },
 		{ "alias.test", DNS_A, DNS_NOERROR, PUBLIC, NULL },
