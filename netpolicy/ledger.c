@@ -51,7 +51,7 @@ static int make_room(struct ledger *l)
 
 	if (l->n < l->cap)
 		return 0;
-	if (l->n == LEDGER_ENTRIES) {
+	if (l->cap && l->n >= LEDGER_ENTRIES) {
 		entry_free(at(l, 0));
 		l->first = (l->first + 1) % l->cap;
 		l->n--;

@@ -398,6 +398,40 @@ Test(egress, ipv6)
 	cr_expect(is_reset(client(SOCK_STREAM, "::ffff:10.0.0.1", 7000), 100));
 }
 
+static bool status_has(pid_t pid, const char *line)
+{
+	char path[64], text[4096];
+
+	(void)snprintf(path, sizeof(path), "/proc/%d/status", pid);
+	return fd_read_file(AT_FDCWD, path, text, sizeof(text)) > 0 && strstr(text, line);
+}
+
+Test(egress, processes_hold_no_more_than_they_need)
+{
+	char path[64];
+	unsigned int n = 0;
+	DIR *d;
+
+	restricted(OK, ARRAY_SIZE(OK));
+	lookup("ok.test");
+	cr_expect(status_has(w.dialer, "CapEff:\t0000000000000000\n"));
+	cr_expect(status_has(w.dialer, "CapBnd:\t0000000000000000\n"));
+	cr_expect(status_has(w.dialer, "NoNewPrivs:\t1\n") && status_has(w.dialer, "Seccomp:\t2\n"));
+	cr_expect(status_has(w.dialer, "Uid:\t65534\t65534\t65534\t65534\n"));
+	(void)snprintf(path, sizeof(path), "/proc/%d/fd", w.dialer);
+	d = opendir(path);
+	cr_assert(d != NULL);
+	while (readdir(d))
+		n++;
+	(void)closedir(d);
+	cr_expect(n == 3, "\".\", \"..\" and its socket, not %u", n);
+	/* CAP_NET_BIND_SERVICE, CAP_NET_ADMIN, CAP_NET_RAW */
+	cr_expect(status_has(w.egress, "CapEff:\t0000000000003400\n") && status_has(w.egress, "NoNewPrivs:\t1\n"));
+	kill_wait(w.dialer);
+	cr_expect(waitpid(w.egress, NULL, 0) == w.egress, "without a dialer it ends, so that somebody sees it");
+	w.dialer = w.egress = 0;
+}
+
 /* MB/s into the sink, which says how much came. */
 static double pour(const char *ip, size_t mib)
 {
