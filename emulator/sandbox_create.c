@@ -86,7 +86,7 @@ static int choose_size(const struct plan *p, const struct sandbox_spec *s, struc
 	return 0;
 }
 
-static int check_network(struct sandboxes *m, const struct plan *p, const char *network, struct err *e)
+int sandbox_check_network(struct sandboxes *m, const struct plan *p, const char *network, struct err *e)
 {
 	if (!network || strcmp(network, "off") == 0)
 		return 0;
@@ -128,7 +128,7 @@ static int check(struct sandboxes *m, const struct account *a, const struct sand
 
 	r = choose_size(p, s, row, e);
 	if (r >= 0)
-		r = check_network(m, p, s->network, e);
+		r = sandbox_check_network(m, p, s->network, e);
 	if (r >= 0)
 		r = choose_timeout(p, s, &row->timeout_s, e);
 	if (r < 0)

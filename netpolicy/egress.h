@@ -20,6 +20,9 @@ struct egress_config {
 	char nameservers[3][64]; /* the host's, as text with optional #port; "" = none */
 };
 
+/* Whether an EGRESS_MAP's text makes sense: 0 or -EINVAL. For who sends it: egress answers nothing. */
+int egress_map_check(const char *text);
+
 /* Never returns. */
 _noreturn_ void egress_main(const struct egress_config *c);
 

@@ -345,6 +345,12 @@ int keeper_attach(struct keeper *k _unused_, const char *slot _unused_, uint32_t
 	return err_set(e, ERR_INTERNAL, ENOSYS, NULL, "keeper_attach");
 }
 
+int keeper_set_mode(struct keeper *k _unused_, const char *slot _unused_, uint32_t index _unused_, enum net_mode mode _unused_,
+		    keeper_done_fn done _unused_, void *arg _unused_, struct err *e)
+{
+	return err_set(e, ERR_INTERNAL, ENOSYS, NULL, "keeper_set_mode");
+}
+
 static void fake_init_kill_all(void);
 
 int keeper_kill(struct keeper *k, const char *slot)
