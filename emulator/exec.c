@@ -68,6 +68,8 @@ struct exec {
 	bool discard;	/* abandoned: nobody wants its output */
 	bool paused;	/* the reader said so */
 	bool in_output; /* the reader is being called right now */
+	bool held;	/* the sandbox is paused: the timer goes on with held_ms afterwards */
+	uint64_t held_ms;
 	unsigned int handles;
 };
 
@@ -151,7 +153,8 @@ static void exec_close(struct exec *x)
 
 static void signal_tree(struct exec *x, int sig)
 {
-	if (x->sb && !x->sb->init_lost && x->sb->row.status == SANDBOX_RUNNING)
+	/* A frozen init reads it when it thaws. */
+	if (x->sb && !x->sb->init_lost && x->sb->init && sandbox_has_processes(x->sb))
 		(void)init_signal(x->sb->init, x->id, sig, true);
 }
 
@@ -171,7 +174,7 @@ static void finish(struct exec *x)
 		int fd = TAKE_FD(s->fd);
 
 		stream_close(s);
-		if (fd >= 0 && x->sb && x->sb->row.status == SANDBOX_RUNNING)
+		if (fd >= 0 && x->sb && sandbox_has_processes(x->sb))
 			linger_add(x->sb, fd);
 		else
 			closep(&fd);
@@ -250,8 +253,10 @@ static void settle(struct exec *x)
 static void ended(struct exec *x)
 {
 	x->exited = true;
-	if (x->phase != PHASE_TERM)
+	if (x->phase != PHASE_TERM) {
 		(void)uv_timer_stop(&x->timer);
+		x->held = false;
+	}
 	x->res.duration_ms = (uint64_t)(clock_mono_us() - x->start_us) / 1000;
 	if (x->timed_out)
 		x->res.reason = EXEC_TIMEOUT;
@@ -473,6 +478,7 @@ void exec_end_all(struct sandbox *sb)
 		}
 		x->phase = PHASE_KILL; /* no one is left to be killed */
 		(void)uv_timer_stop(&x->timer);
+		x->held = false;
 		if (x->exited)
 			continue;
 		set_killed(x, oom ? EXEC_OOM : EXEC_TERMINATED);
@@ -535,10 +541,40 @@ void exec_abandon(struct exec *x)
 	if (x->phase == PHASE_RUN) {
 		x->phase = PHASE_TERM;
 		signal_tree(x, SIGTERM);
-		(void)uv_timer_start(&x->timer, on_timer, GRACE_MS, 0);
+		x->held_ms = GRACE_MS;
+		if (!x->held)
+			(void)uv_timer_start(&x->timer, on_timer, GRACE_MS, 0);
 	}
 	if (!x->in_output)
 		update_polls(x);
+}
+
+void exec_hold_all(struct sandbox *sb)
+{
+	struct exec *x;
+
+	DL_FOREACH(sb->execs, x)
+	{
+		if (!uv_is_active((uv_handle_t *)&x->timer))
+			continue;
+		x->held = true;
+		x->held_ms = uv_timer_get_due_in(&x->timer);
+		(void)uv_timer_stop(&x->timer);
+	}
+}
+
+void exec_release_all(struct sandbox *sb, int64_t held_us)
+{
+	struct exec *x;
+
+	uv_update_time(sb->m->c.loop);
+	DL_FOREACH(sb->execs, x)
+	{
+		x->start_us += held_us;
+		if (x->held)
+			(void)uv_timer_start(&x->timer, on_timer, x->held_ms + 1, 0);
+		x->held = false;
+	}
 }
 
 /* ---- the start ---- */

@@ -189,6 +189,7 @@ static int start_manager(struct serve *s, struct err *e)
 	struct sandboxes_config sc = {
 		.loop = &s->loop, .store = s->store, .cgroups = s->cgroups, .idmap = &s->idmap,
 		.state_fd = s->state_fd, .max_live = s->o.max_sandboxes, .warm = s->o.warm,
+		.strict_resume = s->o.strict_resume,
 	};
 	struct keeper_events ke;
 	int r = sandboxes_new(&sc, &s->sandboxes, e);

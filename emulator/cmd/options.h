@@ -21,6 +21,7 @@ struct serve_options {
 	enum log_level log_level;
 	uint32_t max_sandboxes; /* live at the same time on this host; 0: no limit */
 	uint32_t warm;		/* sandboxes kept half made */
+	bool strict_resume;	/* no resume without the processes */
 	bool help;		/* nothing else was looked at */
 };
 
