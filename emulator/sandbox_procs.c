@@ -1,12 +1,17 @@
 /* What runs in a sandbox at its pause, for the snapshot's manifest: command lines and listening ports, told
- * by /proc. In the pause's worker, when the processes are frozen. Everything read is the sandbox's word. */
+ * by /proc and sock_diag. In the pause's worker, when the processes are frozen. Everything read is the sandbox's word. */
 
 #include <arpa/inet.h>
 #include <errno.h>
 #include <fcntl.h>
+#include <linux/inet_diag.h>
+#include <linux/netlink.h>
+#include <linux/sock_diag.h>
+#include <sched.h>
 #include <string.h>
+#include <sys/socket.h>
+#include <sys/time.h>
 
-#include "emulator/base/buf.h"
 #include "emulator/base/fd.h"
 #include "emulator/base/text.h"
 #include "emulator/sandbox-internal.h"
@@ -14,8 +19,7 @@
 #define PROCESSES_MAX 512
 #define PORTS_MAX 256
 #define COMMAND_MAX 512
-#define NET_MAX (256u << 10)
-#define TCP_LISTEN 10 /* include/net/tcp_states.h, as /proc/net/tcp prints it: 0A */
+#define TCP_LISTEN 10 /* the kernel's include/net/tcp_states.h */
 
 struct collector {
 	struct json_object *processes, *ports;
@@ -66,44 +70,73 @@ static void read_command(pid_t pid, char ret[static COMMAND_MAX])
 	printable(ret, n > 0 ? (size_t)n : 0);
 }
 
-/* "  0: 0100007F:1F90 00000000:0000 0A ...": the address as the kernel's words in hex. */
-static void add_port(struct collector *c, const char *line, bool v6)
+static void add_port(struct collector *c, int family, const void *address, unsigned int port)
 {
-	unsigned int a[4] = { 0 }, port, state;
 	char text[INET6_ADDRSTRLEN] = "";
 	struct json_object *o;
 
-	if (v6 ? sscanf(line, " %*d: %8x%8x%8x%8x:%x %*x:%*x %x", &a[0], &a[1], &a[2], &a[3], &port, &state) != 6 :
-		 sscanf(line, " %*d: %8x:%x %*x:%*x %x", &a[0], &port, &state) != 3)
+	if (json_object_array_length(c->ports) >= PORTS_MAX)
 		return;
-	if (state != TCP_LISTEN || json_object_array_length(c->ports) >= PORTS_MAX)
-		return;
-	(void)inet_ntop(v6 ? AF_INET6 : AF_INET, a, text, sizeof(text));
+	(void)inet_ntop(family, address, text, sizeof(text));
 	o = json_object_new_object();
 	(void)json_object_object_add(o, "protocol", json_object_new_string("tcp"));
 	(void)json_object_object_add(o, "address", json_object_new_string(text));
-	(void)json_object_object_add(o, "port", json_object_new_int((int)(port & 0xffff)));
+	(void)json_object_object_add(o, "port", json_object_new_int((int)port));
 	(void)json_object_array_add(c->ports, o);
 }
 
-static void read_ports(struct collector *c, pid_t pid, bool v6)
+/* One datagram of answers; false at the end of them. */
+static bool take_answers(struct collector *c, int sock)
 {
-	_cleanup_buf_ struct buf b = BUF_INIT(NET_MAX);
-	_cleanup_close_ int fd = -1;
-	char path[48], *p, *line;
-	ssize_t n;
+	_Alignas(struct nlmsghdr) char in[16384];
+	ssize_t n = recv(sock, in, sizeof(in), 0);
+	const struct nlmsghdr *h = (const void *)in;
 
-	(void)text_format(path, sizeof(path), "/proc/%d/net/%s", pid, v6 ? "tcp6" : "tcp");
-	fd = open(path, O_RDONLY | O_CLOEXEC);
-	if (fd < 0 || buf_reserve(&b, NET_MAX, &p) < 0)
+	for (size_t left = n > 0 ? (size_t)n : 0; NLMSG_OK(h, left); h = NLMSG_NEXT(h, left)) {
+		const struct inet_diag_msg *m = NLMSG_DATA(h);
+
+		if (h->nlmsg_type != SOCK_DIAG_BY_FAMILY || h->nlmsg_len < NLMSG_LENGTH(sizeof(*m)))
+			return false; /* NLMSG_DONE, or an error */
+		add_port(c, m->idiag_family, m->id.idiag_src, ntohs(m->id.idiag_sport));
+	}
+	return n > 0;
+}
+
+/* sock_diag(7): the listening sockets alone. /proc/PID/net/tcp would walk the host's whole table of
+ * connections, milliseconds each time. */
+static void ask_ports(struct collector *c, int sock, int family)
+{
+	struct {
+		struct nlmsghdr h;
+		struct inet_diag_req_v2 q;
+	} m = {
+		.h = { .nlmsg_len = sizeof(m), .nlmsg_type = SOCK_DIAG_BY_FAMILY, .nlmsg_flags = NLM_F_REQUEST | NLM_F_DUMP },
+		.q = { .sdiag_family = (__u8)family, .sdiag_protocol = IPPROTO_TCP, .idiag_states = 1u << TCP_LISTEN },
+	};
+
+	if (send(sock, &m, sizeof(m), 0) != (ssize_t)sizeof(m))
 		return;
-	n = fd_read_all(fd, p, NET_MAX);
-	if (n <= 0)
-		return;
-	buf_commit(&b, (size_t)n);
-	p = b.p;
-	while ((line = strsep(&p, "\n")))
-		add_port(c, line, v6);
+	while (take_answers(c, sock))
+		;
+}
+
+/* This worker moves into the sandbox's network namespace; it has no other use for one. */
+static bool read_ports(struct collector *c, pid_t pid)
+{
+	const struct timeval patience = { .tv_sec = 1 };
+	_cleanup_close_ int ns = -1, sock = -1;
+	char path[48];
+
+	(void)text_format(path, sizeof(path), "/proc/%d/ns/net", pid);
+	ns = open(path, O_RDONLY | O_CLOEXEC);
+	if (ns < 0 || setns(ns, CLONE_NEWNET) < 0)
+		return false;
+	sock = socket(AF_NETLINK, SOCK_RAW | SOCK_CLOEXEC, NETLINK_SOCK_DIAG);
+	if (sock < 0 || setsockopt(sock, SOL_SOCKET, SO_RCVTIMEO, &patience, sizeof(patience)) < 0)
+		return true;
+	ask_ports(c, sock, AF_INET);
+	ask_ports(c, sock, AF_INET6);
+	return true;
 }
 
 static int add_process(void *arg, pid_t pid)
@@ -116,11 +149,8 @@ static int add_process(void *arg, pid_t pid)
 	/* The sandbox's init comes back by itself. */
 	if (inner == 1 || json_object_array_length(c->processes) >= PROCESSES_MAX)
 		return 0;
-	if (!c->ports_read) {
-		read_ports(c, pid, false);
-		read_ports(c, pid, true);
-		c->ports_read = true;
-	}
+	if (!c->ports_read)
+		c->ports_read = read_ports(c, pid);
 	read_command(pid, command);
 	o = json_object_new_object();
 	(void)json_object_object_add(o, "pid", json_object_new_int(inner));
