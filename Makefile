@@ -8,8 +8,8 @@ CC := gcc
 endif
 AR ?= ar
 
-PKGS := libmicrohttpd libuv json-c libarchive libzstd libseccomp sqlite3 nettle
-PKGS_HEADERS := libsystemd # opened with dlopen where it is there, never linked
+PKGS := libmicrohttpd libuv json-c libarchive libzstd libseccomp sqlite3 nettle libnl-route-3.0 libmnl
+PKGS_HEADERS := libsystemd libnftables # opened with dlopen where it is there, never linked
 WERROR ?= -Werror
 WARN := -Wall -Wextra -Wshadow -Wconversion -Wvla -Wformat=2 -Wmissing-prototypes -Wstrict-prototypes
 # -U first: Ubuntu's gcc defines its own level. The sanitizers have their own checks, so asan turns it off.
@@ -81,6 +81,7 @@ bench: ## measure create, exec, terminate, 200 live; table and build/bench.json
 	@tests/bench/run.sh $(BUILD)
 
 test-vm: ## the API suite on a user's machine (systemd, cgroup v2), in a VM
+	$(SUBMAKE) all unit-bins
 	@tests/vm/vm.sh
 
 install: all ## install under $(DESTDIR)$(PREFIX)

@@ -197,7 +197,8 @@ int cgroup_read_oom_kills(struct cgroup_root *r, const char *slot, uint64_t *ret
 		const struct cgroup_tree *t = &r->tree[i];
 
 		if (t->controllers & CGROUP_MEMORY)
-			return cgroup_read_key(t->fd, slot, t->unified ? "memory.events" : "memory.oom_control", "oom_kill", ret);
+			return cgroup_read_key(t->fd, slot, t->unified ? "memory.events" : "memory.oom_control",
+					       "oom_kill", ret);
 	}
 	return k < 0 ? k : -ENOTSUP;
 }

@@ -36,7 +36,7 @@ static void fail_pending(struct keeper *k)
 	err_set(&e, ERR_INTERNAL, EPIPE, NULL, "the keeper is gone");
 	HASH_ITER(hh, k->pending, p, tmp) {
 		HASH_DEL(k->pending, p);
-		p->done(p->arg, &e, -1, 0);
+		p->done(p->arg, &e, -1, -1, 0);
 		free(p);
 	}
 }
@@ -52,23 +52,25 @@ static void lost(struct keeper *k, const char *why)
 	k->ev.lost(k->ev.arg);
 }
 
-static void on_answer(struct keeper *k, const struct keeper_msg *m, int fd)
+static void on_answer(struct keeper *k, const struct keeper_msg *m, const int fds[2])
 {
 	struct err e = ERR_INIT;
 	struct pending *p;
 
 	HASH_FIND_STR(k->pending, m->slot, p);
 	if (!p) {
-		closep(&fd);
+		for (int i = 0; i < 2; i++)
+			if (fds[i] >= 0)
+				(void)close(fds[i]);
 		return;
 	}
 	HASH_DEL(k->pending, p);
 	if (m->type == KEEPER_FAILED) {
 		err_set(&e, m->value == EAGAIN || m->value == ENOMEM || m->value == ENOSPC || m->value == EMFILE ? ERR_CAPACITY : ERR_INTERNAL,
 			m->value, NULL, "%s", m->text);
-		p->done(p->arg, &e, -1, 0);
+		p->done(p->arg, &e, -1, -1, 0);
 	} else {
-		p->done(p->arg, NULL, fd, m->value);
+		p->done(p->arg, NULL, fds[0], fds[1], m->value);
 	}
 	free(p);
 }
@@ -81,20 +83,21 @@ static void on_readable(uv_poll_t *h, int status, int events)
 	/* A bounded number a turn, so that many deaths don't hold up the requests. */
 	for (int i = 0; i < 64 && !k->lost; i++) {
 		struct keeper_msg m;
-		int fd = -1;
+		int fds[2] = { -1, -1 };
 		size_t n_fds = 0;
-		ssize_t n = status < 0 ? status : fd_recv_msg(k->sock, &m, sizeof(m), &fd, 1, &n_fds);
+		ssize_t n = status < 0 ? status : fd_recv_msg(k->sock, &m, sizeof(m), fds, 2, &n_fds);
 
 		if (n == -EAGAIN)
 			return;
 		if (n != sizeof(m) || m.magic != KEEPER_MAGIC || !proto_slot_ok(m.slot) || !proto_string_ok(m.text, sizeof(m.text)) ||
-		    (m.type == KEEPER_SPAWNED) != (n_fds == 1)) {
-			closep(&fd);
+		    (m.type == KEEPER_SPAWNED) != (n_fds > 0)) {
+			closep(&fds[0]);
+			closep(&fds[1]);
 			lost(k, n == 0 ? "end of file" : n < 0 ? strerror((int)-n) : "a message it should not send");
 			return;
 		}
 		if (m.type == KEEPER_SPAWNED || m.type == KEEPER_FAILED)
-			on_answer(k, &m, fd);
+			on_answer(k, &m, fds);
 		else if (m.type == KEEPER_DIED)
 			k->ev.died(k->ev.arg, m.slot, m.value);
 	}
@@ -171,7 +174,7 @@ int keeper_kill(struct keeper *k, const char *slot)
 void keeper_stop(struct keeper *k)
 {
 	struct keeper_msg m;
-	int fd = -1;
+	int fds[2] = { -1, -1 };
 	size_t n_fds;
 
 	if (k->lost || send_request(k, KEEPER_STOP, "") < 0)
@@ -182,8 +185,9 @@ void keeper_stop(struct keeper *k)
 
 		if (poll(&p, 1, 100) <= 0)
 			continue;
-		n = fd_recv_msg(k->sock, &m, sizeof(m), &fd, 1, &n_fds);
-		closep(&fd);
+		n = fd_recv_msg(k->sock, &m, sizeof(m), fds, 2, &n_fds);
+		closep(&fds[0]);
+		closep(&fds[1]);
 		if (n == 0 || (n < 0 && n != -EAGAIN))
 			return;
 	}

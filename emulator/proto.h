@@ -19,7 +19,7 @@ enum keeper_msg_type {
 	KEEPER_KILL,	  /* slot */
 	KEEPER_STOP,
 	/* from the keeper */
-	KEEPER_SPAWNED, /* slot, value: pid; one fd: the control socket */
+	KEEPER_SPAWNED, /* slot, value: pid; fds: the control socket, maybe the one for refused packets */
 	KEEPER_FAILED,	/* slot, value: errno, text */
 	KEEPER_DIED,	/* slot, value: wait status */
 };

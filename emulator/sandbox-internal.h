@@ -37,6 +37,7 @@
 #include "emulator/init.h"
 #include "emulator/keeper.h"
 #include "emulator/sandbox.h"
+#include "netpolicy/blocked.h"
 #include "rootfs/snapshot.h"
 #include "rootfs/template.h"
 
@@ -78,6 +79,7 @@ struct slot {
 	struct slot_events ev;
 	struct cgroup_limits limits; /* as set on the cgroup */
 	int ctl_sock;
+	int refused_sock; /* or -1 */
 	pid_t pid;
 	bool spawn_pending; /* keeper_spawn's answer is due: this memory must stay */
 	bool died_early;    /* died() overtook that answer */
@@ -188,6 +190,10 @@ struct sandbox {
 	unsigned int n_execs;
 	struct exec_linger *lingers;
 	unsigned int n_lingers;
+
+	int refused_sock; /* hears of refused packets (sandbox_net.c), or -1 */
+	uv_poll_t *refused_poll; /* NULL: nobody listens */
+	struct blocked *blocked;
 };
 
 struct deferred {
@@ -310,6 +316,16 @@ void sandbox_trash_kick(struct sandboxes *m);
 void sandboxes_check_stopped(struct sandboxes *m);
 /* Frees the manager once its last handle and its worker are gone. */
 void sandboxes_maybe_free(struct sandboxes *m);
+
+/* ---- network (sandbox_net.c) ---- */
+
+/* Takes the slot's refused_sock and listens. Does nothing where there is none. */
+void sandbox_net_start(struct sandbox *sb);
+void sandbox_net_stop(struct sandbox *sb);
+
+/* What was refused since then; see blocked_each. */
+size_t sandbox_net_blocked(struct sandbox *sb, int64_t since_us, void (*fn)(void *arg, const struct blocked_entry *en),
+			   void *arg);
 
 /* ---- execs ---- */
 

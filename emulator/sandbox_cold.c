@@ -18,6 +18,7 @@ void sandbox_gone_cold(struct sandbox *sb)
 		init_free(TAKE_PTR(sb->init));
 	sb->init_lost = false;
 	closep(&sb->root_fd);
+	sandbox_net_stop(sb);
 	exec_end_all(sb);
 	linger_close_all(sb);
 }
@@ -36,6 +37,7 @@ void sandbox_cold_failed(struct sandbox *sb, const struct err *e)
 		init_free(TAKE_PTR(sb->init));
 	sb->init_lost = false;
 	closep(&sb->root_fd);
+	sandbox_net_stop(sb);
 	template_ref_put(TAKE_PTR(sb->template));
 	sb->row.status = SANDBOX_PAUSED;
 	if (store_sandbox_update(sb->m->c.store, &sb->row, NULL) < 0)
@@ -108,7 +110,9 @@ static void on_unpacked(struct job *j, const struct err *err)
 	r = slot_use(sb->slot, &sb->limits, &ev, &sock, &e);
 	if (r >= 0)
 		r = sandbox_configure(sb, sock, &e);
-	if (r < 0)
+	if (r >= 0)
+		sandbox_net_start(sb);
+	else
 		sandbox_cold_failed(sb, &e);
 }
 

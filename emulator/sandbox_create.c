@@ -366,6 +366,8 @@ static void on_slot_ready(void *arg, const struct err *err)
 	r = slot_use(sb->slot, &sb->limits, &ev, &sock, &e);
 	if (r >= 0)
 		r = sandbox_configure(sb, sock, &e);
+	if (r >= 0)
+		sandbox_net_start(sb);
 	if (r < 0) {
 		log_error("%s: %s", sb->row.id, e.msg);
 		sandbox_end(sb, "failed", &e);
@@ -380,7 +382,7 @@ struct sandbox *sandbox_alloc(struct sandboxes *m)
 
 	if (!sb)
 		return NULL;
-	*sb = (struct sandbox){ .m = m, .root_fd = -1 };
+	*sb = (struct sandbox){ .m = m, .root_fd = -1, .refused_sock = -1 };
 	(void)uv_timer_init(m->c.loop, &sb->timer);
 	sb->timer.data = sb;
 	return sb;

@@ -59,6 +59,7 @@ static void on_closed(uv_handle_t *h)
 {
 	struct sandbox *sb = h->data;
 
+	blocked_free(sb->blocked);
 	exec_env_free(sb->env);
 	free(sb->template_digest);
 	template_ref_put(sb->template);
@@ -137,6 +138,7 @@ void sandbox_ended(struct sandbox *sb, int status)
 	if (sb->init)
 		init_free(TAKE_PTR(sb->init));
 	closep(&sb->root_fd);
+	sandbox_net_stop(sb);
 	if (sb->job)
 		job_leave(sb->job);
 	settle_row(sb, reason);

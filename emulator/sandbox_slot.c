@@ -99,6 +99,7 @@ static void gone(struct slot *s, int status)
 	s->tries = 0;
 	s->ev = (struct slot_events){ 0 };
 	closep(&s->ctl_sock);
+	closep(&s->refused_sock);
 	if (ev.dead)
 		ev.dead(ev.arg, status);
 	/* Behind the answer: the caller of a terminate doesn't wait for this. */
@@ -130,6 +131,7 @@ void slot_kill(struct slot *s)
 	s->state = SLOT_KILLING;
 	s->tries = 0;
 	closep(&s->ctl_sock);
+	closep(&s->refused_sock);
 	/* Before the keeper's answer there is nothing to kill; on_spawned does it then. */
 	if (!s->m->keeper_lost && !s->spawn_pending)
 		r = keeper_kill(s->m->keeper, s->name);
@@ -157,7 +159,7 @@ static void spawn_failed(struct slot *s, const struct err *e)
 	ev.ready(ev.arg, e);
 }
 
-static void on_spawned(void *arg, const struct err *e, int ctl_sock, pid_t pid)
+static void on_spawned(void *arg, const struct err *e, int ctl_sock, int refused_sock, pid_t pid)
 {
 	struct slot *s = arg;
 	struct err early = ERR_INIT;
@@ -166,6 +168,7 @@ static void on_spawned(void *arg, const struct err *e, int ctl_sock, pid_t pid)
 	if (s->state == SLOT_REMOVING) {
 		/* It was given up before; what came late must not stay. */
 		closep(&ctl_sock);
+		closep(&refused_sock);
 		if (!e && !s->m->keeper_lost)
 			(void)keeper_kill(s->m->keeper, s->name);
 		maybe_free(s);
@@ -178,16 +181,19 @@ static void on_spawned(void *arg, const struct err *e, int ctl_sock, pid_t pid)
 	s->pid = pid;
 	if (s->died_early) {
 		closep(&ctl_sock);
+		closep(&refused_sock);
 		(void)err_set(&early, ERR_INTERNAL, EIO, NULL, "the sandbox's init ended as soon as it was made");
 		spawn_failed(s, &early);
 		return;
 	}
 	if (s->state == SLOT_KILLING) {
 		closep(&ctl_sock);
+		closep(&refused_sock);
 		(void)keeper_kill(s->m->keeper, s->name);
 		return;
 	}
 	s->ctl_sock = ctl_sock;
+	s->refused_sock = refused_sock;
 	s->state = SLOT_PARKED;
 	s->ev.ready(s->ev.arg, NULL);
 }
@@ -234,7 +240,8 @@ int slot_make(struct sandboxes *m, const char *name, const struct cgroup_limits 
 	s = calloc(1, sizeof(*s));
 	if (!s)
 		return err_errno(e, ENOMEM, "can't make a sandbox");
-	*s = (struct slot){ .m = m, .state = SLOT_SPAWNING, .ev = *ev, .limits = *l, .ctl_sock = -1 };
+	*s = (struct slot){ .m = m, .state = SLOT_SPAWNING, .ev = *ev, .limits = *l, .ctl_sock = -1,
+			    .refused_sock = -1 };
 	(void)snprintf(s->name, sizeof(s->name), "%s", name);
 	HASH_ADD_STR(m->slots, name, s);
 	if (!s->hh.tbl) {

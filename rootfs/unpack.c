@@ -62,7 +62,7 @@ struct dir_time {
 /* One entry's place: its parent folder (borrowed) and its last component. */
 struct place {
 	int dirfd;
-	const char *name; /* NULL: the root folder itself */
+	const char *name;    /* NULL: the root folder itself */
 	char path[PATH_MAX]; /* normalised, for messages and parents */
 };
 
@@ -81,7 +81,8 @@ static int refuse(struct unpacker *u, const char *path, const char *why)
 {
 	char name[97];
 
-	return err_set(u->e, ERR_INVALID, EINVAL, "archive_invalid", "the archive is refused: %s: %s", shown(path, name), why);
+	return err_set(u->e, ERR_INVALID, EINVAL, "archive_invalid", "the archive is refused: %s: %s",
+		       shown(path, name), why);
 }
 
 static int entry_errno(struct unpacker *u, int errnum, const char *path, const char *what)
@@ -148,7 +149,8 @@ static la_ssize_t inner_read(struct archive *a, void *arg, const void **ret)
 	if (r == ARCHIVE_EOF)
 		return 0;
 	if (r != ARCHIVE_OK) {
-		archive_set_error(a, EIO, "%s", archive_error_string(u->outer) ? archive_error_string(u->outer) : "read error");
+		archive_set_error(a, EIO, "%s",
+				  archive_error_string(u->outer) ? archive_error_string(u->outer) : "read error");
 		return -1;
 	}
 	u->res->bytes += n;
@@ -189,7 +191,8 @@ static int open_readers(struct unpacker *u)
 	if (archive_read_support_filter_gzip(u->outer) != ARCHIVE_OK ||
 	    archive_read_support_filter_zstd(u->outer) != ARCHIVE_OK ||
 	    archive_read_support_filter_xz(u->outer) != ARCHIVE_OK ||
-	    archive_read_support_filter_bzip2(u->outer) != ARCHIVE_OK || archive_read_support_format_raw(u->outer) != ARCHIVE_OK ||
+	    archive_read_support_filter_bzip2(u->outer) != ARCHIVE_OK ||
+	    archive_read_support_format_raw(u->outer) != ARCHIVE_OK ||
 	    archive_read_support_format_tar(u->tar) != ARCHIVE_OK)
 		return err_set(u->e, ERR_UNAVAILABLE, ENOSYS, NULL, "libarchive lacks a filter it should have");
 	if (archive_read_open(u->outer, u, NULL, outer_read, NULL) != ARCHIVE_OK)
@@ -397,6 +400,7 @@ static void set_xattrs(struct unpacker *u, int fd, struct archive_entry *entry)
 {
 	const char *name;
 	const void *value;
+	bool dropped = false;
 	size_t size;
 
 	(void)archive_entry_xattr_reset(entry);
@@ -409,9 +413,9 @@ static void set_xattrs(struct unpacker *u, int fd, struct archive_entry *entry)
 			ok = set_capability(u, fd, value, size) == 0;
 		else if (strncmp(name, "user.", 5) == 0 && strncmp(name, "user.overlay.", 13) != 0)
 			ok = fsetxattr(fd, name, value, size, 0) == 0;
-		if (!ok)
-			u->res->xattrs_dropped++;
+		dropped |= !ok;
 	}
+	u->res->xattrs_dropped += dropped;
 }
 
 static struct timespec entry_mtime(struct archive_entry *entry)
@@ -608,8 +612,8 @@ static int make_hardlink(struct unpacker *u, const struct place *at, const char 
 	name = slash ? slash + 1 : path;
 	if (slash)
 		*slash = '\0';
-	dirfd = slash ? sys_openat2(u->base_fd, path, O_PATH | O_DIRECTORY, 0, RESOLVE_INSIDE) :
-			fcntl(u->base_fd, F_DUPFD_CLOEXEC, 0);
+	dirfd = slash ? sys_openat2(u->base_fd, path, O_PATH | O_DIRECTORY, 0, RESOLVE_INSIDE)
+		      : fcntl(u->base_fd, F_DUPFD_CLOEXEC, 0);
 	if (dirfd < 0)
 		return refuse(u, at->path, "a hardlink to something the archive does not hold");
 	if (fstatat(dirfd, name, &st, AT_SYMLINK_NOFOLLOW) < 0 || S_ISDIR(st.st_mode))

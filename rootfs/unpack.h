@@ -7,7 +7,7 @@
 #include "emulator/base/text.h"
 
 struct unpack_limits {
-	uint64_t max_bytes;   /* of the uncompressed stream, and of the files' sizes */
+	uint64_t max_bytes; /* of the uncompressed stream, and of the files' sizes */
 	uint64_t max_entries;
 };
 #define UNPACK_LIMITS_DEFAULT ((struct unpack_limits){ .max_bytes = 64ull << 30, .max_entries = 5000000 })
@@ -16,13 +16,13 @@ struct unpack_spec {
 	/* The archive (tar; plain, gzip, zstd, xz or bzip2): as read(2), 0 at the end, or a negative errno. */
 	ssize_t (*read)(void *arg, void *p, size_t n);
 	void *read_arg;
-	int root_fd;	   /* where to; stays the caller's */
-	uid_t sandbox_uid; /* added to every owner in the archive */
-	bool single_id;	   /* no chown at all */
-	bool whiteouts;	   /* there are layers below: .wh. entries mean something */
-	bool root_too;	   /* the root folder's own mode, owner, attributes and time are the archive's */
-	bool as_root;	   /* everything is owned by the sandbox's root, whatever the archive says */
-	const char *strip; /* a first path component that goes ("package"); other entries are skipped. Or NULL */
+	int root_fd;	    /* where to; stays the caller's */
+	uid_t sandbox_uid;  /* added to every owner in the archive */
+	bool single_id;	    /* no chown at all */
+	bool whiteouts;	    /* there are layers below: .wh. entries mean something */
+	bool root_too;	    /* the root folder's own mode, owner, attributes and time are the archive's */
+	bool as_root;	    /* everything is owned by the sandbox's root, whatever the archive says */
+	const char *strip;  /* a first path component that goes ("package"); other entries are skipped. Or NULL */
 	const char *prefix; /* a folder in root_fd everything goes under, made where missing. Or NULL */
 	struct unpack_limits limits;
 	void (*progress)(void *arg, uint64_t bytes, uint64_t entries); /* about once a second, or NULL */
@@ -34,7 +34,9 @@ struct unpack_result {
 	uint64_t bytes;		       /* of the uncompressed stream */
 	uint64_t entries;
 	uint64_t file_bytes; /* of the files' sizes */
-	uint64_t devices_skipped, xattrs_dropped, owners_clamped;
+	uint64_t devices_skipped;
+	uint64_t xattrs_dropped; /* entries that lost an extended attribute */
+	uint64_t owners_clamped;
 };
 
 /* ERR_INVALID "archive_invalid" (damaged, hostile; says which entry), ERR_TOO_LARGE, ERR_FULL, ERR_IO. What was

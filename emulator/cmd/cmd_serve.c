@@ -39,9 +39,9 @@ struct serve {
 	struct cgroup_root *cgroups;
 	char state_path[4096];
 	char key[ACCOUNT_KEY_SIZE]; /* the generated one, or empty */
-	int state_fd, lock_fd, listen_fd, unix_fd, port_file_fd, userns_fd, keeper_sock;
+	int state_fd, lock_fd, listen_fd, unix_fd, port_file_fd;
+	struct keeper_started kept;
 	uint16_t port;
-	pid_t keeper_pid;
 
 	uv_loop_t loop;
 	uv_signal_t on_term, on_int;
@@ -97,7 +97,7 @@ static void raise_fd_limit(void)
 static int launch(struct serve *s, struct err *e)
 {
 	char name[STATEDIR_NAME_SIZE];
-	struct keeper_config kc = { .idmap = &s->idmap };
+	struct keeper_config kc = { .idmap = &s->idmap, .network = true };
 	int r;
 
 	raise_fd_limit();
@@ -123,10 +123,10 @@ static int launch(struct serve *s, struct err *e)
 	kc.state_fd = s->state_fd;
 	kc.not_inherited = (const int[]){ s->lock_fd, s->listen_fd, s->unix_fd, s->port_file_fd };
 	kc.n_not_inherited = 4;
-	r = keeper_start(&kc, &s->keeper_pid, &s->userns_fd, &s->keeper_sock, e);
+	r = keeper_start(&kc, &s->kept, e);
 	if (r < 0)
 		return r;
-	return idmap_enter(&s->idmap, s->userns_fd, e);
+	return idmap_enter(&s->idmap, s->kept.userns_fd, e);
 }
 
 /* --- inside the user namespace --- */
@@ -197,10 +197,10 @@ static int start_manager(struct serve *s, struct err *e)
 	if (r < 0)
 		return r;
 	sandboxes_keeper_events(s->sandboxes, &ke);
-	r = keeper_connect(&s->loop, s->keeper_sock, &ke, &s->keeper, e);
+	r = keeper_connect(&s->loop, s->kept.sock, &ke, &s->keeper, e);
 	if (r < 0)
 		return r;
-	s->keeper_sock = -1;
+	s->kept.sock = -1;
 	sandboxes_set_keeper(s->sandboxes, s->keeper);
 	return sandboxes_sweep(s->sandboxes, e);
 }
@@ -273,6 +273,7 @@ static void announce(const struct serve *s)
 		printf("  templates  none yet; build one: orkestr-emulator template build python-3.12 --state-dir %s\n", s->state_path);
 	printf("  limits     cgroup %s%s%s%s%s\n", cgroup_backend_name(cgroup_root_backend(s->cgroups)), f->cpu ? " cpu" : "",
 	       f->memory ? " memory" : "", f->pids ? " pids" : "", *cgroup_why(s->cgroups) ? "; some are missing, see below" : "");
+	printf("  network    %s%s\n", s->kept.no_network[0] ? "off only; " : "refusals noticed", s->kept.no_network);
 	if (s->key[0])
 		printf("\nexport ORKESTR_API_KEY=%s\n", s->key);
 	else if (s->o.auth_any)
@@ -315,13 +316,13 @@ static void end_keeper(struct serve *s)
 
 	if (s->keeper)
 		keeper_stop(s->keeper);
-	closep(&s->keeper_sock); /* a keeper that never met its daemon stays until it is told */
-	for (int i = 0; s->keeper_pid > 0 && !ended && i < 500; i++) {
-		ended = waitpid(s->keeper_pid, NULL, WNOHANG) != 0;
+	closep(&s->kept.sock); /* a keeper that never met its daemon stays until it is told */
+	for (int i = 0; s->kept.pid > 0 && !ended && i < 500; i++) {
+		ended = waitpid(s->kept.pid, NULL, WNOHANG) != 0;
 		if (!ended)
 			(void)poll(NULL, 0, 2);
 		if (i == 400 || (!s->keeper && i == 0))
-			(void)kill(s->keeper_pid, SIGKILL);
+			(void)kill(s->kept.pid, SIGKILL);
 	}
 	(void)unlinkat(s->state_fd, "keeper.sock", 0);
 }
@@ -348,7 +349,7 @@ static void teardown(struct serve *s, bool loop_ran)
 	closep(&s->listen_fd);
 	closep(&s->unix_fd);
 	closep(&s->port_file_fd);
-	closep(&s->userns_fd);
+	closep(&s->kept.userns_fd);
 	closep(&s->lock_fd);
 	closep(&s->state_fd);
 	explicit_bzero(s->key, sizeof(s->key));
@@ -357,7 +358,7 @@ static void teardown(struct serve *s, bool loop_ran)
 int cmd_serve(int argc, char **argv)
 {
 	struct serve s = { .state_fd = -1, .lock_fd = -1, .listen_fd = -1, .unix_fd = -1, .port_file_fd = -1,
-			   .userns_fd = -1, .keeper_sock = -1 };
+			   .kept = { .userns_fd = -1, .sock = -1 } };
 	struct err e = ERR_INIT;
 	bool started = false;
 	int r = serve_options_parse(argc, argv, &s.o, &e);

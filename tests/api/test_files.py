@@ -111,7 +111,7 @@ def test_a_write_is_atomic(api, sandbox):
 
 NAMES = [
     "with space", "new\nline", "tab\tq'\"`$(id)", "ünï✓😀", "-rf", "...", "a" * 255, "back\\slash", "%2e%2e", "*?[x]",
-    "a&path=/etc/passwd", "plus+percent%20", "\x01\x7f", "semi;colon#hash",
+    "a&path=b", "plus+percent%20", "\x01\x7f", "semi;colon#hash",
 ]  # fmt: skip
 
 

@@ -105,10 +105,10 @@ def test_unknown_ended_and_other_peoples(api, emulator, sandbox):
 
 
 def test_a_read_only_key_may_not(new_emulator):
-    emulator = new_emulator("--api-key", "ork_w", "--api-key", "ork_r:team:read", warm=None)
-    sandbox = emulator.api("ork_w").create()["id"]
+    emulator = new_emulator("--api-key", "ork_writer1", "--api-key", "ork_reader1:team:read", warm=None)
+    sandbox = emulator.api("ork_writer1").create()["id"]
     for verb in ("pause", "resume"):
-        check_error(emulator.api("ork_r").post(f"/v1/sandboxes/{sandbox}/{verb}"), 403, "insufficient_scope")
+        check_error(emulator.api("ork_reader1").post(f"/v1/sandboxes/{sandbox}/{verb}"), 403, "insufficient_scope")
 
 
 # --- the processes --------------------------------------------------------------------------------
@@ -208,7 +208,7 @@ def test_a_pause_during_a_heavy_write(api, sandbox):
 
 def test_twenty_cycles_change_no_byte(api, sandbox):
     api.sh(sandbox, "mkdir /workspace/d; for i in 1 2 3 4 5; do head -c 200000 /dev/urandom > /workspace/d/$i; done; ln /workspace/d/1 /workspace/d/l")
-    api.sh(sandbox, "(echo $$ > /workspace/pid; exec sleep 1000) > /dev/null 2>&1 &")
+    api.sh(sandbox, "sh -c 'echo $$ > /workspace/pid; exec sleep 1000' > /dev/null 2>&1 & sleep 0.2")
     before = api.sh(sandbox, "cd /workspace/d && sha256sum *")
     pid = api.sh(sandbox, "cat /workspace/pid")
     for n in range(20):
@@ -277,7 +277,6 @@ def test_fifty_at_once(new_emulator, run_in_background):
         assert f.result(60).json["status"] == "running"
     for api, sandbox in pairs:
         assert api.sh(sandbox, "cat /workspace/who").strip() == sandbox
-    assert emulator.info()["counts"]["live"] == 50 if "counts" in emulator.info() else True
 
 
 def test_terminating_a_paused_one_removes_its_snapshot(api, emulator, sandbox):
@@ -330,7 +329,7 @@ def test_everything_else_waits_while_pausing(api, sandbox, run_in_background):
 
 def test_a_stop_with_paused_ones_leaves_nothing(new_emulator):
     emulator = new_emulator("--auth", "any")
-    api = emulator.api("ork_stop")
+    api = emulator.api("ork_stoptest")
     for _ in range(3):
         pause(api, api.create()["id"])
     assert emulator.stop() == 0
@@ -367,8 +366,8 @@ def test_the_lifetime_stands_still_while_paused(api):
 
 
 def test_paused_ones_count_as_snapshots_and_not_as_running(new_emulator):
-    emulator = new_emulator("--api-key", "ork_free:free", "--api-key", "ork_pro:pro", warm=None)
-    api = emulator.api("ork_free")
+    emulator = new_emulator("--api-key", "ork_freebie1:free", "--api-key", "ork_protest1:pro", warm=None)
+    api = emulator.api("ork_freebie1")
     first = api.create(size="small")["id"]
     check_error(api.post("/v1/sandboxes", {"template": "tiny", "size": "small"}), 402, "concurrent_limit")
     pause(api, first)
@@ -380,7 +379,7 @@ def test_paused_ones_count_as_snapshots_and_not_as_running(new_emulator):
     assert api.status_of(first) == "paused"
     api.delete(f"/v1/sandboxes/{second}")
     resume(api, first)
-    pro = emulator.api("ork_pro")
+    pro = emulator.api("ork_protest1")
     boxes = [pro.create(size="small")["id"] for _ in range(4)]
     for box in boxes[:3]:
         pause(pro, box)
@@ -423,7 +422,7 @@ def listing(api, sandbox) -> str:
 
 def test_the_disk_comes_back_exactly_without_the_processes(cold):
     emulator = cold()
-    api = emulator.api("ork_cold")
+    api = emulator.api("ork_coldtest")
     row = api.create(env={"COLOR": "blue"}, timeout_seconds=600, metadata={"a": "b"})
     sandbox = row["id"]
     api.sh(sandbox, MAKE_ALL_KINDS)
@@ -435,7 +434,7 @@ def test_the_disk_comes_back_exactly_without_the_processes(cold):
     crash(emulator)
 
     again = cold(state=emulator.state_dir)
-    api = again.api("ork_cold")
+    api = again.api("ork_coldtest")
     assert api.get(f"/v1/sandboxes/{sandbox}").json == paused
     check_error(api.post(f"/v1/sandboxes/{sandbox}/exec", {"command": "true"}), 409, "sandbox_not_ready")
     answer = resume(api, sandbox)
@@ -454,11 +453,11 @@ def test_the_disk_comes_back_exactly_without_the_processes(cold):
 
 def test_strict_resume_refuses(cold):
     emulator = cold()
-    sandbox = emulator.api("ork_cold").create()["id"]
-    pause(emulator.api("ork_cold"), sandbox)
+    sandbox = emulator.api("ork_coldtest").create()["id"]
+    pause(emulator.api("ork_coldtest"), sandbox)
     crash(emulator)
     again = cold("--strict-resume", state=emulator.state_dir)
-    api = again.api("ork_cold")
+    api = again.api("ork_coldtest")
     check_error(api.post(f"/v1/sandboxes/{sandbox}/resume"), 409, "memory_lost")
     assert api.status_of(sandbox) == "paused"
     assert api.delete(f"/v1/sandboxes/{sandbox}").json["status"] == "terminated"
@@ -467,7 +466,7 @@ def test_strict_resume_refuses(cold):
 
 def test_a_damaged_snapshot_is_refused_and_named(cold):
     emulator = cold()
-    api = emulator.api("ork_cold")
+    api = emulator.api("ork_coldtest")
     boxes = [api.create()["id"] for _ in range(4)]
     for box in boxes:
         api.sh(box, "head -c 100000 /dev/urandom > /workspace/x")
@@ -481,7 +480,7 @@ def test_a_damaged_snapshot_is_refused_and_named(cold):
         f.write(b"more")
     (folder / f"{boxes[2]}.json").write_text("{nonsense")
     again = cold(state=emulator.state_dir)
-    api = again.api("ork_cold")
+    api = again.api("ork_coldtest")
     check_error(api.post(f"/v1/sandboxes/{boxes[0]}/resume"), 503, "snapshot_damaged")
     assert api.status_of(boxes[0]) == "paused"
     assert [api.status_of(b) for b in boxes[1:]] == ["failed", "failed", "paused"]
@@ -491,7 +490,7 @@ def test_a_damaged_snapshot_is_refused_and_named(cold):
 
 def test_a_template_that_is_gone_is_named(cold, binary, tiny_tar):
     emulator = cold()
-    api = emulator.api("ork_cold")
+    api = emulator.api("ork_coldtest")
     sandbox = api.create()["id"]
     pause(api, sandbox)
     crash(emulator)
@@ -499,7 +498,7 @@ def test_a_template_that_is_gone_is_named(cold, binary, tiny_tar):
     text = template.read_text()
     template.write_text(text.replace("sha256:", "sha256:0", 1))
     again = cold(state=emulator.state_dir)
-    api = again.api("ork_cold")
+    api = again.api("ork_coldtest")
     assert "tiny" in check_error(api.post(f"/v1/sandboxes/{sandbox}/resume"), 503, "template_unavailable")["detail"]
     template.unlink()
     assert "tiny" in check_error(api.post(f"/v1/sandboxes/{sandbox}/resume"), 503, "template_unavailable")["detail"]
@@ -510,24 +509,24 @@ def test_a_template_that_is_gone_is_named(cold, binary, tiny_tar):
 
 def test_running_ones_fail_and_old_snapshots_go(cold):
     emulator = cold()
-    api = emulator.api("ork_cold")
+    api = emulator.api("ork_coldtest")
     running = api.create()["id"]
     (emulator.state_dir / "snapshots" / "sbx_stray.tar.zst").write_bytes(b"x")
     crash(emulator)
     again = cold(state=emulator.state_dir)
-    assert again.api("ork_cold").status_of(running) == "failed"
+    assert again.api("ork_coldtest").status_of(running) == "failed"
     assert snapshots(again) == set()
 
 
 def test_cold_resume_and_terminate_at_once(cold, run_in_background):
     emulator = cold()
-    api = emulator.api("ork_cold")
+    api = emulator.api("ork_coldtest")
     sandbox = api.create()["id"]
     api.sh(sandbox, "head -c 50000000 /dev/urandom > /workspace/big")
     pause(api, sandbox)
     crash(emulator)
     again = cold(state=emulator.state_dir)
-    api = again.api("ork_cold")
+    api = again.api("ork_coldtest")
     resumed = run_in_background(api.post, f"/v1/sandboxes/{sandbox}/resume")
     time.sleep(0.05)
     assert api.delete(f"/v1/sandboxes/{sandbox}").json["status"] == "terminated"
@@ -537,12 +536,12 @@ def test_cold_resume_and_terminate_at_once(cold, run_in_background):
 
 def test_a_cold_one_can_be_paused_and_resumed_live_again(cold):
     emulator = cold()
-    api = emulator.api("ork_cold")
+    api = emulator.api("ork_coldtest")
     sandbox = api.create()["id"]
     pause(api, sandbox)
     crash(emulator)
     again = cold(state=emulator.state_dir)
-    api = again.api("ork_cold")
+    api = again.api("ork_coldtest")
     resume(api, sandbox)
     api.sh(sandbox, COUNT)
     pause(api, sandbox)
@@ -551,7 +550,7 @@ def test_a_cold_one_can_be_paused_and_resumed_live_again(cold):
     pause(api, sandbox)
     crash(again)
     third = cold(state=emulator.state_dir)
-    api = third.api("ork_cold")
+    api = third.api("ork_coldtest")
     assert "memory-lost" in resume(api, sandbox).divergences
     assert int(api.sh(sandbox, "cat /workspace/n")) > 0
 
@@ -571,7 +570,7 @@ def test_a_full_disk_leaves_it_running(binary, scratch, tiny_tar, request):
     state = place / "state"
     assert run(binary, "template", "import", "--state-dir", str(state), "tiny", str(tiny_tar)).returncode == 0
     with Emulator(binary, state, "--auth", "any", warm=None) as emulator:
-        api = emulator.api("ork_full")
+        api = emulator.api("ork_fulltest")
         answer = api.post("/v1/sandboxes", {"template": "tiny"})
         if answer.status != 201:
             cannot_run(f"no overlay on tmpfs here: {answer}")

@@ -304,14 +304,14 @@ static void keeper_answer(void *arg)
 
 	if (strcmp(fail_step, "spawned") == 0) {
 		(void)err_set(&e, ERR_IO, EIO, NULL, "spawned failed");
-		spawned[i].done(spawned[i].arg, &e, -1, 0);
+		spawned[i].done(spawned[i].arg, &e, -1, -1, 0);
 		return;
 	}
 	cr_assert(socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0, sv) == 0);
 	closep(&peer_sock);
 	peer_sock = sv[1];
 	spawned[i].alive = true;
-	spawned[i].done(spawned[i].arg, NULL, sv[0], 4242);
+	spawned[i].done(spawned[i].arg, NULL, sv[0], -1, 4242);
 }
 
 int keeper_spawn(struct keeper *k _unused_, const char *slot, keeper_spawned_fn done, void *arg, struct err *e)

@@ -41,7 +41,8 @@ static void start_all(void)
 	struct sandboxes_config c = { .loop = &loop, .idmap = &map };
 	struct keeper_events ev;
 	struct err e = ERR_INIT;
-	int st, sock, ns;
+	struct keeper_started kept = { .userns_fd = -1, .sock = -1 };
+	int st;
 	pid_t pid;
 
 	log_set_level(LOG_LEVEL_WARN);
@@ -49,13 +50,14 @@ static void start_all(void)
 	cr_assert(waitpid(pid, &st, 0) == pid && st == 0);
 	kc.cgroups = c.cgroups = cg;
 	kc.state_fd = c.state_fd = state_fd;
-	cr_assert(keeper_start(&kc, &keeper_pid, &ns, &sock, &e) == 0, "%s", e.msg);
-	cr_assert(idmap_enter(&map, ns, &e) == 0, "%s", e.msg);
-	(void)close(ns);
+	cr_assert(keeper_start(&kc, &kept, &e) == 0, "%s", e.msg);
+	cr_assert(idmap_enter(&map, kept.userns_fd, &e) == 0, "%s", e.msg);
+	(void)close(kept.userns_fd);
+	keeper_pid = kept.pid;
 	cr_assert(uv_loop_init(&loop) == 0);
 	cr_assert(sandboxes_new(&c, &mgr, &e) == 0, "%s", e.msg);
 	sandboxes_keeper_events(mgr, &ev);
-	cr_assert(keeper_connect(&loop, sock, &ev, &keeper, &e) == 0, "%s", e.msg);
+	cr_assert(keeper_connect(&loop, kept.sock, &ev, &keeper, &e) == 0, "%s", e.msg);
 	sandboxes_set_keeper(mgr, keeper);
 	cr_assert(sandboxes_sweep(mgr, &e) == 0, "%s", e.msg);
 }
