@@ -12,6 +12,7 @@ struct api {
 	struct cgroup_root *cgroups;
 	int state_fd;
 	int64_t started_ms;
+	bool network_errors_report; /* what was refused is in a result only, never an error of its own */
 };
 
 void api_add_sandbox_routes(struct http *h); /* api/routes_sandbox.c */

@@ -31,7 +31,7 @@ static const struct {
 	{ "directory_not_empty", 409 },
 	{ "template_not_found", 404 },
 	{ "template_unavailable", 503 },
-	{ "network_unsupported", 501 },
+	{ "network_unavailable", 503 },
 	{ "not_implemented", 501 },
 	{ "payload_too_large", 413 },
 	{ "disk_full", 507 },

@@ -203,6 +203,16 @@ int cgroup_read_oom_kills(struct cgroup_root *r, const char *slot, uint64_t *ret
 	return k < 0 ? k : -ENOTSUP;
 }
 
+int cgroup_read_pids_denied(struct cgroup_root *r, const char *slot, uint64_t *ret)
+{
+	int k = check_slot(slot);
+
+	for (size_t i = 0; k == 0 && i < r->n_trees; i++)
+		if (r->tree[i].controllers & CGROUP_PIDS)
+			return cgroup_read_key(r->tree[i].fd, slot, "pids.events", "max", ret);
+	return k < 0 ? k : -ENOTSUP;
+}
+
 int cgroup_freeze(struct cgroup_root *r, const char *slot, bool freeze, struct err *e)
 {
 	if (check_slot(slot) < 0)

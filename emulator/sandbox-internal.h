@@ -37,14 +37,14 @@
 #include "emulator/init.h"
 #include "emulator/keeper.h"
 #include "emulator/sandbox.h"
-#include "netpolicy/blocked.h"
+#include "netpolicy/ledger.h"
 #include "rootfs/snapshot.h"
 #include "rootfs/template.h"
 
-#define SANDBOX_CREATE_MS 30000  /* a create that isn't ready by then has failed */
+#define SANDBOX_CREATE_MS 30000	  /* a create that isn't ready by then has failed */
 #define SANDBOX_SHUTDOWN_MS 40000 /* a shutdown that isn't through by then stops waiting */
-#define SANDBOX_MAX_EXECS 256     /* running commands in one sandbox */
-#define SANDBOX_MAX_LINGERS 256   /* pipes emptied for background children of one sandbox */
+#define SANDBOX_MAX_EXECS 256	  /* running commands in one sandbox */
+#define SANDBOX_MAX_LINGERS 256	  /* pipes emptied for background children of one sandbox */
 #define SANDBOX_SCRATCH_SIZE (64u << 10)
 
 #define SANDBOX_MAX_JOBS 6	  /* workers for snapshots at the same time; more wait in line */
@@ -95,8 +95,7 @@ int slot_make(struct sandboxes *m, const char *name, const struct cgroup_limits 
 	      struct slot **ret, struct err *e);
 
 /* Gives a parked slot its final limits and hands its init's socket over. */
-int slot_use(struct slot *s, const struct cgroup_limits *l, const struct slot_events *ev, int *ret_sock,
-	     struct err *e);
+int slot_use(struct slot *s, const struct cgroup_limits *l, const struct slot_events *ev, int *ret_sock, struct err *e);
 
 /* Ends it, from any state but removing. dead() follows from the loop. */
 void slot_kill(struct slot *s);
@@ -184,16 +183,21 @@ struct sandbox {
 	struct err failure;	/* kind ERR_NONE: none */
 	const char *end_reason; /* static; why it is terminating */
 
-	uint64_t oom_seen; /* the cgroup's count when last looked at */
+	uint64_t oom_seen;		/* the cgroup's count when a command last ended */
+	uint64_t oom_last, denied_last; /* the cgroup's counts when last looked at */
 	uint64_t next_exec;
-	struct exec *execs;
-	unsigned int n_execs;
+	struct exec *execs, *ended; /* running; remembered, the oldest first */
+	unsigned int n_execs, n_ended;
 	struct exec_linger *lingers;
 	unsigned int n_lingers;
 
 	int refused_sock; /* hears of refused packets (sandbox_net.c), or -1 */
 	uv_poll_t *refused_poll; /* NULL: nobody listens */
-	struct blocked *blocked;
+	struct ledger *ledger; /* or NULL: nothing was tried */
+	bool net_pending;   /* the keeper's answer is due: this memory must stay */
+	bool net_abandoned; /* and nobody waits for it any more */
+	int net_index; /* its number in the gateway, or -1 */
+	void (*net_done)(struct sandbox *sb, const struct err *e);
 };
 
 struct deferred {
@@ -210,11 +214,17 @@ struct sandboxes {
 
 	struct sandbox *by_id;
 	struct slot *slots;
+	uv_poll_t egress_poll;
+	bool egress_lost;
+	struct sandbox **by_net_index; /* GATEWAY_MAX of them, made with the first */
+	uint32_t net_hint;		/* where to look for a free number */
+
 	struct parked *pool;
 	uint32_t n_pool; /* parked or on their way there */
 	uv_timer_t pool_timer;
 	struct template_ref *templates;
-	struct exec *detached; /* ended with their sandbox, their reader still busy */
+	struct exec *ended; /* of all sandboxes: remembered, the oldest first */
+	uint64_t ended_bytes;
 	uint32_t n_execs;
 	uint64_t created, terminated, failed;
 
@@ -223,7 +233,7 @@ struct sandboxes {
 
 	uv_timer_t soon; /* runs `deferred` from the loop */
 	struct deferred *deferred;
-	uv_timer_t linger_timer;
+	uv_timer_t linger_timer, ended_timer;
 	uv_timer_t trash_timer;
 	bool trash_pending, trash_running;
 
@@ -309,6 +319,7 @@ void sandbox_collect_processes(struct cgroup_root *r, const char *slot, struct j
 
 /* The cgroup's count of memory kills; the last known one if it can't be read. */
 uint64_t sandbox_oom_kills(struct sandbox *sb);
+uint64_t sandbox_pids_denied(struct sandbox *sb);
 
 /* Something was moved to the trash. */
 void sandbox_trash_kick(struct sandboxes *m);
@@ -323,24 +334,37 @@ void sandboxes_maybe_free(struct sandboxes *m);
 void sandbox_net_start(struct sandbox *sb);
 void sandbox_net_stop(struct sandbox *sb);
 
-/* What was refused since then; see blocked_each. */
-size_t sandbox_net_blocked(struct sandbox *sb, int64_t since_us, void (*fn)(void *arg, const struct blocked_entry *en),
-			   void *arg);
+/* For a network that is not off: a number in the gateway, the veth pair, the rules; done() once it is so. */
+int sandbox_net_connect(struct sandbox *sb, void (*done)(struct sandbox *sb, const struct err *e), struct err *e);
+
+/* The manager's part: the egress process's socket. */
+int sandboxes_net_start(struct sandboxes *m, struct err *e);
+void sandboxes_net_stop(struct sandboxes *m);
+
+/* Takes in what is queued: afterwards the ledger knows all that the sandbox's programs know. */
+void sandbox_net_catch_up(struct sandbox *sb);
+
+/* Catches up and tells whether there is anything in the ledger. */
+bool sandbox_net_any(struct sandbox *sb);
+
+/* What was refused since then; see ledger_blocked_between. */
+size_t sandbox_net_blocked(struct sandbox *sb, int64_t since_ms, size_t max,
+			   void (*fn)(void *arg, const struct ledger_entry *en), void *arg);
 
 /* ---- execs ---- */
 
+void exec_on_started(struct sandbox *sb, uint64_t id, pid_t pid);
 void exec_on_exited(struct sandbox *sb, uint64_t id, const struct init_exit *ie);
 /* The sandbox's processes are gone. */
 void exec_end_all(struct sandbox *sb);
 /* Their time-outs stand still, and go on with what was left; held_us: how long they stood. */
 void exec_hold_all(struct sandbox *sb);
 void exec_release_all(struct sandbox *sb, int64_t held_us);
-/* A shutdown doesn't wait for readers. */
-void exec_force_detached(struct sandboxes *m);
 
 /* exec_env.c: base (may be NULL: the defaults) with the members of a JSON object text (may be NULL) over
- * it, as an array of its own. ERR_INVALID for a name or value that no environment can hold. */
-int exec_env_build(const char *const *base, const char *json, char ***ret, struct err *e);
+ * it, as an array of its own. terminal: the default TERM is one that has escapes. ERR_INVALID for a name or
+ * value that no environment can hold. */
+int exec_env_build(const char *const *base, const char *json, bool terminal, char ***ret, struct err *e);
 void exec_env_free(char **env);
 
 /* exec_output.c: at most EXEC_OUTPUT_MAX bytes of a stream, its beginning and its end. Costs what it holds. */

@@ -50,12 +50,13 @@ int sandboxes_new(const struct sandboxes_config *c, struct sandboxes **ret, stru
 	(void)signal(SIGPIPE, SIG_IGN);
 	add_timer(m, &m->soon);
 	add_timer(m, &m->linger_timer);
+	add_timer(m, &m->ended_timer);
 	add_timer(m, &m->pool_timer);
 	add_timer(m, &m->trash_timer);
 	add_timer(m, &m->stop_timer);
 	add_timer(m, &m->jobs_timer);
 	*ret = m;
-	return 0;
+	return sandboxes_net_start(m, e);
 }
 
 static void on_died(void *arg, const char *slot, int status)
@@ -258,10 +259,6 @@ void sandboxes_check_stopped(struct sandboxes *m)
 {
 	if (!m->stopping || !m->stopped || m->by_id || m->slots || m->deferred || m->n_jobs > 0 || m->jobs_waiting)
 		return;
-	if (m->detached) {
-		exec_force_detached(m); /* comes back here with the last one */
-		return;
-	}
 	if (m->trash_pending || m->trash_running)
 		return;
 	(void)uv_timer_start(&m->stop_timer, on_stop_check, 0, 0);
@@ -277,10 +274,10 @@ void sandboxes_shutdown(struct sandboxes *m, void (*done)(void *arg), void *arg)
 	m->stopped_arg = arg;
 	(void)uv_timer_start(&m->stop_timer, on_stop_limit, SANDBOX_SHUTDOWN_MS, 0);
 	HASH_ITER(hh, m->by_id, sb, next_sb)
-		sandbox_end(sb, "user", NULL);
+	sandbox_end(sb, "user", NULL);
 	/* Those no sandbox has taken yet. */
 	HASH_ITER(hh, m->slots, s, next_s)
-		slot_kill(s);
+	slot_kill(s);
 	if (m->trash_pending && !m->trash_running)
 		sandbox_trash_kick(m);
 	sandboxes_check_stopped(m);
@@ -293,9 +290,10 @@ void sandboxes_maybe_free(struct sandboxes *m)
 	if (!m->freeing || m->handles > 0 || m->trash_running || m->n_jobs > 0)
 		return;
 	/* What a stop that took too long left behind still points here. */
-	if (m->by_id || m->slots || m->detached || m->jobs_waiting)
+	if (m->by_id || m->slots || m->jobs_waiting)
 		return;
-	LL_FOREACH_SAFE(m->deferred, d, next) {
+	LL_FOREACH_SAFE(m->deferred, d, next)
+	{
 		sandbox_row_clear(&d->row);
 		free(d);
 	}
@@ -313,8 +311,10 @@ void sandboxes_free(struct sandboxes *m)
 	m->keeper_lost = true;
 	m->keeper = NULL;
 	m->stopped = NULL;
+	sandboxes_net_stop(m);
 	uv_close((uv_handle_t *)&m->soon, on_handle_closed);
 	uv_close((uv_handle_t *)&m->linger_timer, on_handle_closed);
+	uv_close((uv_handle_t *)&m->ended_timer, on_handle_closed);
 	uv_close((uv_handle_t *)&m->pool_timer, on_handle_closed);
 	uv_close((uv_handle_t *)&m->trash_timer, on_handle_closed);
 	uv_close((uv_handle_t *)&m->stop_timer, on_handle_closed);

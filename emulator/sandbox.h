@@ -15,12 +15,23 @@ struct uv_loop_s;
 struct keeper;
 struct sandboxes;
 
+/* What sandboxes may reach, from the command line. Borrowed for the manager's life. */
+struct sandboxes_network {
+	int egress_sock;	/* the egress process's control socket, taken; -1: no network on this host */
+	const char *why_none;	/* then the reason */
+	const char *const *allow; /* more rules for "restricted", NULL-terminated, or NULL */
+	const char *const *map; /* "HOST[:PORT]=ADDR:PORT", NULL-terminated, or NULL */
+	const char *const *zone; /* "NAME=ADDR", NULL-terminated, or NULL */
+	bool allow_private;
+};
+
 struct sandboxes_config {
 	struct uv_loop_s *loop;
 	struct store *store;
 	struct cgroup_root *cgroups;
 	const struct idmap *idmap;
 	int state_fd;
+	struct sandboxes_network network;
 	uint32_t warm;	   /* inits kept parked, so that a create finds one */
 	bool strict_resume; /* a resume that can't bring the processes back is ERR_NOT_READY "memory_lost" */
 	uint32_t max_live; /* refuse (ERR_CAPACITY) beyond this many on this host; 0: no limit */
@@ -56,7 +67,7 @@ typedef void (*sandbox_done_fn)(void *arg, const struct err *e, const struct san
 void sandboxes_start(struct sandboxes *m);
 
 /* Plan checks, row, kernel objects; done when a command can be run. Errors by reason: size_not_allowed,
- * concurrent_limit, network_not_allowed, template_not_found, template_unavailable, network_unsupported. */
+ * concurrent_limit, network_not_allowed, template_not_found, template_unavailable, network_unavailable. */
 int sandbox_create(struct sandboxes *m, const struct account *a, const struct sandbox_spec *s, sandbox_done_fn done,
 		   void *arg, struct err *e);
 

@@ -93,12 +93,31 @@ static int run_unpack(struct job *j)
 					   map && map->kind == IDMAP_SINGLE, &j->shared->cancelled, &j->shared->e);
 }
 
-static void on_unpacked(struct job *j, const struct err *err)
+static void use_slot(struct sandbox *sb, const struct err *net)
 {
-	struct sandbox *sb = j->sb;
 	const struct slot_events ev = { .dead = sandbox_on_slot_dead, .arg = sb };
 	struct err e = ERR_INIT;
 	int r, sock = -1;
+
+	if (sb->row.status != SANDBOX_RESUMING)
+		return; /* ended meanwhile */
+	if (net) {
+		sandbox_cold_failed(sb, net);
+		return;
+	}
+	r = slot_use(sb->slot, &sb->limits, &ev, &sock, &e);
+	if (r >= 0)
+		r = sandbox_configure(sb, sock, &e);
+	if (r >= 0)
+		sandbox_net_start(sb);
+	else
+		sandbox_cold_failed(sb, &e);
+}
+
+static void on_unpacked(struct job *j, const struct err *err)
+{
+	struct sandbox *sb = j->sb;
+	struct err e = ERR_INIT;
 
 	if (!sb || sb->row.status != SANDBOX_RESUMING)
 		return;
@@ -107,12 +126,9 @@ static void on_unpacked(struct job *j, const struct err *err)
 		return;
 	}
 	(void)uv_timer_start(&sb->timer, on_limit, SANDBOX_CREATE_MS, 0);
-	r = slot_use(sb->slot, &sb->limits, &ev, &sock, &e);
-	if (r >= 0)
-		r = sandbox_configure(sb, sock, &e);
-	if (r >= 0)
-		sandbox_net_start(sb);
-	else
+	if (strcmp(sb->row.network, "off") == 0)
+		use_slot(sb, NULL);
+	else if (sandbox_net_connect(sb, use_slot, &e) < 0)
 		sandbox_cold_failed(sb, &e);
 }
 
@@ -199,6 +215,8 @@ int sandbox_resume_cold(struct sandbox *sb, struct err *e)
 		return err_set(e, ERR_NOT_READY, ESRCH, "memory_lost",
 			       "the processes of sandbox %s are gone; without --strict-resume its disk alone would be resumed",
 			       sb->row.id);
+	if (sb->net_pending) /* of a try that failed: its answer would be taken for this one's */
+		return err_set(e, ERR_BUSY, EBUSY, NULL, "the sandbox's network is being taken apart; try again");
 	r = snapshot_load(sb->m->c.state_fd, sb->row.id, &info, e);
 	if (r == -ENOENT)
 		r = err_set(e, ERR_UNAVAILABLE, ENOENT, "snapshot_damaged", "the snapshot of %s is gone", sb->row.id);
@@ -246,7 +264,7 @@ int sandbox_load_paused(struct sandboxes *m, const struct sandbox_row *row, bool
 		return err_errno(e, ENOMEM, "can't load the paused sandboxes");
 	r = sandbox_row_copy(row, &sb->row);
 	if (r >= 0)
-		r = exec_env_build(NULL, row->env, &sb->env, e);
+		r = exec_env_build(NULL, row->env, false, &sb->env, e);
 	if (r >= 0 && sb->row.status != SANDBOX_PAUSED) {
 		sb->row.status = SANDBOX_PAUSED;
 		r = store_sandbox_update(m->c.store, &sb->row, e);

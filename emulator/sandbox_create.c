@@ -35,7 +35,7 @@ static uint32_t count_account(struct sandboxes *m, const char *account)
 	uint32_t n = 0;
 
 	HASH_ITER(hh, m->by_id, sb, next)
-		n += counts(sb->row.status) && strcmp(sb->row.account, account) == 0;
+	n += counts(sb->row.status) && strcmp(sb->row.account, account) == 0;
 	return n;
 }
 
@@ -46,10 +46,11 @@ static int refuse_size(const struct plan *p, const char *what, struct err *e)
 
 	for (unsigned int i = 0; i < SIZE_COUNT; i++)
 		if (p->sizes & 1u << i && n < sizeof(allowed))
-			n += (size_t)snprintf(allowed + n, sizeof(allowed) - n, "%s%s", n ? ", " : "", size_menu[i].name);
+			n += (size_t)snprintf(allowed + n, sizeof(allowed) - n, "%s%s", n ? ", " : "",
+					      size_menu[i].name);
 	return err_set(e, ERR_PLAN, EPERM, "size_not_allowed",
-		       "%s is more than plan \"%s\" allows (sizes: %s; at most %u.%02u CPU and %u MB)", what, p->name, allowed,
-		       p->max_cpu_millis / 1000, p->max_cpu_millis % 1000 / 10, p->max_memory_mb);
+		       "%s is more than plan \"%s\" allows (sizes: %s; at most %u.%02u CPU and %u MB)", what, p->name,
+		       allowed, p->max_cpu_millis / 1000, p->max_cpu_millis % 1000 / 10, p->max_memory_mb);
 }
 
 static int choose_size(const struct plan *p, const struct sandbox_spec *s, struct sandbox_row *row, struct err *e)
@@ -84,16 +85,18 @@ static int choose_size(const struct plan *p, const struct sandbox_spec *s, struc
 	return 0;
 }
 
-static int check_network(const struct plan *p, const char *network, struct err *e)
+static int check_network(struct sandboxes *m, const struct plan *p, const char *network, struct err *e)
 {
 	if (!network || strcmp(network, "off") == 0)
 		return 0;
+	if (strcmp(network, "open") != 0 && strcmp(network, "restricted") != 0)
+		return err_set(e, ERR_INVALID, EINVAL, NULL, "network \"%.16s\" does not exist", network);
 	if (strcmp(network, "open") == 0 && !p->network_open)
 		return err_set(e, ERR_PLAN, EPERM, "network_not_allowed", "network \"open\" is not part of plan \"%s\"", p->name);
-	if (strcmp(network, "open") == 0 || strcmp(network, "restricted") == 0)
-		return err_set(e, ERR_UNSUPPORTED, EOPNOTSUPP, "network_unsupported",
-			       "network \"%s\" is not in this build yet; use \"off\"", network);
-	return err_set(e, ERR_INVALID, EINVAL, NULL, "network \"%.16s\" does not exist", network);
+	if (m->egress_lost)
+		return err_set(e, ERR_UNAVAILABLE, ENETDOWN, "network_unavailable", "network \"%s\" can't be had on this host: %s",
+			       network, m->c.network.why_none ? m->c.network.why_none : "the egress process is gone");
+	return 0;
 }
 
 int sandbox_check_concurrent(struct sandboxes *m, const struct account *a, struct err *e)
@@ -112,7 +115,8 @@ static int check_host(struct sandboxes *m, struct err *e)
 	if (m->stopping)
 		return err_set(e, ERR_CAPACITY, ESHUTDOWN, NULL, "the emulator is stopping");
 	if (m->c.max_live > 0 && HASH_COUNT(m->by_id) >= m->c.max_live)
-		return err_set(e, ERR_CAPACITY, EAGAIN, NULL, "this host is set to hold %u sandboxes at most", m->c.max_live);
+		return err_set(e, ERR_CAPACITY, EAGAIN, NULL, "this host is set to hold %u sandboxes at most",
+			       m->c.max_live);
 	return 0;
 }
 
@@ -133,7 +137,7 @@ static int check(struct sandboxes *m, const struct account *a, const struct sand
 
 	r = choose_size(p, s, row, e);
 	if (r >= 0)
-		r = check_network(p, s->network, e);
+		r = check_network(m, p, s->network, e);
 	if (r >= 0)
 		r = choose_timeout(p, s, &row->timeout_s, e);
 	if (r < 0)
@@ -184,7 +188,7 @@ static int prepare(struct sandbox *sb, const struct account *a, const struct san
 	int r = check(sb->m, a, s, &sb->row, e);
 
 	if (r >= 0)
-		r = exec_env_build(NULL, s->env, &sb->env, e);
+		r = exec_env_build(NULL, s->env, false, &sb->env, e);
 	if (r >= 0)
 		r = template_ref_get(sb->m, s->template_name, &sb->template, e);
 	if (r >= 0)
@@ -222,7 +226,8 @@ static void on_create_limit(uv_timer_t *t)
 	struct sandbox *sb = t->data;
 	struct err e = ERR_INIT;
 
-	(void)err_set(&e, ERR_INTERNAL, ETIMEDOUT, NULL, "the sandbox was not ready after %d s", SANDBOX_CREATE_MS / 1000);
+	(void)err_set(&e, ERR_INTERNAL, ETIMEDOUT, NULL, "the sandbox was not ready after %d s",
+		      SANDBOX_CREATE_MS / 1000);
 	sandbox_end(sb, "failed", &e);
 }
 
@@ -270,6 +275,11 @@ static void on_init_ready(void *arg, const struct err *e, int root_fd)
 	}
 	sb->root_fd = root_fd;
 	set_running(sb);
+}
+
+static void on_init_started(void *arg, uint64_t exec_id, pid_t pid)
+{
+	exec_on_started(arg, exec_id, pid);
 }
 
 static void on_init_exited(void *arg, uint64_t exec_id, const struct init_exit *x)
@@ -322,18 +332,21 @@ void sandbox_on_slot_dead(void *arg, int status)
 		return;
 	}
 	if (sb->row.status == SANDBOX_CREATING)
-		(void)err_set(&sb->failure, ERR_INTERNAL, EIO, NULL, "the sandbox's init ended while it was set up (status %#x)",
-			      (unsigned int)status);
+		(void)err_set(&sb->failure, ERR_INTERNAL, EIO, NULL,
+			      "the sandbox's init ended while it was set up (status %#x)", (unsigned int)status);
 	else if (sb->row.status != SANDBOX_TERMINATING && !sb->row.failure)
-		sb->row.failure = strdup(sb->m->keeper_lost ? "the emulator's keeper ended" : "its init ended by itself");
+		sb->row.failure =
+			strdup(sb->m->keeper_lost ? "the emulator's keeper ended" : "its init ended by itself");
 	sandbox_ended(sb, status);
 }
 
 int sandbox_configure(struct sandbox *sb, int ctl_sock, struct err *e)
 {
-	const struct init_events ev = {
-		.ready = on_init_ready, .exited = on_init_exited, .lost = on_init_lost, .arg = sb
-	};
+	const struct init_events ev = { .ready = on_init_ready,
+					.started = on_init_started,
+					.exited = on_init_exited,
+					.lost = on_init_lost,
+					.arg = sb };
 	const struct template *t = sb->template->t;
 	struct init_config c = {
 		.slot = sb->row.slot,
@@ -349,12 +362,34 @@ int sandbox_configure(struct sandbox *sb, int ctl_sock, struct err *e)
 	return init_connect(sb->m->c.loop, ctl_sock, &c, &ev, &sb->init, e);
 }
 
-static void on_slot_ready(void *arg, const struct err *err)
+static void use_slot(struct sandbox *sb, const struct err *net)
 {
-	struct sandbox *sb = arg;
 	const struct slot_events ev = { .dead = sandbox_on_slot_dead, .arg = sb };
 	struct err e = ERR_INIT;
 	int r, sock = -1;
+
+	if (sb->row.status != SANDBOX_CREATING)
+		return; /* ended meanwhile */
+	if (net) {
+		e = *net;
+		r = -EIO;
+	} else {
+		r = slot_use(sb->slot, &sb->limits, &ev, &sock, &e);
+	}
+	if (r >= 0)
+		r = sandbox_configure(sb, sock, &e);
+	if (r >= 0)
+		sandbox_net_start(sb);
+	if (r < 0) {
+		log_error("%s: %s", sb->row.id, e.msg);
+		sandbox_end(sb, "failed", &e);
+	}
+}
+
+static void on_slot_ready(void *arg, const struct err *err)
+{
+	struct sandbox *sb = arg;
+	struct err e = ERR_INIT;
 
 	if (err) {
 		sb->slot = NULL;
@@ -363,12 +398,9 @@ static void on_slot_ready(void *arg, const struct err *err)
 		sandbox_ended(sb, 0);
 		return;
 	}
-	r = slot_use(sb->slot, &sb->limits, &ev, &sock, &e);
-	if (r >= 0)
-		r = sandbox_configure(sb, sock, &e);
-	if (r >= 0)
-		sandbox_net_start(sb);
-	if (r < 0) {
+	if (strcmp(sb->row.network, "off") == 0) {
+		use_slot(sb, NULL);
+	} else if (sandbox_net_connect(sb, use_slot, &e) < 0) {
 		log_error("%s: %s", sb->row.id, e.msg);
 		sandbox_end(sb, "failed", &e);
 	}
@@ -382,7 +414,7 @@ struct sandbox *sandbox_alloc(struct sandboxes *m)
 
 	if (!sb)
 		return NULL;
-	*sb = (struct sandbox){ .m = m, .root_fd = -1, .refused_sock = -1 };
+	*sb = (struct sandbox){ .m = m, .root_fd = -1, .refused_sock = -1, .net_index = -1 };
 	(void)uv_timer_init(m->c.loop, &sb->timer);
 	sb->timer.data = sb;
 	return sb;

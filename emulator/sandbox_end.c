@@ -10,11 +10,16 @@
 
 uint64_t sandbox_oom_kills(struct sandbox *sb)
 {
-	uint64_t n;
+	if (sb->slot)
+		(void)cgroup_read_oom_kills(sb->m->c.cgroups, sb->slot->name, &sb->oom_last);
+	return sb->oom_last;
+}
 
-	if (sb->slot && cgroup_read_oom_kills(sb->m->c.cgroups, sb->slot->name, &n) == 0)
-		return n;
-	return sb->oom_seen;
+uint64_t sandbox_pids_denied(struct sandbox *sb)
+{
+	if (sb->slot)
+		(void)cgroup_read_pids_denied(sb->m->c.cgroups, sb->slot->name, &sb->denied_last);
+	return sb->denied_last;
 }
 
 static void save(struct sandbox *sb)
@@ -59,7 +64,7 @@ static void on_closed(uv_handle_t *h)
 {
 	struct sandbox *sb = h->data;
 
-	blocked_free(sb->blocked);
+	ledger_free(sb->ledger);
 	exec_env_free(sb->env);
 	free(sb->template_digest);
 	template_ref_put(sb->template);
@@ -69,6 +74,10 @@ static void on_closed(uv_handle_t *h)
 
 void sandbox_discard(struct sandbox *sb)
 {
+	if (sb->net_pending) {
+		sb->net_abandoned = true;
+		return;
+	}
 	uv_close((uv_handle_t *)&sb->timer, on_closed);
 }
 

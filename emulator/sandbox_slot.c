@@ -135,7 +135,11 @@ void slot_kill(struct slot *s)
 	/* Before the keeper's answer there is nothing to kill; on_spawned does it then. */
 	if (!s->m->keeper_lost && !s->spawn_pending)
 		r = keeper_kill(s->m->keeper, s->name);
-	(void)uv_timer_start(&s->timer, on_kill_timer, s->m->keeper_lost ? 0 : r < 0 ? 10 : KILL_EVERY_MS, KILL_EVERY_MS);
+	(void)uv_timer_start(&s->timer, on_kill_timer,
+			     s->m->keeper_lost ? 0
+			     : r < 0	       ? 10
+					       : KILL_EVERY_MS,
+			     KILL_EVERY_MS);
 }
 
 void slot_discard(struct slot *s)
@@ -240,8 +244,9 @@ int slot_make(struct sandboxes *m, const char *name, const struct cgroup_limits 
 	s = calloc(1, sizeof(*s));
 	if (!s)
 		return err_errno(e, ENOMEM, "can't make a sandbox");
-	*s = (struct slot){ .m = m, .state = SLOT_SPAWNING, .ev = *ev, .limits = *l, .ctl_sock = -1,
-			    .refused_sock = -1 };
+	*s = (struct slot){
+		.m = m, .state = SLOT_SPAWNING, .ev = *ev, .limits = *l, .ctl_sock = -1, .refused_sock = -1
+	};
 	(void)snprintf(s->name, sizeof(s->name), "%s", name);
 	HASH_ADD_STR(m->slots, name, s);
 	if (!s->hh.tbl) {
@@ -299,8 +304,10 @@ void slot_on_keeper_lost(struct sandboxes *m)
 
 	m->keeper_lost = true;
 	m->keeper = NULL;
-	(void)err_set(&e, ERR_UNAVAILABLE, ECONNRESET, NULL, "the emulator's keeper process has ended; restart the emulator");
-	HASH_ITER(hh, m->slots, s, next) {
+	(void)err_set(&e, ERR_UNAVAILABLE, ECONNRESET, NULL,
+		      "the emulator's keeper process has ended; restart the emulator");
+	HASH_ITER(hh, m->slots, s, next)
+	{
 		if (s->state == SLOT_REMOVING)
 			continue;
 		(void)cgroup_kill(m->c.cgroups, s->name);

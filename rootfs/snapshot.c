@@ -220,25 +220,12 @@ int snapshot_load(int state_fd, const char *id, struct snapshot_info *ret, struc
 	return 0;
 }
 
-struct source {
-	int fd;
-	const volatile bool *cancelled;
-};
-
-static ssize_t read_source(void *arg, void *p, size_t n)
-{
-	struct source *s = arg;
-
-	return s->cancelled && *s->cancelled ? -ECANCELED : unpack_read_fd(&s->fd, p, n);
-}
-
 int snapshot_unpack(int state_fd, const struct snapshot_info *i, const char *slot, uid_t sandbox_uid, bool single_id,
 		    const volatile bool *cancelled, struct err *e)
 {
 	_cleanup_close_ int upper_fd = -1, fd = -1;
-	struct source src = { .cancelled = cancelled };
-	struct unpack_spec us = { .read = read_source, .read_arg = &src, .sandbox_uid = sandbox_uid, .single_id = single_id,
-				  .whiteouts = true, .root_too = true };
+	struct unpack_spec us = { .read = unpack_read_fd, .read_arg = &fd, .sandbox_uid = sandbox_uid, .single_id = single_id,
+				  .whiteouts = true, .root_too = true, .stop = cancelled };
 	struct unpack_result res;
 	char path[NAME_SIZE + 16];
 	int r;
@@ -252,7 +239,6 @@ int snapshot_unpack(int state_fd, const struct snapshot_info *i, const char *slo
 	upper_fd = open_upper(state_fd, slot, e);
 	if (upper_fd < 0)
 		return upper_fd;
-	src.fd = fd;
 	us.root_fd = upper_fd;
 	/* The manifest's own numbers: what claims more is something else. */
 	us.limits = (struct unpack_limits){ .max_bytes = MAX(i->tar_bytes, i->file_bytes), .max_entries = i->entries };

@@ -188,6 +188,11 @@ static int start_manager(struct serve *s, struct err *e)
 {
 	struct sandboxes_config sc = {
 		.loop = &s->loop, .store = s->store, .cgroups = s->cgroups, .idmap = &s->idmap,
+		.network = {
+			.egress_sock = TAKE_FD(s->kept.egress), .why_none = s->kept.no_network,
+			.allow = (const char *const *)s->o.allow, .map = (const char *const *)s->o.map,
+			.zone = (const char *const *)s->o.zone, .allow_private = s->o.allow_private,
+		},
 		.state_fd = s->state_fd, .max_live = s->o.max_sandboxes, .warm = s->o.warm,
 		.strict_resume = s->o.strict_resume,
 	};
@@ -216,7 +221,8 @@ static int start_http(struct serve *s, struct err *e)
 	if (r < 0)
 		return r;
 	s->api = (struct api){ .sandboxes = s->sandboxes, .store = s->store, .idmap = &s->idmap, .cgroups = s->cgroups,
-			       .state_fd = s->state_fd, .started_ms = clock_real_ms() };
+			       .state_fd = s->state_fd, .started_ms = clock_real_ms(),
+			       .network_errors_report = s->o.network_errors_report };
 	api_add_sandbox_routes(s->http);
 	api_add_exec_routes(s->http);
 	api_add_file_routes(s->http);
@@ -273,7 +279,7 @@ static void announce(const struct serve *s)
 		printf("  templates  none yet; build one: orkestr-emulator template build python-3.12 --state-dir %s\n", s->state_path);
 	printf("  limits     cgroup %s%s%s%s%s\n", cgroup_backend_name(cgroup_root_backend(s->cgroups)), f->cpu ? " cpu" : "",
 	       f->memory ? " memory" : "", f->pids ? " pids" : "", *cgroup_why(s->cgroups) ? "; some are missing, see below" : "");
-	printf("  network    %s%s\n", s->kept.no_network[0] ? "off only; " : "refusals noticed", s->kept.no_network);
+	printf("  network    %s%s\n", s->kept.no_network[0] ? "off only: " : "off, restricted, open", s->kept.no_network);
 	if (s->key[0])
 		printf("\nexport ORKESTR_API_KEY=%s\n", s->key);
 	else if (s->o.auth_any)
@@ -349,6 +355,7 @@ static void teardown(struct serve *s, bool loop_ran)
 	closep(&s->listen_fd);
 	closep(&s->unix_fd);
 	closep(&s->port_file_fd);
+	closep(&s->kept.egress);
 	closep(&s->kept.userns_fd);
 	closep(&s->lock_fd);
 	closep(&s->state_fd);
@@ -358,7 +365,7 @@ static void teardown(struct serve *s, bool loop_ran)
 int cmd_serve(int argc, char **argv)
 {
 	struct serve s = { .state_fd = -1, .lock_fd = -1, .listen_fd = -1, .unix_fd = -1, .port_file_fd = -1,
-			   .kept = { .userns_fd = -1, .sock = -1 } };
+			   .kept = { .userns_fd = -1, .sock = -1, .egress = -1 } };
 	struct err e = ERR_INIT;
 	bool started = false;
 	int r = serve_options_parse(argc, argv, &s.o, &e);

@@ -11,6 +11,7 @@
 #include <fcntl.h>
 #include <signal.h>
 #include <string.h>
+#include <sys/ioctl.h>
 #include <sys/prctl.h>
 #include <sys/socket.h>
 #include <sys/wait.h>
@@ -149,7 +150,7 @@ const struct plan *plan_get(enum plan_id id)
 
 static char cgroups[64][KEEPER_SLOT_SIZE], folders[64][KEEPER_SLOT_SIZE];
 static unsigned int busy_removes; /* cgroup_remove says -EBUSY this often */
-static uint64_t oom_kills;
+static uint64_t oom_kills, pids_denied;
 static struct cgroup_limits last_limits;
 
 static char *find_name(char (*v)[KEEPER_SLOT_SIZE], const char *name)
@@ -208,6 +209,14 @@ int cgroup_read_oom_kills(struct cgroup_root *r _unused_, const char *slot, uint
 	if (!find_name(cgroups, slot))
 		return -ENOENT;
 	*ret = oom_kills;
+	return 0;
+}
+
+int cgroup_read_pids_denied(struct cgroup_root *r _unused_, const char *slot, uint64_t *ret)
+{
+	if (!find_name(cgroups, slot))
+		return -ENOENT;
+	*ret = pids_denied;
 	return 0;
 }
 
@@ -399,6 +408,13 @@ int keeper_spawn(struct keeper *k _unused_, const char *slot, keeper_spawned_fn 
 	return 0;
 }
 
+/* No test here has a gateway. */
+int keeper_attach(struct keeper *k _unused_, const char *slot _unused_, uint32_t index _unused_, enum net_mode mode _unused_,
+		  keeper_done_fn done _unused_, void *arg _unused_, struct err *e)
+{
+	return err_set(e, ERR_INTERNAL, ENOSYS, NULL, "keeper_attach");
+}
+
 static void fake_init_kill_all(void);
 
 int keeper_kill(struct keeper *k, const char *slot)
@@ -522,6 +538,8 @@ static void on_command_end(uv_poll_t *p, int status _unused_, int events _unused
 static _noreturn_ void run_command(const struct init_exec *x)
 {
 	(void)prctl(PR_SET_PDEATHSIG, SIGKILL);
+	if (x->pty && (setsid() < 0 || ioctl(x->stdio[0], TIOCSCTTY, 0) < 0))
+		_exit(119);
 	(void)setpgid(0, 0);
 	(void)signal(SIGPIPE, SIG_DFL);
 	for (int i = 0; i < 3; i++)
@@ -531,6 +549,14 @@ static _noreturn_ void run_command(const struct init_exec *x)
 		_exit(121);
 	execve(x->argv[0], (char *const *)x->argv, (char *const *)x->env);
 	_exit(122);
+}
+
+static void say_started(void *arg)
+{
+	struct command *c = arg;
+
+	if (c->used && c->init)
+		c->init->ev.started(c->init->ev.arg, c->id, c->pid);
 }
 
 static struct init_exit unstarted;
@@ -561,7 +587,10 @@ int init_start(struct init *i, const struct init_exec *x, struct err *e)
 	c->pid = fork();
 	if (c->pid == 0)
 		run_command(x);
-	(void)setpgid(c->pid, c->pid);
+	if (!x->pty)
+		(void)setpgid(c->pid, c->pid);
+	if (x->tell_start)
+		post(say_started, c, 0);
 	c->pidfd = sys_pidfd_open(c->pid);
 	cr_assert(c->pidfd >= 0);
 	uv_poll_init(&loop, &c->poll, c->pidfd);
@@ -610,7 +639,8 @@ void init_free(struct init *i)
 
 static void make_manager(uint32_t max_live, uint32_t warm)
 {
-	struct sandboxes_config c = { .loop = &loop, .max_live = max_live, .warm = warm };
+	struct sandboxes_config c = { .loop = &loop, .max_live = max_live, .warm = warm,
+				       .network = { .egress_sock = -1, .why_none = "a test" } };
 
 	log_set_level(LOG_LEVEL_ERROR);
 	cr_assert(mkdtemp(state_dir));
