@@ -199,6 +199,7 @@ static int start_manager(struct serve *s, struct err *e)
 			.zone = (const char *const *)s->o.zone, .allow_private = s->o.allow_private,
 		},
 		.state_fd = s->state_fd, .max_live = s->o.max_sandboxes, .warm = s->o.warm,
+		.strict_resume = s->o.strict_resume,
 	};
 	struct keeper_events ke;
 	int r = sandboxes_new(&sc, &s->sandboxes, e);
