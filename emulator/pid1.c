@@ -525,7 +525,7 @@ _noreturn_ void pid1_main(const struct pid1_config *c)
 	if (become_root_inside(c->single_id, &e) < 0)
 		die(c, &e);
 	/* Only now, when the cgroup is its own, does a cgroup namespace start at it (cgroup_namespaces(7)). */
-	if (c->cgroup_view && unshare(CLONE_NEWCGROUP) < 0) {
+	if (unshare(CLONE_NEWCGROUP) < 0) {
 		err_errno(&e, errno, "unshare of the cgroup namespace");
 		die(c, &e);
 	}
