@@ -91,7 +91,17 @@ install: all ## install under $(DESTDIR)$(PREFIX)
 clean: ## remove everything that was built, the tests' and the demo's state dirs too
 	@for d in $(BUILD) build-asan; do tests/clean.sh "$$d" || exit 1; done
 
-$(BUILD)/liborkestr.a: $(call OBJ,$(LIB_SRC))
+# Blank lines and the comments at the head (up to the first blank line) are for the file's reader alone.
+$(BUILD)/gen/allowlist.c: netpolicy/allowlist.txt
+	@mkdir -p $(@D)
+	@{ echo '#include "netpolicy/policy.h"'; echo 'const char *const policy_builtin[] = {'; \
+	   sed -e '1,/^$$/d' -e '/^$$/d' -e 's/["\]/\\&/g' -e 's/.*/\t"&",/' $<; echo '	NULL };'; } > $@
+
+$(BUILD)/gen/%.o: $(BUILD)/gen/%.c
+	$(call say,CC)
+	$(Q)$(CC) $(ALL_CFLAGS) -MMD -MP -c -o $@ $<
+
+$(BUILD)/liborkestr.a: $(call OBJ,$(LIB_SRC)) $(BUILD)/gen/allowlist.o
 	$(call say,AR)
 	@rm -f $@
 	$(Q)$(AR) rcs $@ $^

@@ -4,6 +4,7 @@
 #include <string.h>
 #include <strings.h>
 
+#include "api/json_text.h"
 #include "emulator/base/clock.h"
 #include "emulator/base/text.h"
 
@@ -55,6 +56,42 @@ static int add_evidence(struct buf *b, const struct exec_result *r, const char *
 			  "\"oom_kills\":%llu,\"pids_denied\":%llu}",
 			  code, sig, quote, by ? by : "null", quote, limit, (unsigned long long)r->oom_kills,
 			  (unsigned long long)r->pids_denied);
+}
+
+/* A string member, null when empty. */
+static int add_nullable(struct buf *b, const char *name, const char *value)
+{
+	int r = buf_printf(b, "\"%s\":", name);
+
+	if (r < 0)
+		return r;
+	return *value ? json_text_string(b, value, strlen(value), true, NULL) : buf_puts(b, "null");
+}
+
+int exec_json_blocked(struct buf *b, const char *name, const struct exec_result *x)
+{
+	int r = buf_printf(b, "\"%s\":[", name);
+
+	for (size_t i = 0; i < x->n_blocked && r >= 0; i++) {
+		const struct exec_blocked *en = &x->blocked[i];
+
+		r = buf_puts(b, i ? ",{" : "{");
+		if (r >= 0)
+			r = add_nullable(b, "host", en->host);
+		if (r >= 0)
+			r = buf_puts(b, ",");
+		if (r >= 0)
+			r = add_nullable(b, "ip", en->ip);
+		if (r >= 0)
+			r = en->port ? buf_printf(b, ",\"port\":%u", en->port) : buf_puts(b, ",\"port\":null");
+		if (r >= 0)
+			r = buf_printf(b, ",\"proto\":\"%s\",", en->proto);
+		if (r >= 0)
+			r = add_nullable(b, "rule", en->rule);
+		if (r >= 0)
+			r = buf_puts(b, "}");
+	}
+	return r < 0 ? r : buf_puts(b, "]");
 }
 
 int exec_json_outcome(struct buf *b, const struct exec_result *r)

@@ -19,6 +19,11 @@
  * for EPOLLRDHUP. Only that: bytes of a pipelined next request stay where they are. A client that shuts
  * down its sending side while it waits counts as gone, as with most servers.
  *
+ * While a body comes in pieces that watch is on as well, see expect_more.
+ *
+ * A handler that can't take all of a piece of body (req_hold) has its connection suspended as well; what it left
+ * stays in libmicrohttpd's buffer, the socket is not read, and TCP holds the client back.
+ *
  * The X-Request-Id is always ours; a client's is ignored. OPTIONS is a method like others (405). */
 
 #include "api/req.h"
@@ -177,20 +182,30 @@ static void req_tell_gone(struct req *r)
 		fn(r->gone_arg);
 }
 
+/* Makes libmicrohttpd read the socket again. */
+static void req_nudge(struct req *r)
+{
+	MHD_suspend_connection(r->conn);
+	MHD_resume_connection(r->conn);
+	r->http->dirty = true;
+}
+
 static void on_peer_gone(uv_poll_t *watch, int status _unused_, int events _unused_)
 {
 	struct req *r = watch->data;
 
-	if (!r->suspended)
-		return;
-	req_tell_gone(r);
-	req_resume(r);
+	(void)uv_poll_stop(watch);
+	r->half_shut = true;
+	if (r->suspended && !r->holding) {
+		req_tell_gone(r);
+		req_resume(r);
+	} else if (!r->suspended && !r->body_over) {
+		req_nudge(r);
+	}
 }
 
-static void req_suspend(struct req *r)
+static void watch_peer(struct req *r)
 {
-	MHD_suspend_connection(r->conn);
-	r->suspended = true;
 	if (!r->watch_made && uv_poll_init(r->http->loop, &r->watch, req_fd(r)) == 0) {
 		r->watch_made = true;
 		r->watch.data = r;
@@ -200,13 +215,22 @@ static void req_suspend(struct req *r)
 		log_warn("%s: the client can't be watched while it waits", r->id);
 }
 
+static void req_suspend(struct req *r)
+{
+	MHD_suspend_connection(r->conn);
+	r->suspended = true;
+	watch_peer(r);
+}
+
 void req_resume(struct req *r)
 {
 	if (!r->suspended)
 		return;
 	r->suspended = false;
-	if (r->watch_made)
+	/* The watch of an upload goes on until the body is in. */
+	if (r->watch_made && !r->holding)
 		(void)uv_poll_stop(&r->watch);
+	r->holding = false;
 	MHD_resume_connection(r->conn);
 	r->http->dirty = true;
 }
@@ -299,7 +323,32 @@ static void refuse_large(struct req *r)
 	req_reply_err(r, &e);
 }
 
-static enum MHD_Result req_upload(struct req *r, const char *p, size_t n)
+void req_hold(struct req *r, size_t left)
+{
+	r->held = left;
+}
+
+/* Suspends until req_wake. A client that shuts down its sending side meanwhile is not gone: it may have sent
+ * everything. */
+static void hold_upload(struct req *r)
+{
+	MHD_suspend_connection(r->conn);
+	r->suspended = r->holding = true;
+}
+
+/* A body that comes in pieces may stop coming. libmicrohttpd's epoll is edge-triggered, and after a short read
+ * it waits for the next edge: when the client's end came together with its last bytes, there is none, and an
+ * upload that was given up would be kept until the time-out. So the socket is watched for the end, and read
+ * again once it was seen. */
+static void expect_more(struct req *r)
+{
+	if (r->half_shut)
+		req_nudge(r);
+	else if (!r->watch_made)
+		watch_peer(r);
+}
+
+static enum MHD_Result req_upload(struct req *r, const char *p, size_t n, size_t *ret_left)
 {
 	size_t max = r->route ? r->route->body_max : 0;
 
@@ -311,10 +360,16 @@ static enum MHD_Result req_upload(struct req *r, const char *p, size_t n)
 		refuse_large(r);
 		return MHD_YES;
 	}
-	if (r->route->data)
-		r->route->data(r, p, n);
-	else if (buf_add(&r->body, p, n) < 0)
-		return MHD_NO;
+	if (!r->route->data)
+		return buf_add(&r->body, p, n) < 0 ? MHD_NO : MHD_YES;
+	r->held = 0;
+	r->route->data(r, p, n);
+	*ret_left = r->status == 0 ? r->held : 0;
+	r->body_seen -= *ret_left;
+	if (*ret_left > 0)
+		hold_upload(r);
+	else if (r->body_seen < r->body_size)
+		expect_more(r);
 	return MHD_YES;
 }
 
@@ -322,6 +377,9 @@ static enum MHD_Result req_finish(struct req *r)
 {
 	if (r->gone)
 		return MHD_NO;
+	if (!r->body_over && r->watch_made)
+		(void)uv_poll_stop(&r->watch);
+	r->body_over = true;
 	if (r->status == 0 && !r->handled) {
 		r->handled = true;
 		r->route->handle(r);
@@ -370,7 +428,7 @@ static enum MHD_Result on_access(void *cls _unused_, struct MHD_Connection *conn
 	if (got == 0)
 		return req_finish(r);
 	*n = 0;
-	return req_upload(r, p, got);
+	return req_upload(r, p, got, n);
 }
 
 static void on_completed(void *cls _unused_, struct MHD_Connection *conn _unused_, void **req_cls,

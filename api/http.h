@@ -62,6 +62,10 @@ bool req_accepts(const struct req *r, const char *type); /* the Accept header na
 /* The body as a JSON object (borrowed), or NULL after answering 422/400 itself. An empty body is {}. */
 struct json_object *req_json(struct req *r);
 
+/* In data(): the last `left` of the bytes it was given were not taken. Nothing more is read from the client
+ * until req_wake(); then they come again. left is not 0, and not more than was given. */
+void req_hold(struct req *r, size_t left);
+
 /* A handler's own state, freed with the request. */
 void req_set_data(struct req *r, void *data, void (*free_fn)(void *data));
 void *req_data(const struct req *r);

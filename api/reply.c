@@ -13,6 +13,7 @@
 #include "emulator/base/text.h"
 
 #define STREAM_BLOCK 16384 /* for HTTP/1.0; chunks use the connection's own memory */
+#define FILE_BLOCK (128u << 10)
 
 void req_add_header(struct req *r, const char *name, const char *value)
 {
@@ -126,18 +127,50 @@ void req_reply_buf(struct req *r, unsigned int status, const char *type, struct 
 	answer(r, status, type, m);
 }
 
+/* libmicrohttpd would use sendfile(2), but if the file has become shorter than was promised it then waits for
+ * more until its time-out; read by us, the answer is broken off at once. Its own reader takes 4 KiB at a time. */
+struct file_part {
+	int fd;
+	uint64_t from;
+};
+
+static ssize_t file_part_read(void *arg, uint64_t pos, char *p, size_t cap)
+{
+	const struct file_part *f = arg;
+	ssize_t n;
+
+	do
+		n = pread(f->fd, p, cap, (off_t)(f->from + pos));
+	while (n < 0 && errno == EINTR);
+	return n > 0 ? n : MHD_CONTENT_READER_END_WITH_ERROR;
+}
+
+static void file_part_free(void *arg)
+{
+	struct file_part *f = arg;
+
+	closep(&f->fd);
+	free(f);
+}
+
 void req_reply_fd(struct req *r, unsigned int status, const char *type, int fd, uint64_t offset, uint64_t n)
 {
-	struct MHD_Response *m;
+	struct file_part *f = n > 0 ? malloc(sizeof(*f)) : NULL;
+	struct MHD_Response *m = NULL;
 
-	if (n == 0) { /* libmicrohttpd asks for a file with something in it */
+	if (!f) {
 		(void)close(fd);
-		req_reply_bytes(r, status, type, NULL, 0);
+		if (n > 0)
+			answer(r, status, type, NULL);
+		else
+			req_reply_bytes(r, status, type, NULL, 0);
 		return;
 	}
-	m = MHD_create_response_from_fd_at_offset64(n, fd, offset);
+	*f = (struct file_part){ fd, offset };
+	m = MHD_create_response_from_callback(n, (size_t)MIN(n, (uint64_t)FILE_BLOCK), file_part_read, f,
+					      file_part_free);
 	if (!m)
-		(void)close(fd);
+		file_part_free(f);
 	answer(r, status, type, m);
 }
 

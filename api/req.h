@@ -65,7 +65,9 @@ struct req {
 
 	struct buf body;
 	uint64_t body_seen; /* bytes that have arrived, kept or not */
+	uint64_t body_size; /* Content-Length, or UINT64_MAX for chunks */
 	bool sized;	    /* Content-Length was given */
+	size_t held;	    /* what data() has left of its bytes */
 	struct json_object *json;
 
 	void *data;
@@ -86,6 +88,9 @@ struct req {
 	uv_poll_t watch; /* on the connection's fd while suspended */
 	int drain_fd;	 /* dup of it, when the connection is closed with input unread */
 	bool watch_made, started, handled, suspended, gone, broken, in_pull, woken, long_timeout;
+	bool holding;	/* suspended by req_hold */
+	bool body_over; /* the whole body is in */
+	bool half_shut; /* the client will send no more than what is on its way */
 };
 
 /* http.c */

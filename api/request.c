@@ -274,10 +274,12 @@ static bool check_length(struct req *r)
 		req_reply_err(r, &e);
 		return false;
 	}
+	r->body_size = coding ? UINT64_MAX : 0;
 	if (!length)
 		return true;
 	r->sized = true;
 	/* libmicrohttpd has refused what is no number. */
+	(void)text_parse_u64(length, 0, UINT64_MAX, &r->body_size);
 	if (r->route->body_max == 0 || text_parse_u64(length, 0, r->route->body_max, &n) == 0)
 		return true;
 	(void)err_set(&e, ERR_TOO_LARGE, EMSGSIZE, "payload_too_large", "the body is larger than %zu bytes",

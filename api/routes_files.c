@@ -1,5 +1,5 @@
 /* The routes under /v1/sandboxes/{id}/files: which there are, listings, and removal. Reading is in
- * routes_files_read.c, writing in routes_files_write.c.
+ * routes_files_read.c, writing in routes_files_write.c, archives of directories in routes_files_tar.c.
  *
  * What is quick is done at once. A tree is removed by a worker process, for it may take long. */
 
@@ -295,6 +295,10 @@ static void handle_get(struct req *r)
 		req_reply_err(r, &e);
 		return;
 	}
+	if (req_accepts(r, "application/x-tar")) {
+		routes_files_pack(r, &c, path);
+		return;
+	}
 	fd = files_open(&c, path, &en, &e);
 	if (fd >= 0)
 		routes_files_read(r, path, fd);
@@ -412,19 +416,69 @@ static void handle_delete(struct req *r)
 		req_reply_err(r, &e);
 }
 
+/* ---- POST and PUT ---- */
+
+static void post_begin(struct req *r)
+{
+	if (routes_files_is_tar(r))
+		routes_files_unpack_begin(r);
+	else
+		routes_files_post_begin(r);
+}
+
+static void post_data(struct req *r, const char *p, size_t n)
+{
+	if (routes_files_is_tar(r))
+		routes_files_unpack_data(r, p, n);
+	else
+		routes_files_post_data(r, p, n);
+}
+
+static void handle_post(struct req *r)
+{
+	if (routes_files_is_tar(r))
+		routes_files_unpack(r);
+	else
+		routes_files_post(r);
+}
+
+static void put_begin(struct req *r)
+{
+	if (routes_files_is_tar(r))
+		routes_files_unpack_begin(r);
+	else
+		routes_files_put_begin(r);
+}
+
+static void put_data(struct req *r, const char *p, size_t n)
+{
+	if (routes_files_is_tar(r))
+		routes_files_unpack_data(r, p, n);
+	else
+		routes_files_put_data(r, p, n);
+}
+
+static void handle_put(struct req *r)
+{
+	if (routes_files_is_tar(r))
+		routes_files_unpack(r);
+	else
+		routes_files_put(r);
+}
+
 static const struct route routes[] = {
 	{ .method = "POST",
 	  .pattern = "/v1/sandboxes/{id}/files",
 	  .scope = SCOPE_WRITE,
-	  .begin = routes_files_post_begin,
-	  .data = routes_files_post_data,
-	  .handle = routes_files_post },
+	  .begin = post_begin,
+	  .data = post_data,
+	  .handle = handle_post },
 	{ .method = "PUT",
 	  .pattern = "/v1/sandboxes/{id}/files",
 	  .scope = SCOPE_WRITE,
-	  .begin = routes_files_put_begin,
-	  .data = routes_files_put_data,
-	  .handle = routes_files_put },
+	  .begin = put_begin,
+	  .data = put_data,
+	  .handle = handle_put },
 	{ .method = "GET", .pattern = "/v1/sandboxes/{id}/files", .scope = SCOPE_READ, .handle = handle_get },
 	{ .method = "DELETE", .pattern = "/v1/sandboxes/{id}/files", .scope = SCOPE_WRITE, .handle = handle_delete },
 };

@@ -32,3 +32,11 @@ void routes_files_post(struct req *r);
 void routes_files_put_begin(struct req *r);
 void routes_files_put_data(struct req *r, const char *p, size_t n);
 void routes_files_put(struct req *r);
+
+/* GET of a directory as a tar archive. */
+void routes_files_pack(struct req *r, const struct files_ctx *c, const char *path);
+/* PUT and POST of one: the request's Content-Type says so. */
+bool routes_files_is_tar(const struct req *r);
+void routes_files_unpack_begin(struct req *r);
+void routes_files_unpack_data(struct req *r, const char *p, size_t n);
+void routes_files_unpack(struct req *r);

@@ -23,8 +23,15 @@ int files_check_path(const char *path, struct err *e);
 /* Fills e with the kind and reason files.h promises for errnum. Returns -errnum. */
 int files_err(struct err *e, int errnum, const char *path, const char *what);
 
+/* Gives an error that has only its errnum the kind and reason files.h promises, if it has one for it. */
+void files_err_classify(struct err *e);
+
 /* openat2(2) below the root, tried again while the tree is being renamed. An fd or a negative errno. */
 int files_open_in(const struct files_ctx *c, const char *path, uint64_t flags);
+
+/* files_open_in of a directory, O_PATH; make: with what is missing on the way (0755, as the current identity).
+ * In files_write.c. */
+int files_open_dir(const struct files_ctx *c, const char *dir, bool make);
 
 /* openat2(2) of one name in dirfd, which is never followed. no_xdev: -EXDEV for a mount point. */
 int files_open_child(int dirfd, const char *name, uint64_t flags, bool no_xdev);

@@ -138,6 +138,15 @@ int files_err(struct err *e, int errnum, const char *path, const char *what)
 	return err_errno(e, errnum, "%s %s", what, shown);
 }
 
+void files_err_classify(struct err *e)
+{
+	for (size_t i = 0; i < ARRAY_SIZE(by_errno); i++)
+		if (by_errno[i].errnum == e->errnum) {
+			e->kind = by_errno[i].kind;
+			e->reason = by_errno[i].reason;
+		}
+}
+
 int files_check_path(const char *path, struct err *e)
 {
 	size_t n = strnlen(path, FILES_PATH_MAX + 1), part = 0;

@@ -1,10 +1,7 @@
 /* Atomic writes.
  *
- * The data goes into a file without a name (O_TMPFILE) in the target's directory: nobody in the sandbox
- * sees it, and it is gone with its last fd whatever ends the upload, also kill -9. Commit gives it owner
- * and mode, then its name: by linkat(2) where nothing is there yet, else by a hidden name and rename(2).
- * A file system without O_TMPFILE gets the hidden name from the start. Nothing is synced: a sandbox's
- * disk doesn't outlive a power cut anyway.
+ * The data goes into a file without a name in the target's directory (rootfs/newfile.h); commit gives it
+ * owner and mode, then its name. Nothing is synced: a sandbox's disk doesn't outlive a power cut anyway.
  *
  * A symlink as the last component is written through, as a shell's redirection does. The kernel can
  * resolve it but won't tell the directory it ended in, so the links are walked here, one readlinkat(2)
@@ -20,16 +17,15 @@
 
 #include "emulator/base/fd.h"
 #include "emulator/base/text.h"
+#include "rootfs/newfile.h"
 
 #define MAX_LINKS 40 /* as the kernel's own MAXSYMLINKS */
 #define MAKE_TRIES 16
-#define TEMP_NAME_SIZE 32
 
 struct files_write {
 	int dirfd; /* O_PATH: where the target is */
-	int fd;	   /* the data */
+	struct newfile data;
 	char name[FILES_NAME_MAX + 1];
-	char temp[TEMP_NAME_SIZE]; /* hidden name, or "" while it has none */
 	uid_t uid;
 	uint32_t mode;
 	bool exists;
@@ -41,9 +37,7 @@ static void write_free(struct files_write *w)
 {
 	if (!w)
 		return;
-	if (w->temp[0] != '\0')
-		(void)unlinkat(w->dirfd, w->temp, 0);
-	closep(&w->fd);
+	newfile_drop(&w->data);
 	closep(&w->dirfd);
 	free(w);
 }
@@ -51,14 +45,6 @@ static void write_free(struct files_write *w)
 static void write_freep(struct files_write **w)
 {
 	write_free(*w);
-}
-
-static void temp_name(char ret[static TEMP_NAME_SIZE])
-{
-	uint64_t rnd;
-
-	text_random(&rnd, sizeof(rnd));
-	(void)snprintf(ret, TEMP_NAME_SIZE, ".orkestr-%016llx", (unsigned long long)rnd);
 }
 
 /* The directory `name` in dirfd, made if it is missing. -ENOTDIR also for a symlink. */
@@ -107,7 +93,7 @@ static int make_path(const struct files_ctx *c, const char *path)
 	return at;
 }
 
-static int open_parent(const struct files_ctx *c, const char *dir, bool make)
+int files_open_dir(const struct files_ctx *c, const char *dir, bool make)
 {
 	int fd = files_open_in(c, dir, O_PATH | O_DIRECTORY);
 
@@ -170,7 +156,7 @@ static int locate(const struct files_ctx *c, const char *path, struct files_writ
 		if (slash || w->name[0] == '\0' || strcmp(w->name, ".") == 0 || strcmp(w->name, "..") == 0)
 			return -EISDIR;
 		closep(&w->dirfd);
-		r = open_parent(c, dir, hop == 0);
+		r = files_open_dir(c, dir, hop == 0);
 		if (r < 0)
 			return r;
 		w->dirfd = r;
@@ -186,23 +172,6 @@ static int locate(const struct files_ctx *c, const char *path, struct files_writ
 	return -ELOOP;
 }
 
-static int open_data(struct files_write *w)
-{
-	w->fd = openat(w->dirfd, ".", O_TMPFILE | O_RDWR | O_CLOEXEC, 0600);
-	if (w->fd >= 0)
-		return 0;
-	/* What open(2) says of kernels and file systems without O_TMPFILE. */
-	if (errno != EOPNOTSUPP && errno != EISDIR && errno != ENOENT && errno != EINVAL)
-		return -errno;
-	temp_name(w->temp);
-	w->fd = openat(w->dirfd, w->temp, O_CREAT | O_EXCL | O_NOFOLLOW | O_RDWR | O_CLOEXEC, 0600);
-	if (w->fd < 0) {
-		w->temp[0] = '\0';
-		return -errno;
-	}
-	return 0;
-}
-
 int files_write_begin(const struct files_ctx *c, const char *path, uint32_t mode, struct files_write **ret,
 		      struct err *e)
 {
@@ -215,14 +184,15 @@ int files_write_begin(const struct files_ctx *c, const char *path, uint32_t mode
 	w = calloc(1, sizeof(*w));
 	if (!w)
 		return err_errno(e, ENOMEM, "write a file");
-	w->dirfd = w->fd = -1;
+	w->dirfd = -1;
+	w->data = NEWFILE_INIT;
 	w->uid = c->uid;
 	w->mode = mode;
 	(void)snprintf(w->shown, sizeof(w->shown), "%s", path);
 	files_identity_enter(&id, c->uid);
 	r = locate(c, path, w);
 	if (r >= 0)
-		r = open_data(w);
+		r = newfile_open(&w->data, w->dirfd);
 	files_identity_leave(&id);
 	if (r < 0)
 		return files_err(e, -r, path, "write");
@@ -242,7 +212,7 @@ void files_write_set_mode(struct files_write *w, uint32_t mode)
 
 int files_write_data(struct files_write *w, const void *p, size_t n, struct err *e)
 {
-	int r = fd_write_all(w->fd, p, n);
+	int r = fd_write_all(w->data.fd, p, n);
 
 	if (r < 0) {
 		w->failed = true;
@@ -256,7 +226,7 @@ int files_write_reread(const struct files_write *w, uint64_t offset, void *p, si
 	char *to = p;
 
 	while (n > 0) {
-		ssize_t k = pread(w->fd, to, n, (off_t)offset);
+		ssize_t k = pread(w->data.fd, to, n, (off_t)offset);
 
 		if (k < 0 && errno == EINTR)
 			continue;
@@ -280,23 +250,9 @@ static int set_owner_and_mode(struct files_write *w, const struct statx *old)
 	else if (w->exists)
 		mode = old->stx_mode & 07777;
 	/* The owner first: changing it clears the set-id bits (chown(2)). */
-	if (fchown(w->fd, uid, gid) < 0 || fchmod(w->fd, mode) < 0)
+	if (fchown(w->data.fd, uid, gid) < 0 || fchmod(w->data.fd, mode) < 0)
 		return -errno;
 	return 0;
-}
-
-/* Gives the nameless file a name that is free. */
-static int link_as(struct files_write *w, const char *name)
-{
-	char proc[64];
-
-	/* Since Linux 6.10 for whoever opened it; before, for CAP_DAC_READ_SEARCH of the host only. */
-	if (linkat(w->fd, "", w->dirfd, name, AT_EMPTY_PATH) == 0)
-		return 0;
-	if (errno != ENOENT && errno != EPERM)
-		return -errno;
-	(void)snprintf(proc, sizeof(proc), "/proc/self/fd/%d", w->fd);
-	return linkat(AT_FDCWD, proc, w->dirfd, name, AT_SYMLINK_FOLLOW) < 0 ? -errno : 0;
 }
 
 static int publish(struct files_write *w)
@@ -307,23 +263,7 @@ static int publish(struct files_write *w)
 	if (r != 0)
 		return r < 0 ? r : -ENXIO;
 	r = set_owner_and_mode(w, &old);
-	if (r < 0)
-		return r;
-	if (w->temp[0] == '\0') {
-		r = w->exists ? -EEXIST : link_as(w, w->name);
-		if (r != -EEXIST)
-			return r;
-		temp_name(w->temp);
-		r = link_as(w, w->temp);
-		if (r < 0) {
-			w->temp[0] = '\0';
-			return r;
-		}
-	}
-	if (renameat(w->dirfd, w->temp, w->dirfd, w->name) < 0)
-		return -errno;
-	w->temp[0] = '\0';
-	return 0;
+	return r < 0 ? r : newfile_publish(&w->data, w->name, w->exists);
 }
 
 int files_write_commit(struct files_write *w, struct files_entry *ret, struct err *e)
@@ -340,7 +280,7 @@ int files_write_commit(struct files_write *w, struct files_entry *ret, struct er
 	files_identity_leave(&id);
 	if (r < 0)
 		return files_err(e, -r, w->shown, "write");
-	if (fstat(w->fd, &st) < 0)
+	if (fstat(w->data.fd, &st) < 0)
 		return files_err(e, errno, w->shown, "write");
 	if (ret)
 		files_entry_from_stat(&st, NULL, ret);

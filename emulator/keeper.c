@@ -17,6 +17,7 @@
 
 #include "emulator/base/fd.h"
 #include "emulator/base/log.h"
+#include "emulator/base/procname.h"
 #include "emulator/base/sys.h"
 #include "emulator/isolate.h"
 #include "emulator/keeper_net.h"
@@ -88,6 +89,7 @@ static _noreturn_ void child_main(struct keeper_process *k, int ctl)
 	if (sys_close_range(4, ~0u, 0) < 0)
 		_exit(1);
 	log_set_name("init");
+	procname_set("init");
 	pid1_main(&c);
 }
 
@@ -188,6 +190,25 @@ static void on_spawn(struct keeper_process *k, const char *slot)
 	tell(k, KEEPER_SPAWNED, slot, s->pid, NULL, fds, s->refused >= 0 ? 2 : 1);
 }
 
+static void on_network(struct keeper_process *k, const struct keeper_msg *m)
+{
+	enum net_mode mode = (enum net_mode)m->mode;
+	struct err e = ERR_INIT;
+	struct kept *s;
+	int r;
+
+	HASH_FIND(by_slot, k->kept, m->slot, strlen(m->slot), s);
+	if (!s || m->mode > NET_OPEN || m->value < 0)
+		r = err_errno(&e, ESRCH, "the sandbox to be connected");
+	else if (!k->net)
+		r = err_set(&e, ERR_UNAVAILABLE, ENOSYS, NULL, "there is no gateway");
+	else if (m->type == KEEPER_ATTACH)
+		r = keeper_net_attach(k->net, (uint32_t)m->value, s->pid, mode, &e);
+	else
+		r = keeper_net_set_mode(k->net, (uint32_t)m->value, mode, &e);
+	tell(k, r < 0 ? KEEPER_FAILED : KEEPER_DONE, m->slot, r < 0 ? e.errnum : 0, r < 0 ? e.msg : NULL, NULL, 0);
+}
+
 static void on_kill(struct keeper_process *k, const char *slot)
 {
 	struct kept *s;
@@ -257,6 +278,8 @@ static void on_daemon(struct keeper_process *k)
 		on_kill(k, m.slot);
 	else if (m.type == KEEPER_STOP)
 		stop_all(k);
+	else if (m.type == KEEPER_ATTACH || m.type == KEEPER_MODE)
+		on_network(k, &m);
 	else
 		lose_daemon(k);
 }
@@ -323,14 +346,14 @@ static int keeper_listen(int state_fd, struct err *e)
 }
 
 /* A host that lacks something for it can still run sandboxes that are off. */
-static void make_gateway(struct keeper_process *k, char why[static 200])
+static void make_gateway(struct keeper_process *k, int *ret_egress, char why[static 200])
 {
 	struct err e = ERR_INIT;
 
 	why[0] = '\0';
 	if (!k->c->network)
 		(void)snprintf(why, 200, "the network was not asked for");
-	else if (keeper_net_start(k->conn, &k->net, &e) < 0)
+	else if (keeper_net_start(k->conn, &k->net, ret_egress, &e) < 0)
 		(void)snprintf(why, 200, "%.199s", e.msg);
 }
 
@@ -383,6 +406,7 @@ static int keeper_main(void *arg)
 	struct keeper_process k = { .c = a->c, .ep = -1, .conn = a->sock, .listener = -1, .sigfd = -1 };
 	struct err e = ERR_INIT;
 	char why[200];
+	int egress = -1;
 
 	log_set_name("keeper");
 	for (size_t i = 0; i < a->c->n_not_inherited; i++)
@@ -393,30 +417,38 @@ static int keeper_main(void *arg)
 	(void)signal(SIGPIPE, SIG_IGN);
 	(void)signal(SIGHUP, SIG_IGN);
 	(void)signal(SIGINT, SIG_IGN);
-	(void)prctl(PR_SET_NAME, "ork-keeper");
+	procname_set("ork-keeper");
 	k.cgroup_view = cgroup_root_backend(k.c->cgroups) != CGROUP_NONE;
-	make_gateway(&k, why); /* opens a library, so before the host's files are out of reach */
+	make_gateway(&k, &egress, why); /* opens a library, so before the host's files are out of reach */
 	if (keeper_prepare(&k, &e) < 0) {
 		tell(&k, KEEPER_FAILED, "", e.errnum, e.msg, NULL, 0);
 		return 1;
 	}
-	tell(&k, KEEPER_SPAWNED, "", getpid(), why, NULL, 0);
+	tell(&k, KEEPER_SPAWNED, "", getpid(), why, &egress, egress >= 0);
+	closep(&egress);
 	keeper_loop(&k);
 	return 0;
 }
 
 /* --- the launcher's side --- */
 
-static int keeper_first_word(int sock, char ret_no_network[static 200], struct err *e)
+static int keeper_first_word(int sock, struct keeper_started *ret, struct err *e)
 {
 	struct keeper_msg m;
-	ssize_t n = fd_recv_msg(sock, &m, sizeof(m), NULL, 0, NULL);
+	size_t n_fds = 0;
+	int fd = -1;
+	ssize_t n = fd_recv_msg(sock, &m, sizeof(m), &fd, 1, &n_fds);
 
-	if (n != sizeof(m) || m.magic != KEEPER_MAGIC || !proto_string_ok(m.text, sizeof(m.text)))
+	if (n != sizeof(m) || m.magic != KEEPER_MAGIC || !proto_string_ok(m.text, sizeof(m.text))) {
+		closep(&fd);
 		return err_set(e, ERR_INTERNAL, EIO, NULL, "the keeper did not start");
-	if (m.type != KEEPER_SPAWNED)
+	}
+	if (m.type != KEEPER_SPAWNED) {
+		closep(&fd);
 		return err_set(e, ERR_UNAVAILABLE, m.value, "keeper", "the keeper could not start: %s", m.text);
-	(void)snprintf(ret_no_network, 200, "%.199s", m.text);
+	}
+	ret->egress = fd;
+	(void)snprintf(ret->no_network, sizeof(ret->no_network), "%.199s", m.text);
 	return 0;
 }
 
@@ -439,7 +471,7 @@ int keeper_start(const struct keeper_config *c, struct keeper_started *ret, stru
 	if (r < 0)
 		return r;
 	closep(&theirs);
-	r = keeper_first_word(ours, ret->no_network, e);
+	r = keeper_first_word(ours, ret, e);
 	if (r < 0) {
 		(void)kill(pid, SIGKILL);
 		while (waitpid(pid, NULL, 0) < 0 && errno == EINTR)

@@ -12,6 +12,7 @@
 #include "emulator/base/err.h"
 #include "emulator/cgroup.h"
 #include "emulator/idmap.h"
+#include "netpolicy/policy.h"
 
 #define KEEPER_SLOT_SIZE 32
 
@@ -31,6 +32,7 @@ struct keeper_started {
 	pid_t pid;
 	int userns_fd;
 	int sock;	       /* for keeper_connect */
+	int egress;	       /* the egress process's control socket (netpolicy/egress.h), or -1 */
 	char no_network[200]; /* why there is no gateway: a sentence; "" when there is one */
 };
 
@@ -59,6 +61,14 @@ int keeper_connect(struct uv_loop_s *loop, int sock, const struct keeper_events 
  * the init's pid on the host. The init waits there for INIT_CONFIGURE (emulator/init.h). */
 typedef void (*keeper_spawned_fn)(void *arg, const struct err *e, int ctl_sock, int refused_sock, pid_t pid);
 int keeper_spawn(struct keeper *k, const char *slot, keeper_spawned_fn done, void *arg, struct err *e);
+
+/* Connects a sandbox that was spawned and not configured yet to the gateway under this number, or changes the
+ * mode of a connected one. done() is called once. */
+typedef void (*keeper_done_fn)(void *arg, const struct err *e);
+int keeper_attach(struct keeper *k, const char *slot, uint32_t index, enum net_mode mode, keeper_done_fn done, void *arg,
+		  struct err *e);
+int keeper_set_mode(struct keeper *k, const char *slot, uint32_t index, enum net_mode mode, keeper_done_fn done, void *arg,
+		    struct err *e);
 
 /* SIGKILL to the init of slot, and so to its tree; died() follows. 0 also if it is gone already. */
 int keeper_kill(struct keeper *k, const char *slot);

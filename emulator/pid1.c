@@ -75,6 +75,9 @@ static int become_root_inside(bool single_id, struct err *e)
 		return err_errno(e, errno, "setgroups");
 	if (setresgid(0, 0, 0) < 0 || setresuid(0, 0, 0) < 0)
 		return err_errno(e, errno, "becoming the sandbox's root");
+	/* The change of ids made this process undumpable, and its /proc/PID/ns out of the gateway's reach, which may still
+	 * have to connect it. Nothing of a sandbox runs yet; isolate_drop makes it undumpable for good. */
+	(void)prctl(PR_SET_DUMPABLE, 1);
 	/* If the keeper goes, nobody would reap us: go too. After the change of ids, which clears it (prctl(2)). */
 	if (prctl(PR_SET_PDEATHSIG, SIGKILL) < 0)
 		return err_errno(e, errno, "PR_SET_PDEATHSIG");

@@ -18,10 +18,13 @@ enum keeper_msg_type {
 	KEEPER_SPAWN = 1, /* slot */
 	KEEPER_KILL,	  /* slot */
 	KEEPER_STOP,
+	KEEPER_ATTACH, /* slot, value: its number in the gateway, mode */
+	KEEPER_MODE,   /* slot, value, mode: another one for an attached sandbox */
 	/* from the keeper */
 	KEEPER_SPAWNED, /* slot, value: pid; fds: the control socket, maybe the one for refused packets */
 	KEEPER_FAILED,	/* slot, value: errno, text */
 	KEEPER_DIED,	/* slot, value: wait status */
+	KEEPER_DONE,	/* slot: ATTACH or MODE worked (else FAILED) */
 };
 
 struct keeper_msg {
@@ -29,7 +32,8 @@ struct keeper_msg {
 	uint32_t type;
 	char slot[KEEPER_SLOT_SIZE];
 	int32_t value;
-	char text[212];
+	uint32_t mode; /* enum net_mode */
+	char text[208];
 };
 
 #define INIT_MAGIC 0x6f6b6932u /* "oki2" */

@@ -16,3 +16,8 @@ int worker_run(struct uv_loop_s *loop, int (*job)(void *job_arg), void *job_arg,
  * runs for long must: a client's connection or a command's stdin closed by the daemon stays open for the
  * other side as long as a copy of it is held here. Negative errno. */
 int worker_keep_only(int *fds, size_t n);
+
+/* For the job, then: from here on no path can be opened, made or removed but below dirfd (landlock(7); without
+ * a kernel that has it, only the rest), no program run, no more than max_data bytes of memory had, and all
+ * capabilities are gone but those over files' owners and modes. Negative errno. */
+int worker_confine(int dirfd, uint64_t max_data);

@@ -1,6 +1,5 @@
 #include "rootfs/treehash.h"
 
-#include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
 #include <limits.h>
@@ -9,10 +8,9 @@
 #include <sys/stat.h>
 #include <sys/xattr.h>
 
-#include "emulator/base/buf.h"
 #include "emulator/base/sys.h"
+#include "rootfs/names.h"
 
-#define NAMES_MAX (64u << 20)
 #define XATTR_NAMES_SIZE 4096
 
 struct hasher {
@@ -22,55 +20,6 @@ struct hasher {
 	char path[PATH_MAX];
 	char block[128 << 10];
 };
-
-/* A folder's names, NUL-separated in one buffer, sorted through an index. */
-struct names {
-	struct buf text;
-	const char **index;
-	size_t n;
-};
-
-static void names_free(struct names *l)
-{
-	buf_free(&l->text);
-	free((void *)l->index);
-}
-
-static int compare(const void *a, const void *b)
-{
-	return strcmp(*(const char *const *)a, *(const char *const *)b);
-}
-
-static int read_names(int fd, struct names *l)
-{
-	int copy = sys_openat2(fd, ".", O_RDONLY | O_DIRECTORY, 0, 0), r = 0;
-	struct dirent *de;
-	DIR *d;
-
-	if (copy < 0)
-		return copy;
-	d = fdopendir(copy);
-	if (!d) {
-		(void)close(copy);
-		return -ENOMEM;
-	}
-	while (r == 0 && (de = readdir(d))) {
-		if (strcmp(de->d_name, ".") == 0 || strcmp(de->d_name, "..") == 0)
-			continue;
-		r = buf_add(&l->text, de->d_name, strlen(de->d_name) + 1);
-		l->n++;
-	}
-	(void)closedir(d);
-	if (r < 0 || l->n == 0)
-		return r;
-	l->index = (const char **)calloc(l->n, sizeof(*l->index));
-	if (!l->index)
-		return -ENOMEM;
-	for (size_t i = 0, at = 0; i < l->n; i++, at += strlen(l->text.p + at) + 1)
-		l->index[i] = l->text.p + at;
-	qsort((void *)l->index, l->n, sizeof(*l->index), compare);
-	return 0;
-}
 
 static int hash_data(struct hasher *h, int fd)
 {
@@ -162,13 +111,13 @@ static int hash_one(struct hasher *h, int fd, const char *name, size_t path_len,
 
 static int hash_dir(struct hasher *h, int fd, size_t path_len, unsigned int depth)
 {
-	_cleanup_(names_free) struct names l = { .text = BUF_INIT(NAMES_MAX) };
+	_cleanup_names_ struct names l = NAMES_INIT;
 	int r = take_off_bookkeeping(h, fd);
 
 	if (r == 0)
-		r = read_names(fd, &l);
+		r = names_read(&l, fd);
 	for (size_t i = 0; r == 0 && i < l.n; i++)
-		r = hash_one(h, fd, l.index[i], path_len, depth);
+		r = hash_one(h, fd, names_at(&l, i), path_len, depth);
 	return r;
 }
 

@@ -1,5 +1,6 @@
 #pragma once
-/* A hostile tar archive into a folder that becomes a layer, never a byte outside it. See unpack.c. */
+/* A hostile tar archive into a folder that becomes a layer, or into one a sandbox works in (live); never a
+ * byte outside it. See unpack.c. */
 
 #include <sys/types.h>
 
@@ -20,9 +21,14 @@ struct unpack_spec {
 	uid_t sandbox_uid;  /* added to every owner in the archive */
 	bool single_id;	    /* no chown at all */
 	bool whiteouts;	    /* there are layers below: .wh. entries mean something */
+	bool root_too;	    /* the root folder's own mode, owner, attributes and time are the archive's */
 	bool as_root;	    /* everything is owned by the sandbox's root, whatever the archive says */
 	const char *strip;  /* a first path component that goes ("package"); other entries are skipped. Or NULL */
 	const char *prefix; /* a folder in root_fd everything goes under, made where missing. Or NULL */
+	/* The folder is one a sandbox is working in: see unpack.c. Absolute names are refused, owners are the
+	 * caller's file system ids (setfsuid(2)), no digest is made; single_id, whiteouts, as_root mean nothing. */
+	bool live;
+	const volatile bool *stop; /* once true, it ends with ERR_NOT_READY (ECANCELED). Or NULL */
 	struct unpack_limits limits;
 	void (*progress)(void *arg, uint64_t bytes, uint64_t entries); /* about once a second, or NULL */
 	void *progress_arg;
@@ -32,6 +38,7 @@ struct unpack_result {
 	char digest[TEXT_SHA256_SIZE]; /* of the uncompressed stream */
 	uint64_t bytes;		       /* of the uncompressed stream */
 	uint64_t entries;
+	uint64_t made;	     /* of these, what is now there: all but what was skipped, and the one that failed */
 	uint64_t file_bytes; /* of the files' sizes */
 	uint64_t devices_skipped;
 	uint64_t xattrs_dropped; /* entries that lost an extended attribute */
@@ -39,7 +46,7 @@ struct unpack_result {
 };
 
 /* ERR_INVALID "archive_invalid" (damaged, hostile; says which entry), ERR_TOO_LARGE, ERR_FULL, ERR_IO. What was
- * written up to then is the caller's to throw away. */
+ * written up to then is the caller's to throw away, or (live) stays: each file whole, or not there. */
 int unpack_archive(const struct unpack_spec *s, struct unpack_result *ret, struct err *e);
 
 /* read for a spec: *(int *)arg is the fd. */

@@ -127,7 +127,7 @@ def test_networks_that_do_not_exist_yet_say_so(api, network):
     if answer.status == 201:
         return  # they exist: their own tests have the rest
     assert answer.status in (501, 503)
-    body = check_error(answer, answer.status, "network_unsupported")
+    body = check_error(answer, answer.status, "network_unavailable")
     assert network in body["detail"]
     assert api.get("/v1/sandboxes", query={"status": "running"}).json["sandboxes"] == []
 

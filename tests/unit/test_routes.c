@@ -304,7 +304,7 @@ Test(routes, create_refused)
 		{ "{\"template\":\"nope\"}", 404, "template_not_found" },
 		{ "{\"template\":\"node-22\"}", 503, "template_unavailable" },
 		{ "{\"template\":\"python-3.12\",\"cpu\":5}", 402, "size_not_allowed" },
-		{ "{\"template\":\"python-3.12\",\"network\":\"open\"}", 501, "network_unsupported" },
+		{ "{\"template\":\"python-3.12\",\"network\":\"open\"}", 503, "network_unavailable" },
 	};
 
 	for (size_t i = 0; i < ARRAY_SIZE(t); i++)

@@ -38,7 +38,7 @@ static int count_entry(void *arg, const char *slot _unused_)
 static void start_all(void)
 {
 	struct keeper_config kc = { .idmap = &map };
-	struct sandboxes_config c = { .loop = &loop, .idmap = &map };
+	struct sandboxes_config c = { .loop = &loop, .idmap = &map, .network = { .egress_sock = -1 } };
 	struct keeper_events ev;
 	struct err e = ERR_INIT;
 	struct keeper_started kept = { .userns_fd = -1, .sock = -1 };
@@ -86,6 +86,7 @@ static int wipe(void *arg _unused_)
 
 	(void)tree_each_slot(state_fd, count_entry, &n);
 	(void)tree_remove(state_fd, "disk", NULL);
+	(void)tree_remove(state_fd, "snapshots", NULL);
 	return tree_remove(state_fd, "templates", NULL) < 0;
 }
 
