@@ -8,8 +8,8 @@ CC := gcc
 endif
 AR ?= ar
 
-PKGS := libmicrohttpd libuv json-c libarchive libzstd libseccomp sqlite3 nettle
-PKGS_HEADERS := libsystemd # opened with dlopen where it is there, never linked
+PKGS := libmicrohttpd libuv json-c libarchive libzstd libseccomp sqlite3 nettle libnl-route-3.0 libmnl
+PKGS_HEADERS := libsystemd libnftables # opened with dlopen where it is there, never linked
 WERROR ?= -Werror
 WARN := -Wall -Wextra -Wshadow -Wconversion -Wvla -Wformat=2 -Wmissing-prototypes -Wstrict-prototypes
 # -U first: Ubuntu's gcc defines its own level. The sanitizers have their own checks, so asan turns it off.
@@ -81,6 +81,7 @@ bench: ## measure create, exec, terminate, 200 live; table and build/bench.json
 	@tests/bench/run.sh $(BUILD)
 
 test-vm: ## the API suite on a user's machine (systemd, cgroup v2), in a VM
+	$(SUBMAKE) all unit-bins
 	@tests/vm/vm.sh
 
 install: all ## install under $(DESTDIR)$(PREFIX)
@@ -90,7 +91,17 @@ install: all ## install under $(DESTDIR)$(PREFIX)
 clean: ## remove everything that was built, the tests' and the demo's state dirs too
 	@for d in $(BUILD) build-asan; do tests/clean.sh "$$d" || exit 1; done
 
-$(BUILD)/liborkestr.a: $(call OBJ,$(LIB_SRC))
+# Blank lines and the comments at the head (up to the first blank line) are for the file's reader alone.
+$(BUILD)/gen/allowlist.c: netpolicy/allowlist.txt
+	@mkdir -p $(@D)
+	@{ echo '#include "netpolicy/policy.h"'; echo 'const char *const policy_builtin[] = {'; \
+	   sed -e '1,/^$$/d' -e '/^$$/d' -e 's/["\]/\\&/g' -e 's/.*/\t"&",/' $<; echo '	NULL };'; } > $@
+
+$(BUILD)/gen/%.o: $(BUILD)/gen/%.c
+	$(call say,CC)
+	$(Q)$(CC) $(ALL_CFLAGS) -MMD -MP -c -o $@ $<
+
+$(BUILD)/liborkestr.a: $(call OBJ,$(LIB_SRC)) $(BUILD)/gen/allowlist.o
 	$(call say,AR)
 	@rm -f $@
 	$(Q)$(AR) rcs $@ $^

@@ -147,7 +147,7 @@ static void drain_start(struct http *h, int fd)
 
 /* ---- one request ---- */
 
-static int req_fd(const struct req *r)
+int req_fd(const struct req *r)
 {
 	const union MHD_ConnectionInfo *info = MHD_get_connection_info(r->conn, MHD_CONNECTION_INFO_CONNECTION_FD);
 

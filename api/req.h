@@ -94,6 +94,7 @@ struct req {
 };
 
 /* http.c */
+int req_fd(const struct req *r); /* the connection's socket, or -1 */
 void req_resume(struct req *r); /* no-op unless suspended */
 ssize_t req_pull(void *cls, uint64_t pos, char *p, size_t cap);
 

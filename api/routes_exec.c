@@ -1,4 +1,5 @@
-/* Commands in a sandbox (wire.md, "Exec"): buffered, or as a stream (exec_feed.c). */
+/* Starting a command in a sandbox (wire.md, "Exec"): buffered, as a stream (exec_feed.c), or in the
+ * background. What can be done to one that runs: routes_exec_session.c. */
 
 #include "api/api.h"
 
@@ -7,8 +8,10 @@
 
 #include "api/errors.h"
 #include "api/exec_feed.h"
+#include "api/exec_json.h"
 #include "api/json_text.h"
 #include "api/req.h"
+#include "api/routes_exec.h"
 #include "api/validate.h"
 #include "emulator/base/text.h"
 #include "emulator/exec.h"
@@ -23,8 +26,8 @@ struct exec_body {
 	int64_t timeout_s;
 	struct json_object *env;
 	const char *cwd, *stdin_encoding;
-	struct json_object *stdin_text;
-	bool stream, detach;
+	struct json_object *stdin_text, *pty;
+	bool stream, detach, background, stdin_open;
 };
 
 static const char *const encodings[] = { "utf-8", "base64", NULL };
@@ -40,6 +43,9 @@ static const struct validate_field exec_fields[] = {
 	{ "stdin", VALIDATE_ANY, .offset = AT(stdin_text) },
 	{ "stdin_encoding", VALIDATE_STRING, .choices = encodings, .offset = AT(stdin_encoding) },
 	{ "stream", VALIDATE_BOOL, .offset = AT(stream) },
+	{ "stdin_open", VALIDATE_BOOL, .offset = AT(stdin_open) },
+	{ "pty", VALIDATE_ANY, .offset = AT(pty) },
+	{ "background", VALIDATE_BOOL, .offset = AT(background) },
 	{ "detach_on_disconnect", VALIDATE_BOOL, .offset = AT(detach) },
 };
 
@@ -144,6 +150,35 @@ static void read_stdin(struct exec_request *q, struct validate_errors *errs)
 	q->spec.stdin_len = (size_t)n;
 }
 
+/* {"rows", "cols"}, each optional; true is a terminal of the usual size. */
+static void read_pty(struct exec_request *q, struct validate_errors *errs)
+{
+	struct json_object *v = q->body.pty;
+	struct exec_size_body size = { 24, 80 };
+
+	if (!v || (json_object_is_type(v, json_type_boolean) && !json_object_get_boolean(v)))
+		return;
+	if (json_object_is_type(v, json_type_object))
+		validate_object(v, exec_size_fields, ARRAY_SIZE(exec_size_fields), &size, errs);
+	else if (!json_object_is_type(v, json_type_boolean))
+		validate_add(errs, "body", "pty", -1, "dict_type", "Input should be an object with rows and cols");
+	q->spec.pty = (struct exec_size){ (uint16_t)size.rows, (uint16_t)size.cols };
+}
+
+/* How the command's life hangs on its client's. */
+static void read_mode(struct exec_request *q, bool stream)
+{
+	struct exec_spec *s = &q->spec;
+
+	s->stdin_open = q->body.stdin_open || s->pty.rows > 0;
+	s->background = q->body.background;
+	s->streamed = stream && !s->background;
+	s->detach = q->body.detach || s->background;
+	s->timeout_s = (uint32_t)q->body.timeout_s;
+	if (q->body.timeout_s == 0 && (s->background || s->pty.rows > 0))
+		s->timeout_s = EXEC_NO_TIMEOUT;
+}
+
 static bool read_request(struct req *r, struct exec_request *q)
 {
 	struct json_object *o = req_json(r);
@@ -154,10 +189,10 @@ static bool read_request(struct req *r, struct exec_request *q)
 	validate_object(o, exec_fields, ARRAY_SIZE(exec_fields), &q->body, &errs);
 	read_command(q, &errs);
 	read_stdin(q, &errs);
+	read_pty(q, &errs);
 	if (validate_reply(r, &errs))
 		return false;
 	validate_unknown(r, o, exec_fields, ARRAY_SIZE(exec_fields));
-	q->spec.timeout_s = (uint32_t)q->body.timeout_s;
 	q->spec.cwd = q->body.cwd;
 	if (q->body.env)
 		q->spec.env = json_object_to_json_string_ext(q->body.env,
@@ -168,16 +203,13 @@ static bool read_request(struct req *r, struct exec_request *q)
 /* ---- buffered ---- */
 
 struct pending {
-	struct req *req; /* NULL: the client is gone and the command was left running */
+	struct req *req;
 	struct exec *exec;
-	uint32_t timeout_s;
-	bool detach;
 };
 
 static int add_result(struct buf *b, const struct exec_result *x)
 {
 	static const char *const names[] = { "{\"stdout\":", ",\"stderr\":" };
-	char sig[EXEC_SIGNAL_NAME_SIZE + 2] = "null", name[EXEC_SIGNAL_NAME_SIZE];
 	int r = 0;
 
 	for (int i = 0; i < 2 && r >= 0; i++) {
@@ -185,22 +217,42 @@ static int add_result(struct buf *b, const struct exec_result *x)
 
 		r = buf_puts(b, names[i]);
 		if (r >= 0)
-			r = json_text_string(b, out && out->len > 0 ? out->p : "", out ? out->len : 0, true, NULL);
+			r = json_text_string(b, out->len > 0 ? out->p : "", out->len, true, NULL);
 	}
-	if (x->signal != 0) {
-		exec_signal_name(x->signal, name);
-		(void)snprintf(sig, sizeof(sig), "\"%s\"", name);
-	}
-	if (r < 0)
-		return r;
-	return buf_printf(b,
-			  ",\"exit_code\":%d,\"duration_ms\":%llu,\"stdout_truncated\":%s,\"stderr_truncated\":%s,"
-			  "\"reason\":\"%s\",\"signal\":%s,\"network_blocked\":[]",
-			  x->exit_code, (unsigned long long)x->duration_ms, x->truncated[0] ? "true" : "false",
-			  x->truncated[1] ? "true" : "false", exec_reason_name(x->reason), sig);
+	if (r >= 0)
+		r = buf_puts(b, ",");
+	if (r >= 0)
+		r = exec_json_outcome(b, x);
+	if (r >= 0)
+		r = buf_printf(b, ",\"stdout_truncated\":%s,\"stderr_truncated\":%s,", x->truncated[0] ? "true" : "false",
+			       x->truncated[1] ? "true" : "false");
+	return r < 0 ? r : exec_json_blocked(b, "network_blocked", x);
 }
 
-static void reply_result(struct req *r, const struct exec_result *x, uint32_t timeout_s)
+/* wire.md, Errors: it failed, and something was refused while it ran. */
+static bool is_policy_error(const struct req *r, const struct exec_result *x)
+{
+	return x->n_blocked > 0 && x->exit_code != 0 && x->reason != EXEC_TERMINATED && !req_api(r)->network_errors_report;
+}
+
+static int add_policy_error(struct buf *b, const struct exec_result *x, struct errors_answer *a)
+{
+	const struct exec_blocked *first = &x->blocked[0];
+	struct err e;
+	int k;
+
+	(void)err_set(&e, ERR_POLICY, EPERM, "network_policy", "the network policy refused %s, port %u/%s (%s)",
+		      first->host[0] ? first->host : first->ip, first->port, first->proto, first->rule);
+	errors_map(&e, a);
+	k = buf_puts(b, ",\"detail\":");
+	if (k >= 0)
+		k = json_text_string(b, e.msg, strlen(e.msg), true, NULL);
+	if (k >= 0)
+		k = buf_printf(b, ",\"code\":\"%s\",", a->code);
+	return k < 0 ? k : exec_json_blocked(b, "blocked", x);
+}
+
+static void reply_result(struct req *r, const struct exec_result *x)
 {
 	_cleanup_buf_ struct buf b = BUF_INIT(RESULT_MAX);
 	struct errors_answer a = { .status = 200 };
@@ -209,9 +261,11 @@ static void reply_result(struct req *r, const struct exec_result *x, uint32_t ti
 
 	if (k >= 0 && x->reason == EXEC_TIMEOUT) {
 		(void)err_set(&e, ERR_TIMEOUT, ETIMEDOUT, "exec_timeout", "the command did not end within %u s",
-			      timeout_s);
+			      x->timeout_s);
 		errors_map(&e, &a);
 		k = buf_printf(&b, ",\"detail\":\"%s\",\"code\":\"%s\"", e.msg, a.code);
+	} else if (k >= 0 && is_policy_error(r, x)) {
+		k = add_policy_error(&b, x, &a);
 	}
 	if (k >= 0)
 		k = buf_puts(&b, "}");
@@ -227,21 +281,25 @@ static void on_done(void *arg, const struct exec_result *x)
 {
 	_cleanup_free_ struct pending *p = arg;
 
-	if (!p->req)
-		return;
 	req_on_gone(p->req, NULL, NULL);
-	reply_result(p->req, x, p->timeout_s);
+	reply_result(p->req, x);
 }
 
 static void on_gone(void *arg)
 {
-	struct pending *p = arg;
+	_cleanup_free_ struct pending *p = arg;
 
-	p->req = NULL;
-	if (p->detach)
-		return;
 	exec_abandon(p->exec);
-	free(p);
+}
+
+static int start(struct req *r, const struct exec_request *q, const struct exec_events *ev, struct exec **ret)
+{
+	struct err e = ERR_INIT;
+	int k = exec_start(req_api(r)->sandboxes, req_account(r), req_param(r, "id"), &q->spec, ev, ret, &e);
+
+	if (k < 0)
+		req_reply_err(r, &e);
+	return k;
 }
 
 static void start_buffered(struct req *r, const struct exec_request *q)
@@ -256,38 +314,35 @@ static void start_buffered(struct req *r, const struct exec_request *q)
 		return;
 	}
 	p->req = r;
-	p->detach = q->body.detach;
-	p->timeout_s = q->spec.timeout_s ? q->spec.timeout_s : EXEC_DEFAULT_TIMEOUT_S;
-	if (exec_start(req_api(r)->sandboxes, req_account(r), req_param(r, "id"), &q->spec, &ev, &p->exec, &e) < 0) {
+	if (start(r, q, &ev, &p->exec) < 0) {
 		free(p);
-		req_reply_err(r, &e);
 		return;
 	}
 	req_add_header(r, "X-Exec-Id", exec_id(p->exec));
 	req_on_gone(r, on_gone, p);
 }
 
-/* ---- streamed ---- */
+/* ---- streamed, or in the background ---- */
 
 static void start_stream(struct req *r, const struct exec_request *q)
 {
-	struct exec_feed *f = exec_feed_new(r, req_accepts(r, "application/x-ndjson"), q->body.detach);
-	struct exec_events ev;
+	/* Who asks for one of these may have to know the id before there is output, and knows more than the SDKs'
+	 * READMEs do; for everyone else the first chunk has what the command wrote. */
+	const struct exec_feed_options o = { .ndjson = req_accepts(r, "application/x-ndjson"),
+					     .primary = true,
+					     .announce = q->spec.stdin_open || q->spec.detach };
 	struct exec *x;
-	struct err e = ERR_INIT;
 
-	if (!f) {
-		(void)err_errno(&e, ENOMEM, "exec");
-		req_reply_err(r, &e);
-		return;
-	}
-	exec_feed_events(f, &ev);
-	if (exec_start(req_api(r)->sandboxes, req_account(r), req_param(r, "id"), &q->spec, &ev, &x, &e) < 0) {
-		exec_feed_discard(f);
-		req_reply_err(r, &e);
-		return;
-	}
-	exec_feed_begin(f, x);
+	if (start(r, q, NULL, &x) >= 0 && !exec_feed_start(r, x, &o))
+		exec_end(x);
+}
+
+static void start_background(struct req *r, const struct exec_request *q)
+{
+	struct exec *x;
+
+	if (start(r, q, NULL, &x) >= 0)
+		exec_session_reply_started(r, x);
 }
 
 static void handle(struct req *r, bool stream)
@@ -295,11 +350,17 @@ static void handle(struct req *r, bool stream)
 	struct exec_request q = { 0 };
 	bool ok = read_request(r, &q);
 
-	if (ok &&
-	    (stream || q.body.stream || req_accepts(r, "text/event-stream") || req_accepts(r, "application/x-ndjson")))
-		start_stream(r, &q);
-	else if (ok)
-		start_buffered(r, &q);
+	if (ok) {
+		stream = stream || q.body.stream || req_accepts(r, "text/event-stream") ||
+			 req_accepts(r, "application/x-ndjson");
+		read_mode(&q, stream);
+		if (q.spec.background)
+			start_background(r, &q);
+		else if (stream)
+			start_stream(r, &q);
+		else
+			start_buffered(r, &q);
+	}
 	request_clear(&q);
 }
 
@@ -321,4 +382,5 @@ static const struct route routes[] = {
 void api_add_exec_routes(struct http *h)
 {
 	http_add_routes(h, routes, ARRAY_SIZE(routes));
+	exec_session_add_routes(h);
 }

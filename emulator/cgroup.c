@@ -197,8 +197,19 @@ int cgroup_read_oom_kills(struct cgroup_root *r, const char *slot, uint64_t *ret
 		const struct cgroup_tree *t = &r->tree[i];
 
 		if (t->controllers & CGROUP_MEMORY)
-			return cgroup_read_key(t->fd, slot, t->unified ? "memory.events" : "memory.oom_control", "oom_kill", ret);
+			return cgroup_read_key(t->fd, slot, t->unified ? "memory.events" : "memory.oom_control",
+					       "oom_kill", ret);
 	}
+	return k < 0 ? k : -ENOTSUP;
+}
+
+int cgroup_read_pids_denied(struct cgroup_root *r, const char *slot, uint64_t *ret)
+{
+	int k = check_slot(slot);
+
+	for (size_t i = 0; k == 0 && i < r->n_trees; i++)
+		if (r->tree[i].controllers & CGROUP_PIDS)
+			return cgroup_read_key(r->tree[i].fd, slot, "pids.events", "max", ret);
 	return k < 0 ? k : -ENOTSUP;
 }
 
@@ -214,6 +225,31 @@ int cgroup_kill(struct cgroup_root *r, const char *slot)
 	int k = check_slot(slot);
 
 	return k < 0 ? k : r->ops->kill(r, slot);
+}
+
+int cgroup_each_pid(struct cgroup_root *r, const char *slot, int (*fn)(void *arg, pid_t pid), void *arg)
+{
+	char path[CGROUP_SLOT_MAX + 16], line[32];
+	_cleanup_fclose_ FILE *f = NULL;
+	int k = check_slot(slot), fd;
+	uint64_t pid;
+
+	if (k < 0 || r->n_trees == 0)
+		return k < 0 ? k : -ENOTSUP;
+	(void)text_format(path, sizeof(path), "%s/cgroup.procs", slot);
+	fd = openat(r->tree[0].fd, path, O_RDONLY | O_CLOEXEC);
+	f = fd < 0 ? NULL : fdopen(fd, "r");
+	if (!f) {
+		k = -errno;
+		closep(&fd);
+		return k;
+	}
+	while (k == 0 && fgets(line, sizeof(line), f)) {
+		line[strcspn(line, "\n")] = '\0';
+		if (text_parse_u64(line, 1, INT32_MAX, &pid) == 0)
+			k = fn(arg, (pid_t)pid);
+	}
+	return k;
 }
 
 int cgroup_remove(struct cgroup_root *r, const char *slot)

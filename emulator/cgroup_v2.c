@@ -184,9 +184,10 @@ static int find_parent(const struct cgroup_mount *m, struct err *e)
 	}
 	if (fallback >= 0)
 		return TAKE_FD(fallback);
-	return err_set(e, ERR_UNAVAILABLE, EACCES, NULL,
-		       "no cgroup here is writable for this user: in a container, start it with --privileged (docker) or "
-		       "--systemd=always (podman); elsewhere run the emulator with sudo");
+	return err_set(
+		e, ERR_UNAVAILABLE, EACCES, NULL,
+		"no cgroup here is writable for this user: in a container, start it with --privileged (docker) or "
+		"--systemd=always (podman); elsewhere run the emulator with sudo");
 }
 
 static int use_child(struct cgroup_root *r, const struct cgroup_mount *m, uid_t uid, gid_t gid, struct err *e)
@@ -223,7 +224,8 @@ static void describe(struct cgroup_root *r)
 	(void)text_format(missing, sizeof(missing), "%s%s%s", r->features.cpu ? "" : " cpu",
 			  r->features.memory ? "" : " memory", r->features.pids ? "" : " pids");
 	if (delegate_systemd_runs() && geteuid() != 0)
-		fix = "systemd does not delegate it to users' sessions: sudo mkdir -p /etc/systemd/system/user@.service.d && "
+		fix = "systemd does not delegate it to users' sessions: sudo mkdir -p "
+		      "/etc/systemd/system/user@.service.d && "
 		      "printf '[Service]\\nDelegate=cpu cpuset io memory pids\\n' | sudo tee "
 		      "/etc/systemd/system/user@.service.d/delegate.conf && sudo systemctl daemon-reload && "
 		      "sudo systemctl restart user@$(id -u)";

@@ -133,8 +133,7 @@ static const char *runtime_dir(char *ret, size_t cap)
 	const char *dir = getenv("XDG_RUNTIME_DIR");
 	struct stat st;
 
-	if (dir && *dir == '/' && stat(dir, &st) == 0 && st.st_uid == geteuid() &&
-	    text_format(ret, cap, "%s", dir) > 0)
+	if (dir && *dir == '/' && stat(dir, &st) == 0 && st.st_uid == geteuid() && text_format(ret, cap, "%s", dir) > 0)
 		return ret;
 	return text_format(ret, cap, "/run/user/%u", geteuid()) > 0 ? ret : NULL;
 }
@@ -161,10 +160,11 @@ static int connect_manager(const struct sdbus *s, sd_bus **ret, struct err *e)
 		return 0;
 	if (root)
 		return err_set(e, ERR_UNAVAILABLE, -k, NULL, "systemd does not answer (%s)", strerror(-k));
-	return err_set(e, ERR_UNAVAILABLE, -k, NULL,
-		       "this user has no systemd session to ask for a cgroup (%s): log in on a console or by ssh, or run "
-		       "'sudo loginctl enable-linger $USER' once",
-		       strerror(-k));
+	return err_set(
+		e, ERR_UNAVAILABLE, -k, NULL,
+		"this user has no systemd session to ask for a cgroup (%s): log in on a console or by ssh, or run "
+		"'sudo loginctl enable-linger $USER' once",
+		strerror(-k));
 }
 
 /* One job and its end, as JobRemoved tells it. */
@@ -229,9 +229,9 @@ static int new_scope_call(const struct sdbus *s, sd_bus *bus, const char *unit, 
 	/* No limit of tasks on the whole: each sandbox has its own. Gone from systemd's memory when it ends,
 	 * however it ends, so that the name is free again. */
 	if (k >= 0)
-		k = s->append(m, "ssa(sv)a(sa(sv))", unit, "fail", 5, "Description", "s", "orkestr-emulator", "Delegate",
-			      "b", 1, "PIDs", "au", 1, (uint32_t)getpid(), "CollectMode", "s", "inactive-or-failed",
-			      "TasksMax", "t", UINT64_MAX, 0);
+		k = s->append(m, "ssa(sv)a(sa(sv))", unit, "fail", 5, "Description", "s", "orkestr-emulator",
+			      "Delegate", "b", 1, "PIDs", "au", 1, (uint32_t)getpid(), "CollectMode", "s",
+			      "inactive-or-failed", "TasksMax", "t", UINT64_MAX, 0);
 	if (k < 0) {
 		if (m)
 			s->unref(m);

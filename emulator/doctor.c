@@ -185,7 +185,8 @@ static void run_probe(struct doctor_ctx *c, doctor_probe_fn fn)
 	(void)kill(-pid, SIGKILL);
 	(void)doctor_wait(pid);
 	if (k == 0)
-		doctor_bad(c, DOCTOR_FAIL, "this could not be checked", NULL, "no answer within %d s", PROBE_TIMEOUT_MS / 1000);
+		doctor_bad(c, DOCTOR_FAIL, "this could not be checked", NULL, "no answer within %d s",
+			   PROBE_TIMEOUT_MS / 1000);
 	doctor_bad(c, DOCTOR_FAIL, "this could not be checked", NULL, "the check died");
 }
 

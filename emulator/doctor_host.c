@@ -17,6 +17,7 @@
 #include "emulator/base/text.h"
 #include "emulator/cgroup.h"
 #include "emulator/doctor-internal.h"
+#include "rootfs/template.h"
 
 #define MIB (1024ull * 1024)
 
@@ -101,7 +102,8 @@ static int try_limits(void *arg)
 	if (f->pids)
 		pids = run_in(t->r, "s-doctor", fork_some) == 1;
 	if (f->freeze)
-		freeze = cgroup_freeze(t->r, "s-doctor", true, NULL) == 0 && cgroup_freeze(t->r, "s-doctor", false, NULL) == 0;
+		freeze = cgroup_freeze(t->r, "s-doctor", true, NULL) == 0 &&
+			 cgroup_freeze(t->r, "s-doctor", false, NULL) == 0;
 	(void)cgroup_kill(t->r, "s-doctor");
 	if (cpu && memory && pids && freeze && f->kill)
 		doctor_ok(t->c, "cgroup %s: memory, cpu and process limits reached and enforced; freezing works",
@@ -143,28 +145,29 @@ void doctor_probe_cgroup(struct doctor_ctx *c)
 
 void doctor_probe_templates(struct doctor_ctx *c)
 {
-	static const char *const names[] = { "python-3.12", "python-3.12-bare", "node-22", "ubuntu-24.04" };
-	char path[64], have[128] = "", missing[128] = "", fix[256];
+	char path[TEMPLATE_NAME_MAX + 32], have[128] = "", missing[128] = "", fix[256];
 	const char *first = NULL;
 
-	for (size_t i = 0; i < ARRAY_SIZE(names); i++) {
+	for (size_t i = 0; template_names[i]; i++) {
 		bool there;
 		char *list;
 
-		(void)text_format(path, sizeof(path), "templates/%s.json", names[i]);
+		(void)text_format(path, sizeof(path), "templates/%s.json", template_names[i]);
 		there = c->state_fd >= 0 && faccessat(c->state_fd, path, F_OK, 0) == 0;
 		list = there ? have : missing;
-		(void)snprintf(list + strlen(list), sizeof(have) - strlen(list), "%s%s", list[0] ? ", " : "", names[i]);
+		(void)snprintf(list + strlen(list), sizeof(have) - strlen(list), "%s%s", list[0] ? ", " : "",
+			       template_names[i]);
 		if (!there && !first)
-			first = names[i];
+			first = template_names[i];
 	}
 	if (!first) {
 		doctor_ok(c, "%s", have);
 		return;
 	}
 	(void)text_format(fix, sizeof(fix), "orkestr-emulator template build %s", first);
-	doctor_bad(c, DOCTOR_WARN, have[0] ? "creating a sandbox of a missing template answers 503 template_unavailable"
-					   : "no template was built yet: creating a sandbox answers 503 template_unavailable",
+	doctor_bad(c, DOCTOR_WARN,
+		   have[0] ? "creating a sandbox of a missing template answers 503 template_unavailable"
+			   : "no template was built yet: creating a sandbox answers 503 template_unavailable",
 		   fix, "missing: %s", missing);
 }
 
@@ -193,14 +196,15 @@ void doctor_probe_space(struct doctor_ctx *c)
 	int k = existing_parent(c->state_dir, &s);
 
 	if (k < 0) {
-		doctor_bad(c, DOCTOR_WARN, "the state dir can't be made", "use another --state-dir", "%.100s: %s", c->state_dir,
-			   strerror(-k));
+		doctor_bad(c, DOCTOR_WARN, "the state dir can't be made", "use another --state-dir", "%.100s: %s",
+			   c->state_dir, strerror(-k));
 		return;
 	}
 	mib = (unsigned long long)s.f_bavail * s.f_frsize / MIB;
 	if (mib < 2048)
 		doctor_bad(c, DOCTOR_WARN, "templates need about 500 MB each, sandboxes what they write",
-			   "make room, or use --state-dir on another disk", "%llu MB free for %.100s", mib, c->state_dir);
+			   "make room, or use --state-dir on another disk", "%llu MB free for %.100s", mib,
+			   c->state_dir);
 	else if (s.f_files > 0 && s.f_favail < 100000)
 		doctor_bad(c, DOCTOR_WARN, "a template alone is tens of thousands of files",
 			   "make room, or use --state-dir on another disk", "%llu files (inodes) free for %.100s",
@@ -248,7 +252,8 @@ static bool in_path(const char *program)
 	for (path = path && *path ? path : "/usr/bin:/bin"; *path;) {
 		size_t n = strcspn(path, ":");
 
-		if (n > 0 && text_format(full, sizeof(full), "%.*s/%s", (int)n, path, program) > 0 && access(full, X_OK) == 0)
+		if (n > 0 && text_format(full, sizeof(full), "%.*s/%s", (int)n, path, program) > 0 &&
+		    access(full, X_OK) == 0)
 			return true;
 		path += n + (path[n] == ':');
 	}
@@ -266,7 +271,8 @@ void doctor_probe_tools(struct doctor_ctx *c)
 		doctor_bad(c, DOCTOR_WARN,
 			   mmdebstrap ? "sandboxes have one user id only"
 				      : "templates can be imported, but not built from the distribution's packages",
-			   need_idmap ? mmdebstrap ? "sudo apt-get install -y uidmap" : "sudo apt-get install -y mmdebstrap uidmap"
+			   need_idmap ? mmdebstrap ? "sudo apt-get install -y uidmap"
+						   : "sudo apt-get install -y mmdebstrap uidmap"
 				      : "sudo apt-get install -y mmdebstrap",
 			   "missing:%s%s", mmdebstrap ? "" : " mmdebstrap", need_idmap ? " newuidmap" : "");
 }

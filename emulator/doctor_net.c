@@ -44,7 +44,9 @@ static void *put(struct msgs *m, const void *data, size_t n)
 
 static void begin(struct msgs *m, uint16_t type, uint16_t flags, const void *header, size_t n)
 {
-	struct nlmsghdr h = { .nlmsg_type = type, .nlmsg_flags = (uint16_t)(NLM_F_REQUEST | flags), .nlmsg_seq = ++m->seq };
+	struct nlmsghdr h = { .nlmsg_type = type,
+			      .nlmsg_flags = (uint16_t)(NLM_F_REQUEST | flags),
+			      .nlmsg_seq = ++m->seq };
 
 	m->last = m->len;
 	(void)put(m, &h, sizeof(h));
@@ -222,8 +224,8 @@ static int try_network(void *arg)
 	k = talk(NETLINK_NETFILTER, &m, 3, &seq);
 	if (k < 0)
 		doctor_bad(c, DOCTOR_WARN, NET_MEANS,
-			   "sudo modprobe -a nf_tables nft_chain_nat nft_redir nft_log nfnetlink_log", "nftables, %s: %s",
-			   steps[MIN(seq, ARRAY_SIZE(steps) - 1)], strerror(-k));
+			   "sudo modprobe -a nf_tables nft_chain_nat nft_redir nft_log nfnetlink_log",
+			   "nftables, %s: %s", steps[MIN(seq, ARRAY_SIZE(steps) - 1)], strerror(-k));
 	else
 		doctor_ok(c, "a table with a nat chain, a redirect and a log group; a veth pair");
 	return 0;

@@ -44,23 +44,28 @@ static void userns_fix(char *ret, size_t cap)
 
 	exe[n > 0 ? n : 0] = '\0';
 	if (sysctl_is("/proc/sys/kernel/apparmor_restrict_unprivileged_userns", "1"))
-		(void)snprintf(ret, cap,
-			       "printf 'abi <abi/4.0>,\\ninclude <tunables/global>\\nprofile orkestr-emulator %s "
-			       "flags=(unconfined) {\\n  userns,\\n}\\n' | sudo tee /etc/apparmor.d/orkestr-emulator && "
-			       "sudo apparmor_parser -r /etc/apparmor.d/orkestr-emulator",
-			       exe);
+		(void)snprintf(
+			ret, cap,
+			"printf 'abi <abi/4.0>,\\ninclude <tunables/global>\\nprofile orkestr-emulator %s "
+			"flags=(unconfined) {\\n  userns,\\n}\\n' | sudo tee /etc/apparmor.d/orkestr-emulator && "
+			"sudo apparmor_parser -r /etc/apparmor.d/orkestr-emulator",
+			exe);
 	else if (sysctl_is("/proc/sys/user/max_user_namespaces", "0"))
-		(void)snprintf(ret, cap, "echo user.max_user_namespaces=15000 | sudo tee /etc/sysctl.d/90-userns.conf && "
-					 "sudo sysctl --system");
+		(void)snprintf(ret, cap,
+			       "echo user.max_user_namespaces=15000 | sudo tee /etc/sysctl.d/90-userns.conf && "
+			       "sudo sysctl --system");
 	else if (sysctl_is("/proc/sys/kernel/unprivileged_userns_clone", "0"))
-		(void)snprintf(ret, cap, "echo kernel.unprivileged_userns_clone=1 | sudo tee /etc/sysctl.d/90-userns.conf && "
-					 "sudo sysctl --system");
+		(void)snprintf(ret, cap,
+			       "echo kernel.unprivileged_userns_clone=1 | sudo tee /etc/sysctl.d/90-userns.conf && "
+			       "sudo sysctl --system");
 	else if (in_container())
-		(void)snprintf(ret, cap, "start the container with --privileged, or with --security-opt seccomp=unconfined "
-					 "--security-opt apparmor=unconfined --security-opt systempaths=unconfined");
+		(void)snprintf(ret, cap,
+			       "start the container with --privileged, or with --security-opt seccomp=unconfined "
+			       "--security-opt apparmor=unconfined --security-opt systempaths=unconfined");
 	else
-		(void)snprintf(ret, cap, "see `sysctl user.max_user_namespaces` and the rules of this host's security "
-					 "modules; or start the emulator with sudo");
+		(void)snprintf(ret, cap,
+			       "see `sysctl user.max_user_namespaces` and the rules of this host's security "
+			       "modules; or start the emulator with sudo");
 }
 
 /* An empty private tmpfs to work in; the current directory is then there. */
@@ -154,7 +159,8 @@ static int use_ids(void *arg)
 		return 0;
 	}
 	for (size_t i = 0; i < ARRAY_SIZE(ids); i++)
-		if (chown("f", ids[i], ids[i]) < 0 || stat("f", &st) < 0 || st.st_uid != ids[i] || st.st_gid != ids[i]) {
+		if (chown("f", ids[i], ids[i]) < 0 || stat("f", &st) < 0 || st.st_uid != ids[i] ||
+		    st.st_gid != ids[i]) {
 			doctor_bad(c, DOCTOR_WARN, "a sandbox has only one user id", c->fix, "id %u can't be used: %s",
 				   ids[i], strerror(errno));
 			return 0;
@@ -167,7 +173,8 @@ void doctor_probe_ids(struct doctor_ctx *c)
 {
 	ids_fix(c->fix, sizeof(c->fix));
 	if (c->idmap.kind == IDMAP_SINGLE)
-		doctor_bad(c, DOCTOR_WARN, "a sandbox has only one user id: packages that need others won't install in it",
+		doctor_bad(c, DOCTOR_WARN,
+			   "a sandbox has only one user id: packages that need others won't install in it",
 			   c->idmap.caller_uid == 0 ? NULL : c->fix, "%s", c->idmap.why_single);
 	else
 		(void)doctor_in_emulator(c, use_ids);
@@ -245,8 +252,9 @@ static int try_overlay(void *arg)
 	if (k == 0)
 		k = prepare_overlay(c);
 	if (k < 0)
-		doctor_bad(c, DOCTOR_FAIL, in_state ? "the state dir can't be used" : NO_SANDBOX, in_state ? STATE_FIX : NULL,
-			   "%.100s: %s", in_state ? c->state_dir : "making files in a namespace", strerror(-k));
+		doctor_bad(c, DOCTOR_FAIL, in_state ? "the state dir can't be used" : NO_SANDBOX,
+			   in_state ? STATE_FIX : NULL, "%.100s: %s",
+			   in_state ? c->state_dir : "making files in a namespace", strerror(-k));
 	else
 		(void)doctor_in_sandbox(c, use_overlay);
 	if (in_state && fchdir(back) == 0)
@@ -269,12 +277,14 @@ static int use_proc(struct doctor_ctx *c)
 	ssize_t n = -1;
 	int k = enter_scratch();
 
-	if (k == 0 && (mkdir("proc", 0755) < 0 || mount("proc", "proc", "proc", MS_NOSUID | MS_NODEV | MS_NOEXEC, NULL) < 0))
+	if (k == 0 &&
+	    (mkdir("proc", 0755) < 0 || mount("proc", "proc", "proc", MS_NOSUID | MS_NODEV | MS_NOEXEC, NULL) < 0))
 		k = -errno;
 	if (k < 0) {
 		doctor_bad(c, DOCTOR_FAIL, NO_SANDBOX,
-			   in_container() ? "start the container with --privileged, or --security-opt systempaths=unconfined"
-					  : "unmount what hides parts of /proc: findmnt -R /proc",
+			   in_container()
+				   ? "start the container with --privileged, or --security-opt systempaths=unconfined"
+				   : "unmount what hides parts of /proc: findmnt -R /proc",
 			   "mounting a new one: %s", strerror(-k));
 		return 0;
 	}

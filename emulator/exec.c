@@ -1,81 +1,46 @@
-/* One command, from its pipes to its result.
+/* One command, from its start to its result.
  *
- * Two things end independently: the process (exited() from init, a time-out's last guard, or the end of
- * the sandbox) and each output pipe (EOF). When the process has ended, what is in a pipe at that moment
- * (FIONREAD, pipe(7)) is still the command's; it is delivered, and then the exec is over, EOF or not. A
- * pipe without EOF has another writer, a background child, and goes to exec_linger.c.
+ * When the process has ended (exited() from init, a time-out's last guard, or the end of the sandbox), what
+ * is in its pipes at that moment (FIONREAD, pipe(7)) is still the command's; it is taken, and then the exec
+ * is over, EOF or not. A pipe without EOF has another writer, a background child, and goes to exec_linger.c.
  *
- *     run --time-out or abandon--> term --grace--> kill --guard--> given up
+ *     run --time-out, request or disconnect--> term --grace--> kill --guard--> given up
  *
- * The process may end in any of these. One that was told to end (term) stays in memory after its result
- * was delivered until the grace is over, because the rest of its tree may still need the kill. */
+ * The process may end in any of these. When it was told to end (term), the timer goes on after its result
+ * was delivered until the grace is over, because the rest of its tree may still need the kill.
+ *
+ * Memory: a running exec belongs to its sandbox, an ended one to the registry; each reader, and each handle
+ * that libuv has not closed yet, holds it as well. */
 
 #include "emulator/exec.h"
 
+#include <arpa/inet.h>
 #include <errno.h>
 #include <fcntl.h>
 #include <signal.h>
 #include <string.h>
-#include <sys/ioctl.h>
 
 #include "emulator/base/clock.h"
-#include "emulator/base/fd.h"
 #include "emulator/base/log.h"
 #include "emulator/base/sys.h"
 #include "emulator/base/text.h"
-#include "emulator/sandbox-internal.h"
+#include "emulator/exec-internal.h"
 
-#define GRACE_MS 2000 /* between SIGTERM and SIGKILL */
-#define GUARD_MS 2000 /* between SIGKILL and giving it up */
-#define STREAM_PIPE_SIZE (256 << 10)
-#define STDIN_AT_ONCE 4096 /* fits into any new pipe (pipe(7), PIPE_BUF) */
-
-enum phase { PHASE_RUN, PHASE_TERM, PHASE_KILL };
-
-struct stream {
-	struct exec *x;
-	uv_poll_t poll;
-	int fd; /* -1: EOF was seen, or it was handed on */
-	bool has_poll, polling;
-	size_t left; /* once the process has ended: what is still the command's */
-	struct output out;
-};
-
-struct feed { /* stdin that didn't fit into the pipe at once */
-	uv_poll_t poll;
-	bool has_poll;
-	int fd;
-	char *data;
-	size_t at, len;
-};
-
-struct exec {
-	struct exec *prev, *next; /* in its sandbox's list, or in the manager's detached one */
-	struct sandboxes *m;
-	struct sandbox *sb; /* NULL once that has ended */
-	uint64_t id;
-	char name[EXEC_ID_SIZE];
-	char program[64]; /* for "not found" */
-	struct exec_events ev;
-	struct stream s[2];
-	struct feed in;
-	uv_timer_t timer;
-	enum phase phase;
-	int64_t start_us;
-	uint64_t oom_before;
-	struct exec_result res;
-	bool exited, timed_out, finished;
-	bool discard;	/* abandoned: nobody wants its output */
-	bool paused;	/* the reader said so */
-	bool in_output; /* the reader is being called right now */
-	unsigned int handles;
-};
+#define GRACE_MS 2000	/* between SIGTERM and SIGKILL */
+#define GUARD_MS 2000	/* between SIGKILL and giving it up */
+#define ARGS_KEPT 1024u /* of the command, for those who ask what it was */
 
 static const char *const reason_names[] = { "exited", "signal", "oom", "timeout", "terminated" };
+static const char *const ender_names[] = { NULL, "timeout", "request", "disconnect", "sandbox" };
 
 const char *exec_reason_name(enum exec_reason r)
 {
 	return reason_names[r];
+}
+
+const char *exec_ender_name(enum exec_ender b)
+{
+	return ender_names[b];
 }
 
 const char *exec_id(const struct exec *x)
@@ -83,185 +48,137 @@ const char *exec_id(const struct exec *x)
 	return x->name;
 }
 
-/* ---- memory and handles ---- */
+/* ---- memory ---- */
 
-static void exec_free(struct exec *x)
-{
-	for (int i = 0; i < 2; i++) {
-		closep(&x->s[i].fd);
-		output_free(&x->s[i].out);
-	}
-	closep(&x->in.fd);
-	free(x->in.data);
-	free(x);
-}
-
-static void on_handle_closed(uv_handle_t *h)
+static void on_timer_closed(uv_handle_t *h)
 {
 	struct exec *x = h->data;
 
-	if (--x->handles == 0 && x->finished)
-		exec_free(x);
+	log_free(&x->log);
+	for (int i = 0; i < 2; i++)
+		output_free(&x->s[i].out);
+	free(x->args);
+	free(x->blocked);
+	free(x);
 }
 
-static void close_poll(uv_poll_t *p, bool *has, struct exec *x)
+void exec_put(struct exec *x)
 {
-	if (!*has)
-		return;
-	*has = false;
-	p->data = x;
-	uv_close((uv_handle_t *)p, on_handle_closed);
+	if (--x->refs == 0)
+		uv_close((uv_handle_t *)&x->timer, on_timer_closed);
 }
 
-static void stream_close(struct stream *s)
+void exec_signal_tree(struct exec *x, int sig)
 {
-	close_poll(&s->poll, &s->has_poll, s->x);
-	s->polling = false;
-	closep(&s->fd);
-	s->left = 0;
-}
-
-static void feed_close(struct feed *f, struct exec *x)
-{
-	close_poll(&f->poll, &f->has_poll, x);
-	closep(&f->fd);
-	free(TAKE_PTR(f->data));
-}
-
-/* Out of all lists; the memory goes when the last handle is closed. */
-static void exec_close(struct exec *x)
-{
-	struct sandboxes *m = x->m;
-
-	if (x->sb) {
-		DL_DELETE(x->sb->execs, x);
-		x->sb->n_execs--;
-	} else {
-		DL_DELETE(m->detached, x);
-	}
-	x->sb = NULL;
-	x->finished = true;
-	feed_close(&x->in, x);
-	stream_close(&x->s[0]);
-	stream_close(&x->s[1]);
-	uv_close((uv_handle_t *)&x->timer, on_handle_closed);
-	if (m->stopping)
-		sandboxes_check_stopped(m);
-}
-
-static void signal_tree(struct exec *x, int sig)
-{
-	if (x->sb && !x->sb->init_lost && x->sb->row.status == SANDBOX_RUNNING)
+	/* A frozen init reads it when it thaws. */
+	if (x->sb && x->sb->init && !x->sb->init_lost && sandbox_has_processes(x->sb))
 		(void)init_signal(x->sb->init, x->id, sig, true);
 }
 
 /* ---- the end ---- */
 
+static void count_events(struct exec *x)
+{
+	uint64_t oom, denied;
+
+	if (!x->sb)
+		return;
+	oom = sandbox_oom_kills(x->sb);
+	denied = sandbox_pids_denied(x->sb);
+	x->sb->oom_seen = oom;
+	x->res.oom_kills = oom > x->oom_before ? oom - x->oom_before : 0;
+	x->res.pids_denied = denied > x->denied_before ? denied - x->denied_before : 0;
+}
+
+static const char *proto_name(const struct ledger_entry *en)
+{
+	if (en->kind == EGRESS_DNS)
+		return "dns";
+	return en->proto == IPPROTO_TCP ? "tcp" : en->proto == IPPROTO_UDP ? "udp" : en->proto == IPPROTO_ICMP ? "icmp" : "other";
+}
+
+static void add_blocked(void *arg, const struct ledger_entry *en)
+{
+	struct exec *x = arg;
+	struct exec_blocked *b = &x->blocked[x->res.n_blocked++];
+
+	*b = (struct exec_blocked){ .port = en->port, .proto = proto_name(en) };
+	(void)snprintf(b->host, sizeof(b->host), "%.253s", en->host);
+	(void)snprintf(b->rule, sizeof(b->rule), "%.63s", en->rule);
+	if (IN6_IS_ADDR_V4MAPPED(&en->address))
+		(void)inet_ntop(AF_INET, en->address.s6_addr + 12, b->ip, sizeof(b->ip));
+	else if (!IN6_IS_ADDR_UNSPECIFIED(&en->address))
+		(void)inet_ntop(AF_INET6, &en->address, b->ip, sizeof(b->ip));
+}
+
+/* What the policy refused since the command began. */
+static void collect_blocked(struct exec *x)
+{
+	if (!x->sb || !sandbox_net_any(x->sb))
+		return;
+	x->blocked = calloc(EXEC_BLOCKED_MAX, sizeof(*x->blocked));
+	if (x->blocked)
+		(void)sandbox_net_blocked(x->sb, x->started_ms, EXEC_BLOCKED_MAX, add_blocked, x);
+	x->res.blocked = x->blocked;
+}
+
+/* From running to ended. The result may be read from now on, but for what was collected. */
+static void move_to_ended(struct exec *x)
+{
+	x->finished = true;
+	x->ended_us = clock_mono_us();
+	x->ended_ms = clock_real_ms();
+	x->m->n_execs--;
+	x->primary = NULL;
+	log_finish(&x->log);
+	if (!x->sb)
+		return;
+	DL_DELETE(x->sb->execs, x);
+	x->sb->n_execs--;
+	registry_add(x);
+}
+
 static void finish(struct exec *x)
 {
-	struct exec_result *r = &x->res;
+	struct exec_result r;
 
 	if (x->finished)
 		return;
-	x->finished = true;
-	x->m->n_execs--;
-	feed_close(&x->in, x);
-	for (int i = 0; i < 2; i++) {
-		struct stream *s = &x->s[i];
-		int fd = TAKE_FD(s->fd);
-
-		stream_close(s);
-		if (fd >= 0 && x->sb && x->sb->row.status == SANDBOX_RUNNING)
-			linger_add(x->sb, fd);
-		else
-			closep(&fd);
-		r->truncated[i] = !x->discard && !x->ev.output && output_finish(&s->out);
-		r->out[i] = &s->out.head;
-	}
+	x->refs++;
+	exec_io_let_go(x);
+	exec_io_close(x);
+	for (int i = 0; i < 2; i++)
+		x->res.truncated[i] = x->collect && output_finish(&x->s[i].out);
+	collect_blocked(x);
+	r = x->res;
+	r.out[0] = &x->s[0].out.head;
+	r.out[1] = &x->s[1].out.head;
+	if (!x->sb) /* its sandbox has ended: nobody holds it but its readers */
+		exec_put(x);
+	move_to_ended(x);
+	readers_wake(x, false);
 	if (x->ev.done)
-		x->ev.done(x->ev.arg, r);
+		x->ev.done(x->ev.arg, &r);
 	for (int i = 0; i < 2; i++)
 		output_free(&x->s[i].out);
-	if (x->phase == PHASE_TERM && x->sb)
-		return; /* the timer kills what is left of its tree */
-	exec_close(x);
-}
-
-static void deliver(struct exec *x, enum exec_stream which, const char *p, size_t n)
-{
-	bool more;
-
-	if (x->discard)
-		return;
-	if (!x->ev.output) {
-		output_add(&x->s[which].out, p, n);
-		return;
-	}
-	x->in_output = true;
-	more = x->ev.output(x->ev.arg, which, p, n);
-	x->in_output = false;
-	x->paused = !more && !x->discard;
-}
-
-/* One read. False when there is nothing more to get now. */
-static bool stream_read(struct stream *s)
-{
-	struct exec *x = s->x;
-	size_t want = x->exited ? MIN(s->left, (size_t)SANDBOX_SCRATCH_SIZE) : SANDBOX_SCRATCH_SIZE;
-	ssize_t n = read(s->fd, x->m->scratch, want);
-
-	if (n < 0 && (errno == EAGAIN || errno == EINTR)) {
-		if (x->exited && errno == EAGAIN)
-			s->left = 0;
-		return false;
-	}
-	if (n <= 0) {
-		stream_close(s);
-		return false;
-	}
-	if (x->exited)
-		s->left -= MIN(s->left, (size_t)n);
-	deliver(x, (enum exec_stream)(s - x->s), x->m->scratch, (size_t)n);
-	return true;
-}
-
-static void update_polls(struct exec *x);
-
-/* After the process: over when both pipes gave what was the command's. */
-static void settle(struct exec *x)
-{
-	for (int i = 0; i < 2; i++) {
-		struct stream *s = &x->s[i];
-
-		while (s->fd >= 0 && s->left > 0 && !x->paused)
-			(void)stream_read(s);
-		if (s->fd >= 0 && s->left > 0) {
-			update_polls(x);
-			return;
-		}
-	}
-	for (int i = 0; i < 2; i++)
-		if (x->s[i].fd >= 0 && read(x->s[i].fd, x->m->scratch, 1) == 0)
-			stream_close(&x->s[i]);
-	finish(x);
+	exec_put(x);
 }
 
 /* The process has ended, as x->res says. */
 static void ended(struct exec *x)
 {
 	x->exited = true;
-	if (x->phase != PHASE_TERM)
+	if (x->phase != PHASE_TERM) {
 		(void)uv_timer_stop(&x->timer);
-	x->res.duration_ms = (uint64_t)(clock_mono_us() - x->start_us) / 1000;
-	if (x->timed_out)
-		x->res.reason = EXEC_TIMEOUT;
-	for (int i = 0; i < 2; i++) {
-		int n = 0;
-
-		if (x->s[i].fd >= 0 && !x->discard && ioctl(x->s[i].fd, FIONREAD, &n) == 0 && n > 0)
-			x->s[i].left = (size_t)n;
+		x->held = false;
 	}
-	settle(x);
+	x->res.duration_ms = (uint64_t)(clock_mono_us() - x->start_us) / 1000;
+	if (x->res.by == EXEC_BY_TIMEOUT)
+		x->res.reason = EXEC_TIMEOUT;
+	else if (x->res.by == EXEC_BY_REQUEST || x->res.by == EXEC_BY_DISCONNECT)
+		x->res.reason = EXEC_TERMINATED;
+	exec_io_drain(x);
+	finish(x);
 }
 
 static void set_killed(struct exec *x, enum exec_reason reason)
@@ -269,125 +186,6 @@ static void set_killed(struct exec *x, enum exec_reason reason)
 	x->res.reason = reason;
 	x->res.signal = SIGKILL;
 	x->res.exit_code = 128 + SIGKILL;
-}
-
-/* ---- pipes ---- */
-
-static void on_readable(uv_poll_t *h, int status, int events _unused_)
-{
-	struct stream *s = h->data;
-	struct exec *x = s->x;
-
-	if (status < 0)
-		stream_close(s);
-	else
-		(void)stream_read(s);
-	if (x->exited)
-		settle(x);
-	else
-		update_polls(x);
-}
-
-static void update_polls(struct exec *x)
-{
-	for (int i = 0; i < 2; i++) {
-		struct stream *s = &x->s[i];
-		bool want = s->fd >= 0 && !x->paused && (!x->exited || s->left > 0);
-
-		if (want && !s->polling)
-			(void)uv_poll_start(&s->poll, UV_READABLE, on_readable);
-		else if (!want && s->polling)
-			(void)uv_poll_stop(&s->poll);
-		s->polling = want;
-	}
-}
-
-void exec_more(struct exec *x)
-{
-	x->paused = false;
-	if (!x->finished && !x->in_output)
-		update_polls(x);
-}
-
-static void on_writable(uv_poll_t *h, int status, int events _unused_)
-{
-	struct exec *x = h->data;
-	struct feed *f = &x->in;
-	ssize_t n;
-
-	n = status < 0 ? -1 : write(f->fd, f->data + f->at, MIN(f->len - f->at, (size_t)SANDBOX_SCRATCH_SIZE));
-	if (n < 0 && status >= 0 && (errno == EAGAIN || errno == EINTR))
-		return;
-	if (n > 0)
-		f->at += (size_t)n;
-	/* A command that doesn't want the rest (EPIPE) is none of our business. */
-	if (n < 0 || f->at == f->len)
-		feed_close(f, x);
-}
-
-/* The ends the command gets belong to the sandbox's root: else /dev/stdin and friends, which open the pipe
- * anew by /proc/self/fd, would be refused (proc(5)). */
-static int make_pipe(struct exec *x, int *ret_ours, int *ret_theirs, bool read_ours, struct err *e)
-{
-	uid_t uid = idmap_sandbox_uid(x->m->c.idmap, 0);
-	int p[2];
-
-	if (pipe2(p, O_CLOEXEC) < 0)
-		return err_errno(e, errno, "can't make a pipe for the command");
-	*ret_ours = p[read_ours ? 0 : 1];
-	*ret_theirs = p[read_ours ? 1 : 0];
-	if (uid != geteuid() && fchown(p[0], uid, (gid_t)uid) < 0)
-		return err_errno(e, errno, "can't give the sandbox its pipe");
-	return 0;
-}
-
-static int open_output(struct exec *x, int i, int *ret_theirs, struct err *e)
-{
-	struct stream *s = &x->s[i];
-	int r = make_pipe(x, &s->fd, ret_theirs, true, e);
-
-	if (r < 0)
-		return r;
-	if (x->ev.output)
-		(void)fcntl(s->fd, F_SETPIPE_SZ, STREAM_PIPE_SIZE); /* the default does, too */
-	r = uv_poll_init(x->m->c.loop, &s->poll, s->fd);	    /* makes it non-blocking */
-	if (r < 0)
-		return err_errno(e, -r, "can't watch the command's output");
-	s->poll.data = s;
-	s->has_poll = true;
-	x->handles++;
-	return 0;
-}
-
-static int open_stdin(struct exec *x, const struct exec_spec *spec, int *ret_theirs, struct err *e)
-{
-	struct feed *f = &x->in;
-	int r;
-
-	if (!spec->stdin_data) {
-		*ret_theirs = fcntl(x->m->null_fd, F_DUPFD_CLOEXEC, 3);
-		return *ret_theirs < 0 ? err_errno(e, errno, "can't open /dev/null") : 0;
-	}
-	r = make_pipe(x, &f->fd, ret_theirs, false, e);
-	if (r < 0)
-		return r;
-	if (spec->stdin_len <= STDIN_AT_ONCE) {
-		r = fd_write_all(f->fd, spec->stdin_data, spec->stdin_len);
-		closep(&f->fd);
-		return r < 0 ? err_errno(e, -r, "can't write the command's stdin") : 0;
-	}
-	f->data = malloc(spec->stdin_len);
-	if (!f->data)
-		return err_errno(e, ENOMEM, "can't keep the command's stdin");
-	memcpy(f->data, spec->stdin_data, spec->stdin_len);
-	f->len = spec->stdin_len;
-	r = uv_poll_init(x->m->c.loop, &f->poll, f->fd);
-	if (r < 0)
-		return err_errno(e, -r, "can't watch the command's stdin");
-	f->poll.data = x;
-	f->has_poll = true;
-	x->handles++;
-	return 0;
 }
 
 /* ---- what init says ---- */
@@ -404,7 +202,8 @@ static void not_started(struct exec *x, int errnum)
 
 	x->res.reason = EXEC_EXITED;
 	x->res.exit_code = not_started_code(errnum);
-	deliver(x, EXEC_STDERR, line, MIN((size_t)n, sizeof(line) - 1));
+	x->res.background = 0;
+	exec_deliver(x, x->spec.pty.rows > 0 ? EXEC_STDOUT : EXEC_STDERR, line, MIN((size_t)n, sizeof(line) - 1));
 }
 
 static void judge(struct exec *x, const struct init_exit *ie)
@@ -425,31 +224,37 @@ static void judge(struct exec *x, const struct init_exit *ie)
 		r->exit_code = ie->value & 0xff;
 		break;
 	}
+	r->background = ie->background;
+	count_events(x);
 	/* A shell reports a killed child as 137; the group's count tells who killed it. */
-	if (r->exit_code == 128 + SIGKILL) {
-		x->sb->oom_seen = sandbox_oom_kills(x->sb);
-		if (x->sb->oom_seen > x->oom_before)
-			r->reason = EXEC_OOM;
-	}
+	if (r->exit_code == 128 + SIGKILL && r->oom_kills > 0)
+		r->reason = EXEC_OOM;
 }
 
-static struct exec *find_exec(struct sandbox *sb, uint64_t id)
+static struct exec *find_running(struct sandbox *sb, uint64_t id)
 {
 	struct exec *x;
 
 	DL_FOREACH(sb->execs, x)
-	{
-		if (x->id == id)
-			return x;
-	}
+	if (x->id == id)
+		return x;
 	return NULL;
+}
+
+void exec_on_started(struct sandbox *sb, uint64_t id, pid_t pid)
+{
+	struct exec *x = find_running(sb, id);
+
+	if (!x || x->exited || x->pid != 0)
+		return;
+	x->pid = pid;
+	readers_wake(x, false);
 }
 
 void exec_on_exited(struct sandbox *sb, uint64_t id, const struct init_exit *ie)
 {
-	struct exec *x = find_exec(sb, id);
+	struct exec *x = find_running(sb, id);
 
-	/* Over already, or never started: init can't be believed. */
 	if (!x || x->exited)
 		return;
 	judge(x, ie);
@@ -461,32 +266,20 @@ void exec_end_all(struct sandbox *sb)
 	bool oom = strcmp(sb->row.termination_reason, "oom") == 0;
 	struct exec *x;
 
+	registry_forget_all(sb);
 	/* Callbacks may abandon others meanwhile: always the first one that is left. */
 	while ((x = sb->execs)) {
 		DL_DELETE(sb->execs, x);
 		sb->n_execs--;
+		count_events(x);
 		x->sb = NULL;
-		DL_APPEND(sb->m->detached, x);
-		if (x->finished) {
-			exec_close(x);
-			continue;
-		}
 		x->phase = PHASE_KILL; /* no one is left to be killed */
-		(void)uv_timer_stop(&x->timer);
-		if (x->exited)
-			continue;
+		x->held = false;
+		if (x->res.by == EXEC_BY_NONE)
+			x->res.by = EXEC_BY_SANDBOX;
 		set_killed(x, oom ? EXEC_OOM : EXEC_TERMINATED);
+		x->res.background = 0;
 		ended(x);
-	}
-}
-
-void exec_force_detached(struct sandboxes *m)
-{
-	struct exec *x;
-
-	while ((x = m->detached)) {
-		x->s[0].left = x->s[1].left = 0;
-		finish(x);
 	}
 }
 
@@ -498,47 +291,119 @@ static void on_timer(uv_timer_t *t)
 
 	switch (x->phase) {
 	case PHASE_RUN:
-		x->timed_out = true;
-		x->phase = PHASE_TERM;
-		signal_tree(x, SIGTERM);
-		(void)uv_timer_start(t, on_timer, GRACE_MS, 0);
+		exec_begin_end(x, EXEC_BY_TIMEOUT);
 		break;
 	case PHASE_TERM:
 		x->phase = PHASE_KILL;
-		signal_tree(x, SIGKILL);
-		if (x->finished)
-			exec_close(x);
-		else if (!x->exited)
+		exec_signal_tree(x, SIGKILL);
+		if (!x->exited)
 			(void)uv_timer_start(t, on_timer, GUARD_MS, 0);
 		break;
 	case PHASE_KILL:
 		log_warn("%s: a command of %s didn't die of SIGKILL", x->name, x->sb ? x->sb->row.id : "?");
-		set_killed(x, EXEC_TIMEOUT);
+		set_killed(x, EXEC_TERMINATED);
 		ended(x);
 		break;
 	}
 }
 
+void exec_begin_end(struct exec *x, enum exec_ender by)
+{
+	/* Of one that has ended, what it left behind. */
+	if (!x->sb || x->phase == PHASE_TERM || (x->phase == PHASE_KILL && !x->finished))
+		return;
+	if (!x->exited)
+		x->res.by = by;
+	x->phase = PHASE_TERM;
+	exec_signal_tree(x, SIGTERM);
+	x->held_ms = GRACE_MS;
+	if (x->held)
+		return;
+	uv_update_time(x->m->c.loop);
+	(void)uv_timer_start(&x->timer, on_timer, GRACE_MS, 0);
+}
+
+void exec_hold_all(struct sandbox *sb)
+{
+	struct exec *x;
+
+	DL_FOREACH(sb->execs, x)
+	{
+		if (!uv_is_active((uv_handle_t *)&x->timer))
+			continue;
+		x->held = true;
+		x->held_ms = uv_timer_get_due_in(&x->timer);
+		(void)uv_timer_stop(&x->timer);
+	}
+}
+
+void exec_release_all(struct sandbox *sb, int64_t held_us)
+{
+	struct exec *x;
+
+	uv_update_time(sb->m->c.loop);
+	DL_FOREACH(sb->execs, x)
+	{
+		x->start_us += held_us;
+		if (x->held)
+			(void)uv_timer_start(&x->timer, on_timer, x->held_ms + 1, 0);
+		x->held = false;
+	}
+}
+
+void exec_end(struct exec *x)
+{
+	exec_begin_end(x, EXEC_BY_REQUEST);
+}
+
 void exec_abandon(struct exec *x)
 {
 	x->ev.done = NULL;
-	x->discard = true;
-	x->paused = false;
-	if (x->exited) {
-		x->s[0].left = x->s[1].left = 0;
-		if (!x->in_output)
-			finish(x);
+	if (x->finished)
 		return;
-	}
+	x->collect = false;
 	for (int i = 0; i < 2; i++)
 		output_free(&x->s[i].out);
-	if (x->phase == PHASE_RUN) {
-		x->phase = PHASE_TERM;
-		signal_tree(x, SIGTERM);
-		(void)uv_timer_start(&x->timer, on_timer, GRACE_MS, 0);
-	}
-	if (!x->in_output)
-		update_polls(x);
+	if (!x->spec.detach)
+		exec_begin_end(x, EXEC_BY_DISCONNECT);
+}
+
+/* ---- requests about a running one ---- */
+
+static int check_running(const struct exec *x, struct err *e)
+{
+	if (x->exited || x->finished)
+		return err_set(e, ERR_NOT_READY, ESRCH, "exec_ended", "the command has ended");
+	if (x->sb && x->sb->row.status != SANDBOX_RUNNING)
+		return err_set(e, ERR_NOT_READY, EBUSY, "sandbox_not_ready", "the sandbox is %s",
+			       sandbox_status_name(x->sb->row.status));
+	return 0;
+}
+
+int exec_signal(struct exec *x, int sig, bool tree, struct err *e)
+{
+	int r = check_running(x, e);
+
+	if (r < 0)
+		return r;
+	if (init_signal(x->sb->init, x->id, sig, tree) < 0)
+		return err_set(e, ERR_BUSY, EAGAIN, NULL, "the sandbox's init does not keep up; try again");
+	return 0;
+}
+
+int exec_resize(struct exec *x, struct exec_size size, struct err *e)
+{
+	int r = check_running(x, e);
+
+	if (r < 0)
+		return r;
+	if (x->spec.pty.rows == 0 || x->s[EXEC_STDOUT].fd < 0)
+		return err_set(e, ERR_NOT_READY, ENOTTY, "not_a_terminal", "the command has no terminal");
+	r = pty_resize(x->s[EXEC_STDOUT].fd, size);
+	if (r < 0)
+		return err_errno(e, -r, "setting the terminal's size");
+	x->spec.pty = size;
+	return 0;
 }
 
 /* ---- the start ---- */
@@ -569,26 +434,64 @@ static int check_cwd(struct sandbox *sb, const char **cwd, struct err *e)
 	return err_set(e, ERR_INVALID, -fd, "path_invalid", "cwd \"%.200s\" can't be entered: %s", path, strerror(-fd));
 }
 
-static struct exec *exec_alloc(struct sandbox *sb, const struct exec_events *ev)
+/* The command as it is shown: its words, each with its NUL, as far as they fit. */
+static int keep_args(struct exec *x, const struct exec_spec *s)
+{
+	const char *const one[] = { s->command, NULL }, *const *v = s->command ? one : s->argv;
+	struct buf b = BUF_INIT(ARGS_KEPT);
+
+	x->shell = s->command != NULL;
+	for (; *v && !x->args_cut; v++) {
+		size_t n = strlen(*v), room = ARGS_KEPT - b.len;
+
+		if (n + 1 > room) {
+			x->args_cut = true;
+			if (room < 2)
+				break;
+			n = room - 1;
+		}
+		if (buf_add(&b, *v, n) < 0 || buf_add(&b, "", 1) < 0) {
+			buf_free(&b);
+			return -ENOMEM;
+		}
+		x->n_args++;
+	}
+	x->args = b.p;
+	return 0;
+}
+
+static struct exec *exec_alloc(struct sandbox *sb, const struct exec_spec *s, const struct exec_events *ev)
 {
 	struct exec *x = calloc(1, sizeof(*x));
 	char ulid[TEXT_ULID_SIZE];
 
 	if (!x)
 		return NULL;
-	*x = (struct exec){ .m = sb->m, .sb = sb, .id = ++sb->next_exec, .ev = *ev, .in.fd = -1 };
+	*x = (struct exec){ .m = sb->m, .sb = sb, .id = ++sb->next_exec, .in.fd = -1, .refs = 1, .spec = *s };
+	x->spec.command = x->spec.env = x->spec.cwd = x->spec.stdin_data = NULL;
+	x->spec.argv = NULL;
+	if (s->timeout_s == 0)
+		x->spec.timeout_s = EXEC_DEFAULT_TIMEOUT_S;
+	if (keep_args(x, s) < 0) {
+		free(x);
+		return NULL;
+	}
+	if (ev) {
+		x->ev = *ev;
+		x->collect = true;
+	}
+	x->res.background = -1;
+	x->res.timeout_s = x->spec.timeout_s;
 	for (int i = 0; i < 2; i++) {
 		x->s[i].x = x;
 		x->s[i].fd = -1;
 		output_init(&x->s[i].out);
 	}
+	log_init(&x->log);
 	text_ulid(clock_real_ms(), ulid);
 	(void)snprintf(x->name, sizeof(x->name), "exe_%s", ulid);
 	(void)uv_timer_init(sb->m->c.loop, &x->timer);
 	x->timer.data = x;
-	x->handles++;
-	DL_APPEND(sb->execs, x);
-	sb->n_execs++;
 	return x;
 }
 
@@ -596,31 +499,34 @@ static struct exec *exec_alloc(struct sandbox *sb, const struct exec_events *ev)
 static int launch(struct exec *x, const struct exec_spec *s, const char *cwd, const char *const *env, struct err *e)
 {
 	const char *const shell[] = { "/bin/sh", "-c", s->command, NULL };
-	_cleanup_close_ int in = -1, out = -1, error = -1;
-	struct init_exec ie = { .id = x->id, .argv = s->command ? shell : s->argv, .env = env, .cwd = cwd };
+	struct init_exec ie = { .id = x->id,
+				.argv = s->command ? shell : s->argv,
+				.env = env,
+				.cwd = cwd,
+				.stdio = { -1, -1, -1 },
+				.pty = s->pty.rows > 0,
+				.tell_start = s->background || s->streamed || s->detach || s->pty.rows > 0 };
 	int r;
 
-	r = open_stdin(x, s, &in, e);
-	if (r >= 0)
-		r = open_output(x, EXEC_STDOUT, &out, e);
-	if (r >= 0)
-		r = open_output(x, EXEC_STDERR, &error, e);
-	if (r < 0)
-		return r;
-	(void)snprintf(x->program, sizeof(x->program), "%s", ie.argv[0]);
-	ie.stdio[0] = in;
-	ie.stdio[1] = out;
-	ie.stdio[2] = error;
-	x->oom_before = sandbox_oom_kills(x->sb);
-	x->start_us = clock_mono_us();
-	return init_start(x->sb->init, &ie, e);
+	r = exec_io_open(x, s, ie.stdio, e);
+	if (r >= 0) {
+		(void)snprintf(x->program, sizeof(x->program), "%s", ie.argv[0]);
+		x->oom_before = sandbox_oom_kills(x->sb);
+		x->denied_before = sandbox_pids_denied(x->sb);
+		x->start_us = clock_mono_us();
+		x->started_ms = clock_real_ms();
+		r = init_start(x->sb->init, &ie, e);
+	}
+	for (int i = 0; i < 3; i++)
+		closep(&ie.stdio[i]);
+	return r;
 }
 
 static int check_spec(const struct exec_spec *s, struct err *e)
 {
 	if (!s->command && (!s->argv || !s->argv[0]))
 		return err_set(e, ERR_INVALID, EINVAL, NULL, "command is empty");
-	if (s->timeout_s > EXEC_MAX_TIMEOUT_S)
+	if (s->timeout_s > EXEC_MAX_TIMEOUT_S && s->timeout_s != EXEC_NO_TIMEOUT)
 		return err_set(e, ERR_INVALID, ERANGE, NULL, "timeout_seconds is more than %d", EXEC_MAX_TIMEOUT_S);
 	return 0;
 }
@@ -628,24 +534,26 @@ static int check_spec(const struct exec_spec *s, struct err *e)
 static int start_in(struct sandbox *sb, const struct exec_spec *s, const struct exec_events *ev, const char *cwd,
 		    const char *const *env, struct exec **ret, struct err *e)
 {
-	struct exec *x = exec_alloc(sb, ev);
+	struct exec *x = exec_alloc(sb, s, ev);
 	int r;
 
 	if (!x)
 		return err_errno(e, ENOMEM, "can't start the command");
 	r = launch(x, s, cwd, env, e);
 	if (r < 0) {
-		exec_close(x);
+		exec_io_close(x);
+		exec_put(x);
 		return r;
 	}
+	DL_APPEND(sb->execs, x);
+	sb->n_execs++;
 	sb->m->n_execs++;
-	if (x->in.has_poll)
-		(void)uv_poll_start(&x->in.poll, UV_WRITABLE, on_writable);
-	update_polls(x);
-	/* The loop's clock may be a request old, and is cut to milliseconds. */
-	uv_update_time(sb->m->c.loop);
-	(void)uv_timer_start(&x->timer, on_timer,
-			     (uint64_t)(s->timeout_s ? s->timeout_s : EXEC_DEFAULT_TIMEOUT_S) * 1000 + 1, 0);
+	exec_io_update(x);
+	if (x->spec.timeout_s != EXEC_NO_TIMEOUT) {
+		/* The loop's clock may be a request old, and is cut to milliseconds. */
+		uv_update_time(sb->m->c.loop);
+		(void)uv_timer_start(&x->timer, on_timer, (uint64_t)x->spec.timeout_s * 1000 + 1, 0);
+	}
 	*ret = x;
 	return 0;
 }
@@ -667,8 +575,8 @@ int exec_start(struct sandboxes *m, const struct account *a, const char *sandbox
 		return err_set(e, ERR_CAPACITY, EAGAIN, NULL, "%d commands are running in this sandbox already",
 			       SANDBOX_MAX_EXECS);
 	r = check_cwd(sb, &cwd, e);
-	if (r >= 0 && s->env)
-		r = exec_env_build((const char *const *)sb->env, s->env, &merged, e);
+	if (r >= 0 && (s->env || s->pty.rows > 0))
+		r = exec_env_build((const char *const *)sb->env, s->env, s->pty.rows > 0, &merged, e);
 	if (r >= 0)
 		r = start_in(sb, s, ev, cwd, (const char *const *)(merged ? merged : sb->env), ret, e);
 	exec_env_free(merged);

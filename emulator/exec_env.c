@@ -7,6 +7,8 @@
 #include "emulator/sandbox-internal.h"
 
 /* TERM: there is no terminal, and "dumb" keeps programs from sending escapes into captured output. */
+#define TERM_DEFAULT "TERM=dumb"
+#define TERM_TERMINAL "TERM=xterm-256color"
 static const char *const defaults[] = {
 	"PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin",
 	"HOME=/root",
@@ -14,7 +16,7 @@ static const char *const defaults[] = {
 	"LOGNAME=root",
 	"SHELL=/bin/sh",
 	"LANG=C.UTF-8",
-	"TERM=dumb",
+	TERM_DEFAULT,
 	NULL,
 };
 
@@ -103,7 +105,7 @@ static bool overrides(struct json_object *o, const char *kv)
 	return name && json_object_object_get_ex(o, name, NULL);
 }
 
-int exec_env_build(const char *const *base, const char *json, char ***ret, struct err *e)
+int exec_env_build(const char *const *base, const char *json, bool terminal, char ***ret, struct err *e)
 {
 	_cleanup_(object_putp) struct json_object *o = NULL;
 	_cleanup_(env_freep) char **v = NULL;
@@ -125,7 +127,7 @@ int exec_env_build(const char *const *base, const char *json, char ***ret, struc
 	for (size_t i = 0; i < n_base; i++) {
 		if (overrides(o, base[i]))
 			continue;
-		v[n] = strdup(base[i]);
+		v[n] = strdup(terminal && strcmp(base[i], TERM_DEFAULT) == 0 ? TERM_TERMINAL : base[i]);
 		if (!v[n++])
 			return err_errno(e, ENOMEM, "can't make the environment");
 	}

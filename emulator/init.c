@@ -8,17 +8,32 @@
 #include <poll.h>
 #include <string.h>
 #include <sys/stat.h>
+#include <utlist.h>
 #include <uv.h>
 
 #include "emulator/base/buf.h"
 #include "emulator/base/fd.h"
 #include "emulator/proto.h"
 
+#define RETRY_MS 2 /* after ETOOMANYREFS, which no poll tells the end of */
+
+struct waiting { /* a message the socket had no room for */
+	struct waiting *next;
+	int fds[4];
+	size_t n_fds;
+	size_t len;
+	char m[];
+};
+
 struct init {
 	uv_poll_t poll;
+	uv_timer_t retry;
+	unsigned int handles;
 	int sock;
 	struct init_events ev;
 	bool ready, lost;
+	struct waiting *waiting;
+	unsigned int n_waiting;
 };
 
 static void lost(struct init *i, const char *why)
@@ -56,22 +71,32 @@ static void on_failed(struct init *i, const struct init_failed_msg *m)
 	i->ev.ready(i->ev.arg, &e, -1);
 }
 
+static void on_started(struct init *i, const struct init_started_msg *m)
+{
+	if (m->pid < 2 || m->pid > 1 << 22) {
+		lost(i, "it reported a process that can't be");
+		return;
+	}
+	i->ev.started(i->ev.arg, m->id, m->pid);
+}
+
 static void on_exited(struct init *i, const struct init_exited_msg *m)
 {
-	const struct init_exit x = { .kind = (enum init_exit_kind)m->kind, .value = m->value, .duration_us = m->duration_us };
+	const struct init_exit x = { .kind = (enum init_exit_kind)m->kind,
+				     .value = m->value,
+				     .duration_us = m->duration_us,
+				     .background = m->background };
 
-	if (m->kind < INIT_EXIT_CODE || m->kind > INIT_EXIT_NOT_STARTED || m->value < 0 || m->value > 4095) {
+	if (m->background < -1 || m->background > 1 << 22 || m->kind < INIT_EXIT_CODE ||
+	    m->kind > INIT_EXIT_NOT_STARTED || m->value < 0 || m->value > 4095) {
 		lost(i, "it reported an exit that can't be");
 		return;
 	}
 	i->ev.exited(i->ev.arg, m->id, &x);
 }
 
-static void on_readable(uv_poll_t *h, int status, int events)
+static void receive(struct init *i, int status)
 {
-	struct init *i = h->data;
-	(void)events;
-
 	for (int turn = 0; turn < 64 && !i->lost; turn++) {
 		union init_msg m;
 		int fd = -1;
@@ -92,11 +117,84 @@ static void on_readable(uv_poll_t *h, int status, int events)
 		closep(&fd);
 		if (m.h.type == INIT_FAILED && n == sizeof(m.failed))
 			on_failed(i, &m.failed);
+		else if (m.h.type == INIT_STARTED && n == sizeof(m.started) && i->ready)
+			on_started(i, &m.started);
 		else if (m.h.type == INIT_EXITED && n == sizeof(m.exited) && i->ready)
 			on_exited(i, &m.exited);
 		else
 			lost(i, "it sent a message of the wrong kind");
 	}
+}
+
+/* ---- sending ---- */
+
+static void waiting_free(struct waiting *w)
+{
+	for (size_t k = 0; k < w->n_fds; k++)
+		(void)close(w->fds[k]);
+	free(w);
+}
+
+static void on_event(uv_poll_t *h, int status, int events);
+static void on_retry(uv_timer_t *t);
+
+/* Sends what waits, in its order, and asks to be called again for the rest. */
+static void flush(struct init *i)
+{
+	int r = 0;
+
+	while (i->waiting && !i->lost) {
+		struct waiting *w = i->waiting;
+
+		r = fd_send_msg(i->sock, w->m, w->len, w->fds, w->n_fds);
+		if (r == -EAGAIN || r == -ETOOMANYREFS)
+			break;
+		/* Any other failure is the end of the socket, which reading will find. */
+		LL_DELETE(i->waiting, w);
+		i->n_waiting--;
+		waiting_free(w);
+	}
+	if (i->lost)
+		return;
+	if (i->waiting && r == -ETOOMANYREFS)
+		(void)uv_timer_start(&i->retry, on_retry, RETRY_MS, 0);
+	(void)uv_poll_start(&i->poll, i->waiting && r == -EAGAIN ? UV_READABLE | UV_WRITABLE : UV_READABLE, on_event);
+}
+
+static void on_event(uv_poll_t *h, int status, int events)
+{
+	struct init *i = h->data;
+
+	if (status < 0 || (events & UV_READABLE))
+		receive(i, status);
+	if (events & UV_WRITABLE)
+		flush(i);
+}
+
+static void on_retry(uv_timer_t *t)
+{
+	flush(t->data);
+}
+
+/* The message and duplicates of its fds, for later. */
+static int put_by(struct init *i, const void *m, size_t n, const int *fds, size_t n_fds)
+{
+	struct waiting *w = i->n_waiting < INIT_MAX_WAITING ? calloc(1, sizeof(*w) + n) : NULL;
+
+	if (!w)
+		return -EAGAIN;
+	memcpy(w->m, m, n);
+	w->len = n;
+	for (; w->n_fds < n_fds; w->n_fds++) {
+		w->fds[w->n_fds] = fcntl(fds[w->n_fds], F_DUPFD_CLOEXEC, 3);
+		if (w->fds[w->n_fds] < 0) {
+			waiting_free(w);
+			return -EAGAIN;
+		}
+	}
+	LL_APPEND(i->waiting, w);
+	i->n_waiting++;
+	return 0;
 }
 
 static int fill_configure(const struct init_config *c, struct init_configure_msg *m)
@@ -146,7 +244,10 @@ int init_connect(struct uv_loop_s *loop, int ctl_sock, const struct init_config 
 	i->sock = TAKE_FD(sock);
 	i->ev = *ev;
 	i->poll.data = i;
-	(void)uv_poll_start(&i->poll, UV_READABLE, on_readable);
+	(void)uv_timer_init(loop, &i->retry);
+	i->retry.data = i;
+	i->handles = 2;
+	(void)uv_poll_start(&i->poll, UV_READABLE, on_event);
 	*ret = TAKE_PTR(i);
 	return 0;
 }
@@ -167,9 +268,14 @@ static int build_spec(const struct init_exec *x, struct init_exec_msg *m, struct
 
 static int send_to(struct init *i, const void *m, size_t n, const int *fds, size_t n_fds, struct err *e)
 {
-	int r = i->lost ? -EPIPE : fd_send_msg(i->sock, m, n, fds, n_fds);
+	int r = i->lost ? -EPIPE : i->waiting ? -EAGAIN : fd_send_msg(i->sock, m, n, fds, n_fds);
 
-	if (r == -EAGAIN || r == -ETOOMANYREFS)
+	if (r == -EAGAIN || r == -ETOOMANYREFS) {
+		r = put_by(i, m, n, fds, n_fds);
+		if (r == 0)
+			flush(i);
+	}
+	if (r == -EAGAIN)
 		return err_set(e, ERR_BUSY, EAGAIN, NULL, "the sandbox's init does not keep up; try again");
 	if (r < 0)
 		return err_set(e, ERR_NOT_READY, -r, "sandbox_not_ready", "the sandbox is ending");
@@ -178,13 +284,16 @@ static int send_to(struct init *i, const void *m, size_t n, const int *fds, size
 
 int init_start(struct init *i, const struct init_exec *x, struct err *e)
 {
-	struct init_exec_msg m = { .h = { INIT_MAGIC, INIT_EXEC }, .id = x->id, .pty = x->pty };
+	struct init_exec_msg m = {
+		.h = { INIT_MAGIC, INIT_EXEC }, .id = x->id, .pty = x->pty, .tell_start = x->tell_start
+	};
 	_cleanup_buf_ struct buf spec = BUF_INIT(INIT_MAX_SPEC);
 	_cleanup_close_ int mem = -1;
 	int r = build_spec(x, &m, &spec);
 
 	if (r == -EMSGSIZE)
-		return err_set(e, ERR_TOO_LARGE, E2BIG, "payload_too_large", "command and environment are longer than %u bytes", INIT_MAX_SPEC);
+		return err_set(e, ERR_TOO_LARGE, E2BIG, "payload_too_large",
+			       "command and environment are longer than %u bytes", INIT_MAX_SPEC);
 	if (r >= 0) {
 		mem = fd_memfile("exec", spec.p, spec.len);
 		r = mem;
@@ -203,15 +312,23 @@ int init_signal(struct init *i, uint64_t exec_id, int sig, bool tree)
 
 static void on_closed(uv_handle_t *h)
 {
-	free(h->data);
+	struct init *i = h->data;
+
+	if (--i->handles == 0)
+		free(i);
 }
 
 void init_free(struct init *i)
 {
+	struct waiting *w, *next;
+
 	if (!i)
 		return;
 	i->lost = true;
 	(void)uv_poll_stop(&i->poll);
 	uv_close((uv_handle_t *)&i->poll, on_closed);
+	uv_close((uv_handle_t *)&i->retry, on_closed);
+	LL_FOREACH_SAFE(i->waiting, w, next)
+	waiting_free(w);
 	closep(&i->sock);
 }

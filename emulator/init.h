@@ -7,6 +7,8 @@
 
 #include "emulator/base/err.h"
 
+#define INIT_MAX_WAITING 1024
+
 struct uv_loop_s;
 struct init; /* one connection; owned by the sandbox */
 
@@ -29,6 +31,7 @@ struct init_exec {
 	const char *cwd;	 /* absolute, inside the sandbox */
 	int stdio[3];		 /* the command's 0, 1, 2; stay the caller's */
 	bool pty;		 /* stdio[0] is a terminal of the sandbox's: becomes the controlling one */
+	bool tell_start;	 /* started() is wanted */
 };
 
 enum init_exit_kind { INIT_EXIT_CODE, INIT_EXIT_SIGNAL, INIT_EXIT_NOT_STARTED };
@@ -37,12 +40,15 @@ struct init_exit {
 	enum init_exit_kind kind;
 	int value; /* exit code, signal number, or the errno that kept the command from starting */
 	uint64_t duration_us;
+	int background; /* processes it left behind; -1: unknown */
 };
 
 struct init_events {
 	/* Once: the root is in place and commands may start (root_fd: O_PATH of the sandbox's /, the callee's),
 	 * or e says which isolation step failed. */
 	void (*ready)(void *arg, const struct err *e, int root_fd);
+	/* Before exited(), for those that asked, unless it could not be started. pid: as the sandbox sees it. */
+	void (*started)(void *arg, uint64_t exec_id, pid_t pid);
 	void (*exited)(void *arg, uint64_t exec_id, const struct init_exit *x);
 	/* The socket closed or the other side broke the protocol: the sandbox must be ended. */
 	void (*lost)(void *arg, const char *why);
@@ -53,9 +59,12 @@ struct init_events {
 int init_connect(struct uv_loop_s *loop, int ctl_sock, const struct init_config *c, const struct init_events *ev,
 		 struct init **ret, struct err *e);
 
+/* The fds of x stay the caller's. When init's socket is full the message waits here (up to INIT_MAX_WAITING;
+ * then ERR_BUSY) and goes before any later one. */
 int init_start(struct init *i, const struct init_exec *x, struct err *e);
 
-/* Sends sig to the command (tree: and to every process that descends from it or is of its session). */
+/* Sends sig to the command (tree: and to every process that it or a descendant started, even one that made
+ * a session of its own; then also after the command itself has ended). */
 int init_signal(struct init *i, uint64_t exec_id, int sig, bool tree);
 
 void init_free(struct init *i); /* closes; does not end the sandbox */

@@ -19,6 +19,7 @@
 #include "emulator/base/fd.h"
 #include "emulator/base/sys.h"
 #include "emulator/base/text.h"
+#include "netpolicy/gateway.h"
 
 /* Theory of operation
  *
@@ -164,6 +165,8 @@ int isolate_keeper_root(int disk_fd, struct err *e)
 		r = keeper_dev(e);
 	if (r >= 0)
 		r = keeper_cpu_files(e);
+	if (r >= 0)
+		r = make_file("." ISOLATE_RESOLV, "nameserver " GATEWAY_RESOLVER "\noptions timeout:2 attempts:2\n", e);
 	if (r < 0)
 		return r;
 	/* pivot_root(2), "pivot_root(".", ".")": the old root ends up on top and goes. */
@@ -347,6 +350,27 @@ static int move_staged(const char *name, struct err *e)
 	return 0;
 }
 
+/* Docker's way: a bind mount, so that no template need know of it and no snapshot carries it. */
+static int bind_resolv(struct err *e)
+{
+	const char *const path = ISOLATE_NEW_ROOT "/etc/resolv.conf";
+	struct stat st;
+	int r;
+
+	if (lstat(path, &st) < 0 || !S_ISREG(st.st_mode)) {
+		/* systemd's link into /run, or nothing at all */
+		r = make_dir(ISOLATE_NEW_ROOT "/etc", 0755, e);
+		if (r >= 0 && unlink(path) < 0 && errno != ENOENT)
+			r = err_errno(e, errno, "replacing /etc/resolv.conf");
+		if (r >= 0)
+			r = make_file(path, NULL, e);
+		if (r < 0)
+			return r;
+	}
+	r = attach_tree(AT_FDCWD, ISOLATE_RESOLV, 0, path, e);
+	return r < 0 ? r : set_readonly(path, 0, e);
+}
+
 int isolate_enter_root(const struct isolate_root *root, struct err *e)
 {
 	char cpus[32];
@@ -364,6 +388,8 @@ int isolate_enter_root(const struct isolate_root *root, struct err *e)
 		r = move_staged("sys", e);
 	if (r >= 0)
 		r = move_staged("dev", e);
+	if (r >= 0)
+		r = bind_resolv(e);
 	if (r < 0)
 		return r;
 	if (chdir(ISOLATE_NEW_ROOT) < 0)

@@ -17,8 +17,10 @@
 
 #include "emulator/base/fd.h"
 #include "emulator/base/log.h"
+#include "emulator/base/procname.h"
 #include "emulator/base/sys.h"
 #include "emulator/isolate.h"
+#include "emulator/keeper_net.h"
 #include "emulator/pid1.h"
 #include "emulator/proto.h"
 #include "rootfs/tree.h"
@@ -37,7 +39,8 @@ struct kept {
 	char slot[KEEPER_SLOT_SIZE];
 	pid_t pid;
 	int pidfd;
-	int ctl; /* the daemon's end */
+	int ctl;     /* the daemon's end */
+	int refused; /* hears of refused packets, or -1 */
 	UT_hash_handle by_slot;
 };
 
@@ -48,15 +51,17 @@ struct keeper_process {
 	int ep, conn, listener, sigfd;
 	bool cgroup_view;
 	bool stopping;
+	struct keeper_net *net; /* NULL: no network on this host */
 };
 
-static void tell(struct keeper_process *k, enum keeper_msg_type type, const char *slot, int value, const char *text, int fd)
+static void tell(struct keeper_process *k, enum keeper_msg_type type, const char *slot, int value, const char *text,
+		 const int *fds, size_t n_fds)
 {
 	struct keeper_msg m = { .magic = KEEPER_MAGIC, .type = type, .value = value };
 
 	(void)snprintf(m.slot, sizeof(m.slot), "%s", slot);
 	(void)snprintf(m.text, sizeof(m.text), "%s", text ? text : "");
-	if (k->conn >= 0 && fd_send_msg(k->conn, &m, sizeof(m), &fd, fd >= 0) < 0)
+	if (k->conn >= 0 && fd_send_msg(k->conn, &m, sizeof(m), fds, n_fds) < 0)
 		log_warn("the daemon does not listen (message %u for %s)", type, slot);
 }
 
@@ -65,6 +70,7 @@ static void forget(struct keeper_process *k, struct kept *s)
 	HASH_DELETE(by_slot, k->kept, s);
 	closep(&s->pidfd);
 	closep(&s->ctl);
+	closep(&s->refused);
 	free(s);
 }
 
@@ -83,6 +89,7 @@ static _noreturn_ void child_main(struct keeper_process *k, int ctl)
 	if (sys_close_range(4, ~0u, 0) < 0)
 		_exit(1);
 	log_set_name("init");
+	procname_set("init");
 	pid1_main(&c);
 }
 
@@ -139,6 +146,8 @@ static int spawn(struct keeper_process *k, struct kept *s, struct err *e)
 	r = clone_init(k, s, init_end, e);
 	if (r >= 0)
 		r = write_child_maps(k, s->pid, e);
+	if (r >= 0 && k->net)
+		r = keeper_net_notice(k->net, s->pid, &s->refused, e);
 	if (r >= 0) {
 		r = fd_send_msg(s->ctl, &go, sizeof(go), NULL, 0);
 		if (r < 0)
@@ -151,20 +160,20 @@ static void on_spawn(struct keeper_process *k, const char *slot)
 {
 	struct err e = ERR_INIT;
 	struct kept *s;
-	int status;
+	int status, fds[2];
 
 	HASH_FIND(by_slot, k->kept, slot, strlen(slot), s);
 	if (s) {
-		tell(k, KEEPER_FAILED, slot, EEXIST, "the slot is in use", -1);
+		tell(k, KEEPER_FAILED, slot, EEXIST, "the slot is in use", NULL, 0);
 		return;
 	}
 	s = calloc(1, sizeof(*s));
 	if (!s) {
-		tell(k, KEEPER_FAILED, slot, ENOMEM, "out of memory", -1);
+		tell(k, KEEPER_FAILED, slot, ENOMEM, "out of memory", NULL, 0);
 		return;
 	}
 	(void)snprintf(s->slot, sizeof(s->slot), "%s", slot);
-	s->pidfd = s->ctl = -1;
+	s->pidfd = s->ctl = s->refused = -1;
 	HASH_ADD(by_slot, k->kept, slot, strlen(s->slot), s);
 	if (spawn(k, s, &e) < 0) {
 		if (s->pid > 0) {
@@ -173,10 +182,31 @@ static void on_spawn(struct keeper_process *k, const char *slot)
 				;
 		}
 		forget(k, s);
-		tell(k, KEEPER_FAILED, slot, e.errnum, e.msg, -1);
+		tell(k, KEEPER_FAILED, slot, e.errnum, e.msg, NULL, 0);
 		return;
 	}
-	tell(k, KEEPER_SPAWNED, slot, s->pid, NULL, s->ctl);
+	fds[0] = s->ctl;
+	fds[1] = s->refused;
+	tell(k, KEEPER_SPAWNED, slot, s->pid, NULL, fds, s->refused >= 0 ? 2 : 1);
+}
+
+static void on_network(struct keeper_process *k, const struct keeper_msg *m)
+{
+	enum net_mode mode = (enum net_mode)m->mode;
+	struct err e = ERR_INIT;
+	struct kept *s;
+	int r;
+
+	HASH_FIND(by_slot, k->kept, m->slot, strlen(m->slot), s);
+	if (!s || m->mode > NET_OPEN || m->value < 0)
+		r = err_errno(&e, ESRCH, "the sandbox to be connected");
+	else if (!k->net)
+		r = err_set(&e, ERR_UNAVAILABLE, ENOSYS, NULL, "there is no gateway");
+	else if (m->type == KEEPER_ATTACH)
+		r = keeper_net_attach(k->net, (uint32_t)m->value, s->pid, mode, &e);
+	else
+		r = keeper_net_set_mode(k->net, (uint32_t)m->value, mode, &e);
+	tell(k, r < 0 ? KEEPER_FAILED : KEEPER_DONE, m->slot, r < 0 ? e.errnum : 0, r < 0 ? e.msg : NULL, NULL, 0);
 }
 
 static void on_kill(struct keeper_process *k, const char *slot)
@@ -219,7 +249,7 @@ static void on_child(struct keeper_process *k)
 		HASH_ITER(by_slot, k->kept, s, tmp) {
 			if (s->pid != pid)
 				continue;
-			tell(k, KEEPER_DIED, s->slot, status, NULL, -1);
+			tell(k, KEEPER_DIED, s->slot, status, NULL, NULL, 0);
 			forget(k, s);
 			break;
 		}
@@ -248,6 +278,8 @@ static void on_daemon(struct keeper_process *k)
 		on_kill(k, m.slot);
 	else if (m.type == KEEPER_STOP)
 		stop_all(k);
+	else if (m.type == KEEPER_ATTACH || m.type == KEEPER_MODE)
+		on_network(k, &m);
 	else
 		lose_daemon(k);
 }
@@ -313,6 +345,18 @@ static int keeper_listen(int state_fd, struct err *e)
 	return TAKE_FD(fd);
 }
 
+/* A host that lacks something for it can still run sandboxes that are off. */
+static void make_gateway(struct keeper_process *k, int *ret_egress, char why[static 200])
+{
+	struct err e = ERR_INIT;
+
+	why[0] = '\0';
+	if (!k->c->network)
+		(void)snprintf(why, 200, "the network was not asked for");
+	else if (keeper_net_start(k->conn, &k->net, ret_egress, &e) < 0)
+		(void)snprintf(why, 200, "%.199s", e.msg);
+}
+
 static int keeper_prepare(struct keeper_process *k, struct err *e)
 {
 	_cleanup_close_ int disk = -1;
@@ -361,6 +405,8 @@ static int keeper_main(void *arg)
 	const struct keeper_arg *a = arg;
 	struct keeper_process k = { .c = a->c, .ep = -1, .conn = a->sock, .listener = -1, .sigfd = -1 };
 	struct err e = ERR_INIT;
+	char why[200];
+	int egress = -1;
 
 	log_set_name("keeper");
 	for (size_t i = 0; i < a->c->n_not_inherited; i++)
@@ -371,32 +417,42 @@ static int keeper_main(void *arg)
 	(void)signal(SIGPIPE, SIG_IGN);
 	(void)signal(SIGHUP, SIG_IGN);
 	(void)signal(SIGINT, SIG_IGN);
-	(void)prctl(PR_SET_NAME, "ork-keeper");
+	procname_set("ork-keeper");
 	k.cgroup_view = cgroup_root_backend(k.c->cgroups) != CGROUP_NONE;
+	make_gateway(&k, &egress, why); /* opens a library, so before the host's files are out of reach */
 	if (keeper_prepare(&k, &e) < 0) {
-		tell(&k, KEEPER_FAILED, "", e.errnum, e.msg, -1);
+		tell(&k, KEEPER_FAILED, "", e.errnum, e.msg, NULL, 0);
 		return 1;
 	}
-	tell(&k, KEEPER_SPAWNED, "", getpid(), NULL, -1);
+	tell(&k, KEEPER_SPAWNED, "", getpid(), why, &egress, egress >= 0);
+	closep(&egress);
 	keeper_loop(&k);
 	return 0;
 }
 
 /* --- the launcher's side --- */
 
-static int keeper_first_word(int sock, struct err *e)
+static int keeper_first_word(int sock, struct keeper_started *ret, struct err *e)
 {
 	struct keeper_msg m;
-	ssize_t n = fd_recv_msg(sock, &m, sizeof(m), NULL, 0, NULL);
+	size_t n_fds = 0;
+	int fd = -1;
+	ssize_t n = fd_recv_msg(sock, &m, sizeof(m), &fd, 1, &n_fds);
 
-	if (n != sizeof(m) || m.magic != KEEPER_MAGIC || !proto_string_ok(m.text, sizeof(m.text)))
+	if (n != sizeof(m) || m.magic != KEEPER_MAGIC || !proto_string_ok(m.text, sizeof(m.text))) {
+		closep(&fd);
 		return err_set(e, ERR_INTERNAL, EIO, NULL, "the keeper did not start");
-	if (m.type != KEEPER_SPAWNED)
+	}
+	if (m.type != KEEPER_SPAWNED) {
+		closep(&fd);
 		return err_set(e, ERR_UNAVAILABLE, m.value, "keeper", "the keeper could not start: %s", m.text);
+	}
+	ret->egress = fd;
+	(void)snprintf(ret->no_network, sizeof(ret->no_network), "%.199s", m.text);
 	return 0;
 }
 
-int keeper_start(const struct keeper_config *c, pid_t *ret_pid, int *ret_userns_fd, int *ret_sock, struct err *e)
+int keeper_start(const struct keeper_config *c, struct keeper_started *ret, struct err *e)
 {
 	_cleanup_close_ int ours = -1, theirs = -1, ns = -1;
 	struct keeper_arg arg = { .c = c };
@@ -415,16 +471,16 @@ int keeper_start(const struct keeper_config *c, pid_t *ret_pid, int *ret_userns_
 	if (r < 0)
 		return r;
 	closep(&theirs);
-	r = keeper_first_word(ours, e);
+	r = keeper_first_word(ours, ret, e);
 	if (r < 0) {
 		(void)kill(pid, SIGKILL);
 		while (waitpid(pid, NULL, 0) < 0 && errno == EINTR)
 			;
 		return r;
 	}
-	*ret_pid = pid;
-	*ret_userns_fd = TAKE_FD(ns);
-	*ret_sock = TAKE_FD(ours);
+	ret->pid = pid;
+	ret->userns_fd = TAKE_FD(ns);
+	ret->sock = TAKE_FD(ours);
 	return 0;
 }
 

@@ -12,6 +12,7 @@
 #include "emulator/base/err.h"
 #include "emulator/cgroup.h"
 #include "emulator/idmap.h"
+#include "netpolicy/policy.h"
 
 #define KEEPER_SLOT_SIZE 32
 
@@ -21,14 +22,23 @@ struct keeper_config {
 	const struct idmap *idmap;
 	struct cgroup_root *cgroups;
 	int state_fd; /* the state dir; the keeper mounts its "disk" folder */
+	bool network; /* make the gateway (netpolicy/gateway.h) */
 	/* The launcher's own (lock, listening sockets, port file): not for a process that outlives it. -1 is skipped. */
 	const int *not_inherited;
 	size_t n_not_inherited;
 };
 
-/* Launcher: starts the keeper in a new user namespace and returns its pid, the namespace's fd and the
- * connected socket. Changes the current folder to the state dir. */
-int keeper_start(const struct keeper_config *c, pid_t *ret_pid, int *ret_userns_fd, int *ret_sock, struct err *e);
+struct keeper_started {
+	pid_t pid;
+	int userns_fd;
+	int sock;	       /* for keeper_connect */
+	int egress;	       /* the egress process's control socket (netpolicy/egress.h), or -1 */
+	char no_network[200]; /* why there is no gateway: a sentence; "" when there is one */
+};
+
+/* Launcher: starts the keeper in a new user namespace. Changes the current folder to the state dir. A host on
+ * which the gateway can't be made still gets a keeper; no_network then says why. */
+int keeper_start(const struct keeper_config *c, struct keeper_started *ret, struct err *e);
 
 /* Launcher, before keeper_start: if a keeper of an earlier run still listens in this state dir, ends it
  * with everything it keeps. 0 also when there is none. */
@@ -46,10 +56,19 @@ struct keeper_events {
 int keeper_connect(struct uv_loop_s *loop, int sock, const struct keeper_events *ev, struct keeper **ret, struct err *e);
 
 /* Makes an init for slot: namespaces, id map, attached to the cgroup of that name (which must exist;
- * NULL backend: none). done() is called once: on success with the control socket (now the callee's) and
+ * NULL backend: none), network off. done() is called once: on success with the control socket and, where
+ * there is a gateway, the netlink socket that hears of refused packets (else -1), both now the callee's, and
  * the init's pid on the host. The init waits there for INIT_CONFIGURE (emulator/init.h). */
-typedef void (*keeper_spawned_fn)(void *arg, const struct err *e, int ctl_sock, pid_t pid);
+typedef void (*keeper_spawned_fn)(void *arg, const struct err *e, int ctl_sock, int refused_sock, pid_t pid);
 int keeper_spawn(struct keeper *k, const char *slot, keeper_spawned_fn done, void *arg, struct err *e);
+
+/* Connects a sandbox that was spawned and not configured yet to the gateway under this number, or changes the
+ * mode of a connected one. done() is called once. */
+typedef void (*keeper_done_fn)(void *arg, const struct err *e);
+int keeper_attach(struct keeper *k, const char *slot, uint32_t index, enum net_mode mode, keeper_done_fn done, void *arg,
+		  struct err *e);
+int keeper_set_mode(struct keeper *k, const char *slot, uint32_t index, enum net_mode mode, keeper_done_fn done, void *arg,
+		    struct err *e);
 
 /* SIGKILL to the init of slot, and so to its tree; died() follows. 0 also if it is gone already. */
 int keeper_kill(struct keeper *k, const char *slot);

@@ -15,7 +15,8 @@
 
 struct pending {
 	char slot[KEEPER_SLOT_SIZE];
-	keeper_spawned_fn done;
+	keeper_spawned_fn done; /* a spawn's, or */
+	keeper_done_fn net_done;
 	void *arg;
 	UT_hash_handle hh;
 };
@@ -28,15 +29,24 @@ struct keeper {
 	bool lost;
 };
 
+static void finish(const struct pending *p, const struct err *e, const int fds[2], pid_t pid)
+{
+	if (p->done)
+		p->done(p->arg, e, fds[0], fds[1], pid);
+	else
+		p->net_done(p->arg, e);
+}
+
 static void fail_pending(struct keeper *k)
 {
+	const int none[2] = { -1, -1 };
 	struct pending *p, *tmp;
 	struct err e;
 
 	err_set(&e, ERR_INTERNAL, EPIPE, NULL, "the keeper is gone");
 	HASH_ITER(hh, k->pending, p, tmp) {
 		HASH_DEL(k->pending, p);
-		p->done(p->arg, &e, -1, 0);
+		finish(p, &e, none, 0);
 		free(p);
 	}
 }
@@ -52,23 +62,25 @@ static void lost(struct keeper *k, const char *why)
 	k->ev.lost(k->ev.arg);
 }
 
-static void on_answer(struct keeper *k, const struct keeper_msg *m, int fd)
+static void on_answer(struct keeper *k, const struct keeper_msg *m, const int fds[2])
 {
 	struct err e = ERR_INIT;
 	struct pending *p;
 
 	HASH_FIND_STR(k->pending, m->slot, p);
-	if (!p) {
-		closep(&fd);
+	if (!p || (m->type == KEEPER_SPAWNED) != (p->done && m->type != KEEPER_FAILED)) {
+		for (int i = 0; i < 2; i++)
+			if (fds[i] >= 0)
+				(void)close(fds[i]);
 		return;
 	}
 	HASH_DEL(k->pending, p);
 	if (m->type == KEEPER_FAILED) {
 		err_set(&e, m->value == EAGAIN || m->value == ENOMEM || m->value == ENOSPC || m->value == EMFILE ? ERR_CAPACITY : ERR_INTERNAL,
 			m->value, NULL, "%s", m->text);
-		p->done(p->arg, &e, -1, 0);
+		finish(p, &e, fds, 0);
 	} else {
-		p->done(p->arg, NULL, fd, m->value);
+		finish(p, NULL, fds, m->value);
 	}
 	free(p);
 }
@@ -81,20 +93,21 @@ static void on_readable(uv_poll_t *h, int status, int events)
 	/* A bounded number a turn, so that many deaths don't hold up the requests. */
 	for (int i = 0; i < 64 && !k->lost; i++) {
 		struct keeper_msg m;
-		int fd = -1;
+		int fds[2] = { -1, -1 };
 		size_t n_fds = 0;
-		ssize_t n = status < 0 ? status : fd_recv_msg(k->sock, &m, sizeof(m), &fd, 1, &n_fds);
+		ssize_t n = status < 0 ? status : fd_recv_msg(k->sock, &m, sizeof(m), fds, 2, &n_fds);
 
 		if (n == -EAGAIN)
 			return;
 		if (n != sizeof(m) || m.magic != KEEPER_MAGIC || !proto_slot_ok(m.slot) || !proto_string_ok(m.text, sizeof(m.text)) ||
-		    (m.type == KEEPER_SPAWNED) != (n_fds == 1)) {
-			closep(&fd);
+		    (m.type == KEEPER_SPAWNED) != (n_fds > 0)) {
+			closep(&fds[0]);
+			closep(&fds[1]);
 			lost(k, n == 0 ? "end of file" : n < 0 ? strerror((int)-n) : "a message it should not send");
 			return;
 		}
-		if (m.type == KEEPER_SPAWNED || m.type == KEEPER_FAILED)
-			on_answer(k, &m, fd);
+		if (m.type == KEEPER_SPAWNED || m.type == KEEPER_FAILED || m.type == KEEPER_DONE)
+			on_answer(k, &m, fds);
 		else if (m.type == KEEPER_DIED)
 			k->ev.died(k->ev.arg, m.slot, m.value);
 	}
@@ -123,9 +136,9 @@ int keeper_connect(struct uv_loop_s *loop, int sock, const struct keeper_events 
 }
 
 /* The socket holds many hundred messages; a full one means a keeper that stopped, so a short wait will do. */
-static int send_request(struct keeper *k, enum keeper_msg_type type, const char *slot)
+static int send_request(struct keeper *k, enum keeper_msg_type type, const char *slot, uint32_t index, enum net_mode mode)
 {
-	struct keeper_msg m = { .magic = KEEPER_MAGIC, .type = type };
+	struct keeper_msg m = { .magic = KEEPER_MAGIC, .type = type, .value = (int32_t)index, .mode = mode };
 	int r;
 
 	if (k->lost)
@@ -141,40 +154,69 @@ static int send_request(struct keeper *k, enum keeper_msg_type type, const char 
 	}
 }
 
-int keeper_spawn(struct keeper *k, const char *slot, keeper_spawned_fn done, void *arg, struct err *e)
+/* One question a slot at a time: the answer is told by its slot. */
+static int question(struct keeper *k, const struct pending *what, enum keeper_msg_type type, uint32_t index,
+		    enum net_mode mode, struct err *e)
 {
 	struct pending *p;
 	int r;
 
-	if (!proto_slot_ok(slot))
+	if (!proto_slot_ok(what->slot))
 		return err_set(e, ERR_INTERNAL, EINVAL, NULL, "bad slot name");
+	HASH_FIND_STR(k->pending, what->slot, p);
+	if (p)
+		return err_set(e, ERR_BUSY, EBUSY, NULL, "the keeper is still busy with this sandbox");
 	p = calloc(1, sizeof(*p));
 	if (!p)
-		return err_errno(e, ENOMEM, "a spawn request");
-	(void)snprintf(p->slot, sizeof(p->slot), "%s", slot);
-	p->done = done;
-	p->arg = arg;
-	r = send_request(k, KEEPER_SPAWN, slot);
+		return err_errno(e, ENOMEM, "a question to the keeper");
+	*p = *what;
+	r = send_request(k, type, p->slot, index, mode);
 	if (r < 0) {
 		free(p);
-		return err_errno(e, -r, "asking the keeper for an init");
+		return err_errno(e, -r, "asking the keeper");
 	}
 	HASH_ADD_STR(k->pending, slot, p);
 	return 0;
 }
 
+int keeper_spawn(struct keeper *k, const char *slot, keeper_spawned_fn done, void *arg, struct err *e)
+{
+	struct pending p = { .done = done, .arg = arg };
+
+	(void)snprintf(p.slot, sizeof(p.slot), "%s", slot);
+	return question(k, &p, KEEPER_SPAWN, 0, NET_OFF, e);
+}
+
+int keeper_attach(struct keeper *k, const char *slot, uint32_t index, enum net_mode mode, keeper_done_fn done, void *arg,
+		  struct err *e)
+{
+	struct pending p = { .net_done = done, .arg = arg };
+
+	(void)snprintf(p.slot, sizeof(p.slot), "%s", slot);
+	return question(k, &p, KEEPER_ATTACH, index, mode, e);
+}
+
+int keeper_set_mode(struct keeper *k, const char *slot, uint32_t index, enum net_mode mode, keeper_done_fn done, void *arg,
+		    struct err *e)
+{
+	struct pending p = { .net_done = done, .arg = arg };
+
+	(void)snprintf(p.slot, sizeof(p.slot), "%s", slot);
+	return question(k, &p, KEEPER_MODE, index, mode, e);
+}
+
 int keeper_kill(struct keeper *k, const char *slot)
 {
-	return send_request(k, KEEPER_KILL, slot);
+	return send_request(k, KEEPER_KILL, slot, 0, NET_OFF);
 }
 
 void keeper_stop(struct keeper *k)
 {
 	struct keeper_msg m;
-	int fd = -1;
+	int fds[2] = { -1, -1 };
 	size_t n_fds;
 
-	if (k->lost || send_request(k, KEEPER_STOP, "") < 0)
+	if (k->lost || send_request(k, KEEPER_STOP, "", 0, NET_OFF) < 0)
 		return;
 	for (int64_t waited = 0; waited < 5000; waited += 100) {
 		struct pollfd p = { .fd = k->sock, .events = POLLIN };
@@ -182,8 +224,9 @@ void keeper_stop(struct keeper *k)
 
 		if (poll(&p, 1, 100) <= 0)
 			continue;
-		n = fd_recv_msg(k->sock, &m, sizeof(m), &fd, 1, &n_fds);
-		closep(&fd);
+		n = fd_recv_msg(k->sock, &m, sizeof(m), fds, 2, &n_fds);
+		closep(&fds[0]);
+		closep(&fds[1]);
 		if (n == 0 || (n < 0 && n != -EAGAIN))
 			return;
 	}

@@ -11,6 +11,7 @@
 #include <string.h>
 #include <sys/mman.h>
 #include <sys/prctl.h>
+#include <sys/resource.h>
 #include <sys/signalfd.h>
 #include <sys/stat.h>
 #include <sys/wait.h>
@@ -27,6 +28,11 @@
  * semantics: no page table is copied), in a session of its own. Exits are reaped with waitpid and reported
  * in the order the kernel gives them; orphans that belong to no command are just reaped.
  *
+ * Whose a process is can't be told from its parent once that has died, nor from its session when it made one
+ * of its own. So each command is marked: by the soft limit RLIMIT_LOCKS, which Linux has ignored since 2.4.25
+ * (getrlimit(2)), every process inherits, and everyone can read in /proc/PID/limits. A process that wants
+ * to hide may change it; then its session and its ancestors still tell.
+ *
  * Messages come from the daemon and are trusted to mean well, but are checked all the same: a wrong one
  * ends PID 1, and with it the sandbox. After isolate_drop() this process has the sandbox's rights only. */
 
@@ -36,8 +42,11 @@ struct command {
 	int64_t started_us;
 };
 
+#define MARK_BASE (UINT64_C(1) << 40) /* far from what anybody sets with ulimit -x */
+
 struct pid1 {
 	int sock;
+	rlim_t mark_max; /* the hard limit, which stays as it is */
 	int sigfd;
 	struct command *commands;
 	size_t n, cap;
@@ -66,6 +75,9 @@ static int become_root_inside(bool single_id, struct err *e)
 		return err_errno(e, errno, "setgroups");
 	if (setresgid(0, 0, 0) < 0 || setresuid(0, 0, 0) < 0)
 		return err_errno(e, errno, "becoming the sandbox's root");
+	/* The change of ids made this process undumpable, and its /proc/PID/ns out of the gateway's reach, which may still
+	 * have to connect it. Nothing of a sandbox runs yet; isolate_drop makes it undumpable for good. */
+	(void)prctl(PR_SET_DUMPABLE, 1);
 	/* If the keeper goes, nobody would reap us: go too. After the change of ids, which clears it (prctl(2)). */
 	if (prctl(PR_SET_PDEATHSIG, SIGKILL) < 0)
 		return err_errno(e, errno, "PR_SET_PDEATHSIG");
@@ -74,8 +86,11 @@ static int become_root_inside(bool single_id, struct err *e)
 
 static void configure(const struct pid1_config *c, struct init_configure_msg *m)
 {
-	struct isolate_root root = { .slot = m->slot, .layers = (const char(*)[40])m->layers, .n_layers = m->n_layers,
-				     .cpus = m->cpus, .hostname = m->hostname };
+	struct isolate_root root = { .slot = m->slot,
+				     .layers = (const char(*)[40])m->layers,
+				     .n_layers = m->n_layers,
+				     .cpus = m->cpus,
+				     .hostname = m->hostname };
 	struct err e = ERR_INIT;
 
 	if (!proto_slot_ok(m->slot) || m->n_layers == 0 || m->n_layers > TEMPLATE_MAX_LAYERS ||
@@ -158,8 +173,8 @@ static int find_program(const struct spec *s, char *ret, size_t cap)
 		size_t n = strcspn(p, ":");
 		struct stat st;
 
-		if ((size_t)snprintf(ret, cap, "%.*s%s%s", (int)n, p, n ? "/" : "", name) < cap && stat(ret, &st) == 0 &&
-		    S_ISREG(st.st_mode)) {
+		if ((size_t)snprintf(ret, cap, "%.*s%s%s", (int)n, p, n ? "/" : "", name) < cap &&
+		    stat(ret, &st) == 0 && S_ISREG(st.st_mode)) {
 			if (access(ret, X_OK) == 0)
 				return 0;
 			best = EACCES;
@@ -233,20 +248,38 @@ static int start_command(const struct init_exec_msg *m, const int fds[4], pid_t 
 	return r;
 }
 
-static void report(struct pid1 *p, uint64_t id, enum init_exit_kind kind, int value, int64_t started_us)
+static void report(struct pid1 *p, const struct command *c, enum init_exit_kind kind, int value, int background)
 {
-	struct init_exited_msg m = { .h = { INIT_MAGIC, INIT_EXITED }, .id = id, .kind = (int32_t)kind, .value = value };
+	struct init_exited_msg m = {
+		.h = { INIT_MAGIC, INIT_EXITED }, .id = c->id, .kind = (int32_t)kind, .value = value
+	};
 
-	m.duration_us = started_us ? (uint64_t)(clock_mono_us() - started_us) : 0;
+	m.duration_us = (uint64_t)(clock_mono_us() - c->started_us);
+	m.background = background;
 	if (fd_send_msg(p->sock, &m, sizeof(m), NULL, 0) < 0)
 		_exit(1);
 }
 
+static void report_start(struct pid1 *p, const struct command *c)
+{
+	const struct init_started_msg m = { .h = { INIT_MAGIC, INIT_STARTED }, .id = c->id, .pid = c->pid };
+
+	if (fd_send_msg(p->sock, &m, sizeof(m), NULL, 0) < 0)
+		_exit(1);
+}
+
+/* The next process this one makes belongs to command `id`. */
+static void set_mark(const struct pid1 *p, uint64_t id)
+{
+	const struct rlimit l = { .rlim_cur = MIN(MARK_BASE + id, p->mark_max), .rlim_max = p->mark_max };
+
+	(void)setrlimit(RLIMIT_LOCKS, &l);
+}
+
 static void on_exec(struct pid1 *p, const struct init_exec_msg *m, const int *fds, size_t n_fds)
 {
-	int64_t now = clock_mono_us();
+	struct command c = { .id = m->id, .started_us = clock_mono_us() };
 	struct command *bigger;
-	pid_t pid;
 	int r;
 
 	if (n_fds != 4)
@@ -254,42 +287,63 @@ static void on_exec(struct pid1 *p, const struct init_exec_msg *m, const int *fd
 	if (p->n == p->cap) {
 		bigger = realloc(p->commands, (p->cap + 16) * sizeof(*bigger));
 		if (!bigger) {
-			report(p, m->id, INIT_EXIT_NOT_STARTED, ENOMEM, now);
+			report(p, &c, INIT_EXIT_NOT_STARTED, ENOMEM, 0);
 			return;
 		}
 		p->commands = bigger;
 		p->cap += 16;
 	}
-	r = start_command(m, fds, &pid);
-	if (r != 0)
-		report(p, m->id, INIT_EXIT_NOT_STARTED, r, now);
-	else
-		p->commands[p->n++] = (struct command){ .id = m->id, .pid = pid, .started_us = now };
+	set_mark(p, c.id);
+	r = start_command(m, fds, &c.pid);
+	if (r != 0) {
+		report(p, &c, INIT_EXIT_NOT_STARTED, r, 0);
+		return;
+	}
+	p->commands[p->n++] = c;
+	if (m->tell_start)
+		report_start(p, &c);
 }
 
-/* --- signals to a tree --- */
+/* --- a command's tree --- */
 
 struct proc {
 	pid_t pid, parent, session;
+	bool dead, member;
 };
+
+/* proc_pid_limits(5): the line "Max file locks", then the soft limit. */
+static bool has_mark(const char *name, uint64_t mark)
+{
+	static const char title[] = "\nMax file locks ";
+	char path[64], text[4096], *p;
+
+	(void)snprintf(path, sizeof(path), "/proc/%.20s/limits", name);
+	if (fd_read_file(AT_FDCWD, path, text, sizeof(text)) < 0)
+		return false;
+	p = strstr(text, title);
+	return p && strtoull(p + sizeof(title) - 1, NULL, 10) == mark;
+}
 
 /* proc_pid_stat(5): "pid (comm) state ppid pgrp session ..."; comm may hold anything, so from the last ')'. */
 static bool read_proc(const char *name, struct proc *ret)
 {
+	char state;
 	char path[64], stat_line[512], *p;
 
 	(void)snprintf(path, sizeof(path), "/proc/%.20s/stat", name);
 	if (fd_read_file(AT_FDCWD, path, stat_line, sizeof(stat_line)) < 0)
 		return false;
 	p = strrchr(stat_line, ')');
-	if (!p || sscanf(p + 1, " %*c %d %*d %d", &ret->parent, &ret->session) != 2)
+	if (!p || sscanf(p + 1, " %c %d %*d %d", &state, &ret->parent, &ret->session) != 3)
 		return false;
 	ret->pid = (pid_t)strtol(name, NULL, 10);
+	ret->dead = state == 'Z' || state == 'X';
 	return ret->pid > 1;
 }
 
-/* Every process of the sandbox; the array is the caller's. */
-static size_t list_procs(struct proc **ret)
+/* Every process of the sandbox, those of command `id` (leader: its own process and session, or 0 if not known) as
+ * members; the array is the caller's. */
+static size_t list_procs(uint64_t id, pid_t leader, struct proc **ret)
 {
 	DIR *dir = opendir("/proc");
 	const struct dirent *d;
@@ -307,48 +361,93 @@ static size_t list_procs(struct proc **ret)
 			*ret = bigger;
 			cap += 256;
 		}
-		n += read_proc(d->d_name, &(*ret)[n]);
+		if (!read_proc(d->d_name, &(*ret)[n]))
+			continue;
+		(*ret)[n].member = (leader && (*ret)[n].session == leader) || has_mark(d->d_name, MARK_BASE + id);
+		n++;
 	}
 	if (dir)
 		(void)closedir(dir);
 	return n;
 }
 
-/* The command's session, and whoever descends from it even after a setsid(2) of its own. */
-static void signal_tree(pid_t leader, int sig)
+/* Whoever descends from a member is one. */
+static void add_descendants(struct proc *procs, size_t n)
 {
-	_cleanup_free_ struct proc *procs = NULL;
-	size_t n = list_procs(&procs);
 	bool grew = true;
 
-	/* session is set to the leader's for members found by descent, so one flag serves both. */
 	while (grew) {
 		grew = false;
 		for (size_t i = 0; i < n; i++)
-			for (size_t j = 0; procs[i].session != leader && j < n; j++)
-				if (procs[j].pid == procs[i].parent && procs[j].session == leader) {
-					procs[i].session = leader;
-					grew = true;
-				}
+			for (size_t j = 0; !procs[i].member && j < n; j++)
+				if (procs[j].pid == procs[i].parent && procs[j].member)
+					procs[i].member = grew = true;
 	}
+}
+
+/* How many of a command's processes live. */
+static int count_tree(const struct command *c)
+{
+	_cleanup_free_ struct proc *procs = NULL;
+	size_t n = list_procs(c->id, c->pid, &procs);
+	int left = 0;
+
+	add_descendants(procs, n);
 	for (size_t i = 0; i < n; i++)
-		if (procs[i].session == leader)
-			(void)kill(procs[i].pid, sig);
+		left += procs[i].member && !procs[i].dead;
+	return left;
+}
+
+/* Returns how many got it. */
+static size_t signal_once(uint64_t id, pid_t leader, int sig)
+{
+	_cleanup_free_ struct proc *procs = NULL;
+	size_t n = list_procs(id, leader, &procs), told = 0;
+
+	add_descendants(procs, n);
+	for (size_t i = 0; i < n; i++)
+		if (procs[i].member && !procs[i].dead)
+			told += kill(procs[i].pid, sig) == 0;
+	return told;
+}
+
+static void signal_tree(uint64_t id, pid_t leader, int sig)
+{
+	/* One that forks while we look leaves a child behind; killed parents make no more. */
+	for (int turn = 0; signal_once(id, leader, sig) > 0 && sig == SIGKILL && turn < 8; turn++)
+		;
 }
 
 static void on_signal(struct pid1 *p, const struct init_signal_msg *m)
 {
+	pid_t leader = 0;
+
 	if (m->sig < 0 || m->sig > SIGRTMAX)
 		_exit(1);
-	for (size_t i = 0; i < p->n; i++) {
-		if (p->commands[i].id != m->id)
-			continue;
-		if (m->tree)
-			signal_tree(p->commands[i].pid, m->sig);
-		else
-			(void)kill(p->commands[i].pid, m->sig);
-		return;
-	}
+	for (size_t i = 0; i < p->n; i++)
+		if (p->commands[i].id == m->id)
+			leader = p->commands[i].pid;
+	if (m->tree)
+		signal_tree(m->id, leader, m->sig);
+	else if (leader)
+		(void)kill(leader, m->sig);
+}
+
+/* What a command leaves behind becomes our child. So when we have no more children than commands, nothing was
+ * left, and nobody need look through /proc. */
+static bool may_have_orphans(const struct pid1 *p)
+{
+	char text[4096];
+	siginfo_t si;
+	size_t n = 0;
+
+	if (p->n == 0 && waitid(P_ALL, 0, &si, WEXITED | WNOHANG | WNOWAIT) < 0 && errno == ECHILD)
+		return false;
+	if (fd_read_file(AT_FDCWD, "/proc/1/task/1/children", text, sizeof(text)) < 0)
+		return true;
+	for (const char *c = text; *c; c++)
+		n += *c == ' '; /* one behind each */
+	return n > p->n;
 }
 
 /* --- the loop --- */
@@ -356,7 +455,7 @@ static void on_signal(struct pid1 *p, const struct init_signal_msg *m)
 static void reap(struct pid1 *p)
 {
 	struct signalfd_siginfo drop;
-	int status;
+	int status, left;
 	pid_t pid;
 
 	while (read(p->sigfd, &drop, sizeof(drop)) > 0)
@@ -368,10 +467,11 @@ static void reap(struct pid1 *p)
 			if (c.pid != pid)
 				continue;
 			p->commands[i] = p->commands[--p->n];
+			left = may_have_orphans(p) ? count_tree(&c) : 0;
 			if (WIFSIGNALED(status))
-				report(p, c.id, INIT_EXIT_SIGNAL, WTERMSIG(status), c.started_us);
+				report(p, &c, INIT_EXIT_SIGNAL, WTERMSIG(status), left);
 			else
-				report(p, c.id, INIT_EXIT_CODE, WEXITSTATUS(status), c.started_us);
+				report(p, &c, INIT_EXIT_CODE, WEXITSTATUS(status), left);
 			break;
 		}
 	}
@@ -418,6 +518,7 @@ _noreturn_ void pid1_main(const struct pid1_config *c)
 	struct init_configure_msg conf;
 	struct init_header go;
 	struct err e = ERR_INIT;
+	struct rlimit locks;
 	sigset_t chld;
 
 	receive(c->ctl_sock, INIT_GO, &go, sizeof(go));
@@ -438,6 +539,7 @@ _noreturn_ void pid1_main(const struct pid1_config *c)
 	p.sigfd = signalfd(-1, &chld, SFD_CLOEXEC | SFD_NONBLOCK);
 	if (p.sigfd < 0)
 		_exit(1);
+	p.mark_max = getrlimit(RLIMIT_LOCKS, &locks) == 0 ? locks.rlim_max : 0;
 	send_ready(c);
 	serve(&p);
 }

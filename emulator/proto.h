@@ -18,10 +18,13 @@ enum keeper_msg_type {
 	KEEPER_SPAWN = 1, /* slot */
 	KEEPER_KILL,	  /* slot */
 	KEEPER_STOP,
+	KEEPER_ATTACH, /* slot, value: its number in the gateway, mode */
+	KEEPER_MODE,   /* slot, value, mode: another one for an attached sandbox */
 	/* from the keeper */
-	KEEPER_SPAWNED, /* slot, value: pid; one fd: the control socket */
+	KEEPER_SPAWNED, /* slot, value: pid; fds: the control socket, maybe the one for refused packets */
 	KEEPER_FAILED,	/* slot, value: errno, text */
 	KEEPER_DIED,	/* slot, value: wait status */
+	KEEPER_DONE,	/* slot: ATTACH or MODE worked (else FAILED) */
 };
 
 struct keeper_msg {
@@ -29,10 +32,11 @@ struct keeper_msg {
 	uint32_t type;
 	char slot[KEEPER_SLOT_SIZE];
 	int32_t value;
-	char text[212];
+	uint32_t mode; /* enum net_mode */
+	char text[208];
 };
 
-#define INIT_MAGIC 0x6f6b6931u /* "oki1" */
+#define INIT_MAGIC 0x6f6b6932u /* "oki2" */
 #define INIT_MAX_SPEC (4u << 20)
 
 enum init_msg_type {
@@ -42,9 +46,10 @@ enum init_msg_type {
 	INIT_EXEC,	/* struct init_exec_msg; fds: the spec (memfd), then 0, 1, 2 */
 	INIT_SIGNAL,	/* struct init_signal_msg */
 	/* from init */
-	INIT_READY,  /* one fd: O_PATH of its root */
-	INIT_FAILED, /* struct init_failed_msg */
-	INIT_EXITED, /* struct init_exited_msg */
+	INIT_READY,   /* one fd: O_PATH of its root */
+	INIT_FAILED,  /* struct init_failed_msg */
+	INIT_STARTED, /* struct init_started_msg */
+	INIT_EXITED,  /* struct init_exited_msg */
 };
 
 struct init_header {
@@ -71,6 +76,8 @@ struct init_exec_msg {
 	uint32_t n_argv, n_env;
 	uint32_t spec_len;
 	uint32_t pty;
+	uint32_t tell_start;
+	uint32_t unused;
 };
 
 struct init_signal_msg {
@@ -86,12 +93,21 @@ struct init_failed_msg {
 	char text[120];
 };
 
+struct init_started_msg {
+	struct init_header h;
+	uint64_t id;
+	int32_t pid;
+	uint32_t unused;
+};
+
 struct init_exited_msg {
 	struct init_header h;
 	uint64_t id;
 	int32_t kind; /* enum init_exit_kind */
 	int32_t value;
 	uint64_t duration_us;
+	int32_t background;
+	uint32_t unused;
 };
 
 union init_msg {
@@ -100,6 +116,7 @@ union init_msg {
 	struct init_exec_msg exec;
 	struct init_signal_msg signal;
 	struct init_failed_msg failed;
+	struct init_started_msg started;
 	struct init_exited_msg exited;
 };
 

@@ -16,6 +16,11 @@
  *         |                  `---------------- init died by itself -----------------------> terminated
  *         `--any step fails--> terminating (in memory: undoing) ---------------------dead--> failed
  *
+ *     running --pause--> pausing --frozen, snapshot on disk--> paused --resume--> running
+ *     paused, its processes gone --resume--> resuming --new slot, disk unpacked--> running
+ *
+ *   (sandbox_pause.c, sandbox_cold.c.) A paused one whose processes are gone has no slot.
+ *
  * A sandbox is in memory from its row's first write until its last one; after that only the row is left.
  * Every wait has a timer behind it: the create (SANDBOX_CREATE_MS), the kill (SLOT_KILL_MS), the cgroup's
  * removal, the shutdown. Callbacks to callers run from the loop, never from inside a call. */
@@ -32,13 +37,17 @@
 #include "emulator/init.h"
 #include "emulator/keeper.h"
 #include "emulator/sandbox.h"
+#include "netpolicy/ledger.h"
+#include "rootfs/snapshot.h"
 #include "rootfs/template.h"
 
-#define SANDBOX_CREATE_MS 30000  /* a create that isn't ready by then has failed */
+#define SANDBOX_CREATE_MS 30000	  /* a create that isn't ready by then has failed */
 #define SANDBOX_SHUTDOWN_MS 40000 /* a shutdown that isn't through by then stops waiting */
-#define SANDBOX_MAX_EXECS 256     /* running commands in one sandbox */
-#define SANDBOX_MAX_LINGERS 256   /* pipes emptied for background children of one sandbox */
+#define SANDBOX_MAX_EXECS 256	  /* running commands in one sandbox */
+#define SANDBOX_MAX_LINGERS 256	  /* pipes emptied for background children of one sandbox */
 #define SANDBOX_SCRATCH_SIZE (64u << 10)
+
+#define SANDBOX_MAX_JOBS 6	  /* workers for snapshots at the same time; more wait in line */
 
 struct sandbox;
 struct exec_linger;
@@ -70,6 +79,7 @@ struct slot {
 	struct slot_events ev;
 	struct cgroup_limits limits; /* as set on the cgroup */
 	int ctl_sock;
+	int refused_sock; /* or -1 */
 	pid_t pid;
 	bool spawn_pending; /* keeper_spawn's answer is due: this memory must stay */
 	bool died_early;    /* died() overtook that answer */
@@ -85,8 +95,7 @@ int slot_make(struct sandboxes *m, const char *name, const struct cgroup_limits 
 	      struct slot **ret, struct err *e);
 
 /* Gives a parked slot its final limits and hands its init's socket over. */
-int slot_use(struct slot *s, const struct cgroup_limits *l, const struct slot_events *ev, int *ret_sock,
-	     struct err *e);
+int slot_use(struct slot *s, const struct cgroup_limits *l, const struct slot_events *ev, int *ret_sock, struct err *e);
 
 /* Ends it, from any state but removing. dead() follows from the loop. */
 void slot_kill(struct slot *s);
@@ -129,6 +138,26 @@ struct waiter {
 	void *arg;
 };
 
+/* A snapshot being written or unpacked in a worker. It outlives its sandbox, if that ends meanwhile. */
+struct job_result {
+	struct err e;
+	volatile bool cancelled;
+};
+
+struct job {
+	struct job *next; /* while it waits in line */
+	struct sandboxes *m;
+	struct sandbox *sb; /* NULL: it has ended */
+	int (*run)(struct job *j);			      /* in the worker; fills shared->e when it fails */
+	void (*done)(struct job *j, const struct err *e); /* in the loop; e: NULL when it worked */
+	struct job_result *shared;
+	char id[SANDBOX_ID_SIZE];
+	char slot[KEEPER_SLOT_SIZE];
+	char *template_name, *template_digest;
+	int64_t paused_ms;
+	struct snapshot_info snapshot; /* to be unpacked */
+};
+
 struct sandbox {
 	struct sandboxes *m;
 	UT_hash_handle hh;
@@ -145,16 +174,32 @@ struct sandbox {
 	int64_t deadline_us;
 
 	struct waiter *creator;
+	struct waiter *changer; /* who asked for the pause or resume under way */
 	struct waiter *enders;
+	struct job *job;
+	int64_t held_us;       /* since when its clocks stand still; 0: they run */
+	char *template_digest; /* of what its disk is made on; NULL: not known any more */
+	bool snapshot;	       /* there may be one in the state dir */
 	struct err failure;	/* kind ERR_NONE: none */
 	const char *end_reason; /* static; why it is terminating */
 
-	uint64_t oom_seen; /* the cgroup's count when last looked at */
+	uint64_t oom_seen;		/* the cgroup's count when a command last ended */
+	uint64_t oom_last, denied_last; /* the cgroup's counts when last looked at */
 	uint64_t next_exec;
-	struct exec *execs;
-	unsigned int n_execs;
+	struct exec *execs, *ended; /* running; remembered, the oldest first */
+	unsigned int n_execs, n_ended;
 	struct exec_linger *lingers;
 	unsigned int n_lingers;
+
+	int refused_sock; /* hears of refused packets (sandbox_net.c), or -1 */
+	uv_poll_t *refused_poll; /* NULL: nobody listens */
+	struct ledger *ledger; /* or NULL: nothing was tried */
+	bool net_pending;   /* the keeper's answer is due: this memory must stay */
+	bool net_abandoned; /* and nobody waits for it any more */
+	int net_index; /* its number in the gateway, or -1 */
+	void (*net_done)(struct sandbox *sb, const struct err *e);
+	struct waiter *net_changer; /* who waits for another mode */
+	enum net_mode net_wanted;   /* and which */
 };
 
 struct deferred {
@@ -171,11 +216,17 @@ struct sandboxes {
 
 	struct sandbox *by_id;
 	struct slot *slots;
+	uv_poll_t egress_poll;
+	bool egress_lost;
+	struct sandbox **by_net_index; /* GATEWAY_MAX of them, made with the first */
+	uint32_t net_hint;		/* where to look for a free number */
+
 	struct parked *pool;
 	uint32_t n_pool; /* parked or on their way there */
 	uv_timer_t pool_timer;
 	struct template_ref *templates;
-	struct exec *detached; /* ended with their sandbox, their reader still busy */
+	struct exec *ended; /* of all sandboxes: remembered, the oldest first */
+	uint64_t ended_bytes;
 	uint32_t n_execs;
 	uint64_t created, terminated, failed;
 
@@ -184,7 +235,7 @@ struct sandboxes {
 
 	uv_timer_t soon; /* runs `deferred` from the loop */
 	struct deferred *deferred;
-	uv_timer_t linger_timer;
+	uv_timer_t linger_timer, ended_timer;
 	uv_timer_t trash_timer;
 	bool trash_pending, trash_running;
 
@@ -192,6 +243,10 @@ struct sandboxes {
 	void (*stopped)(void *arg);
 	void *stopped_arg;
 	uv_timer_t stop_timer;
+
+	uv_timer_t jobs_timer;
+	struct job *jobs_waiting;
+	unsigned int n_jobs; /* running workers of jobs */
 
 	unsigned int handles; /* open uv handles of this struct */
 	bool freeing;
@@ -218,8 +273,55 @@ void sandbox_ended(struct sandbox *sb, int status);
 /* Frees one that never got as far as having a slot. */
 void sandbox_discard(struct sandbox *sb);
 
+/* ---- pause and resume ---- */
+
+/* Its processes exist, frozen or not. */
+static inline bool sandbox_has_processes(const struct sandbox *sb)
+{
+	return sb->row.status == SANDBOX_RUNNING || sb->row.status == SANDBOX_PAUSING || sb->row.status == SANDBOX_PAUSED;
+}
+
+/* sandbox_jobs.c. The job is freed after done(). ERR_CAPACITY. */
+struct job *job_new(struct sandbox *sb, struct err *e);
+void job_drop(struct job *j); /* one that was not started */
+void job_start(struct job *j);
+/* Its sandbox has ended: done() is called all the same, with sb NULL. */
+void job_leave(struct job *j);
+
+/* Answers whoever waits for the pause or resume. e: NULL when it worked. */
+void sandbox_changed(struct sandbox *sb, const struct err *e);
+/* "sandbox ... is terminated, not ...". */
+int sandbox_not_ready(const char *id, enum sandbox_status status, const char *wanted, struct err *e);
+/* May the account have one more at a time? */
+int sandbox_check_concurrent(struct sandboxes *m, const struct account *a, struct err *e);
+/* The lifetime's clock and those of the commands. */
+void sandbox_hold_clocks(struct sandbox *sb);
+void sandbox_release_clocks(struct sandbox *sb);
+void sandbox_arm_deadline(struct sandbox *sb);
+/* Moves its snapshot, if any, to the trash. */
+void sandbox_drop_snapshot(struct sandbox *sb);
+
+/* sandbox_cold.c: the processes of a paused sandbox are gone. */
+void sandbox_gone_cold(struct sandbox *sb);
+int sandbox_resume_cold(struct sandbox *sb, struct err *e);
+void sandbox_cold_ready(struct sandbox *sb, const struct err *e, int root_fd);
+void sandbox_cold_failed(struct sandbox *sb, const struct err *e);
+/* Start-up: takes over a paused row (copied) whose snapshot is whole. *ret: whether it did. */
+int sandbox_load_paused(struct sandboxes *m, const struct sandbox_row *row, bool *ret, struct err *e);
+
+/* sandbox_create.c, for sandbox_cold.c */
+struct sandbox *sandbox_alloc(struct sandboxes *m);
+void sandbox_set_limits(struct sandbox *sb);
+int sandbox_configure(struct sandbox *sb, int ctl_sock, struct err *e);
+void sandbox_on_slot_dead(void *arg, int status);
+
+/* sandbox_procs.c: for a manifest; in a worker. Either may be NULL out of memory. */
+void sandbox_collect_processes(struct cgroup_root *r, const char *slot, struct json_object **ret_processes,
+			       struct json_object **ret_ports);
+
 /* The cgroup's count of memory kills; the last known one if it can't be read. */
 uint64_t sandbox_oom_kills(struct sandbox *sb);
+uint64_t sandbox_pids_denied(struct sandbox *sb);
 
 /* Something was moved to the trash. */
 void sandbox_trash_kick(struct sandboxes *m);
@@ -228,17 +330,46 @@ void sandboxes_check_stopped(struct sandboxes *m);
 /* Frees the manager once its last handle and its worker are gone. */
 void sandboxes_maybe_free(struct sandboxes *m);
 
+/* ---- network (sandbox_net.c) ---- */
+
+/* Takes the slot's refused_sock and listens. Does nothing where there is none. */
+void sandbox_net_start(struct sandbox *sb);
+void sandbox_net_stop(struct sandbox *sb);
+
+/* For a network that is not off: a number in the gateway, the veth pair, the rules; done() once it is so. */
+int sandbox_net_connect(struct sandbox *sb, void (*done)(struct sandbox *sb, const struct err *e), struct err *e);
+
+/* May an account of this plan have it, on this host (sandbox_create.c)? */
+int sandbox_check_network(struct sandboxes *m, const struct plan *p, const char *network, struct err *e);
+
+/* The manager's part: the egress process's socket. */
+int sandboxes_net_start(struct sandboxes *m, struct err *e);
+void sandboxes_net_stop(struct sandboxes *m);
+
+/* Takes in what is queued: afterwards the ledger knows all that the sandbox's programs know. */
+void sandbox_net_catch_up(struct sandbox *sb);
+
+/* Catches up and tells whether there is anything in the ledger. */
+bool sandbox_net_any(struct sandbox *sb);
+
+/* What was refused since then; see ledger_blocked_between. */
+size_t sandbox_net_blocked(struct sandbox *sb, int64_t since_ms, size_t max,
+			   void (*fn)(void *arg, const struct ledger_entry *en), void *arg);
+
 /* ---- execs ---- */
 
+void exec_on_started(struct sandbox *sb, uint64_t id, pid_t pid);
 void exec_on_exited(struct sandbox *sb, uint64_t id, const struct init_exit *ie);
 /* The sandbox's processes are gone. */
 void exec_end_all(struct sandbox *sb);
-/* A shutdown doesn't wait for readers. */
-void exec_force_detached(struct sandboxes *m);
+/* Their time-outs stand still, and go on with what was left; held_us: how long they stood. */
+void exec_hold_all(struct sandbox *sb);
+void exec_release_all(struct sandbox *sb, int64_t held_us);
 
 /* exec_env.c: base (may be NULL: the defaults) with the members of a JSON object text (may be NULL) over
- * it, as an array of its own. ERR_INVALID for a name or value that no environment can hold. */
-int exec_env_build(const char *const *base, const char *json, char ***ret, struct err *e);
+ * it, as an array of its own. terminal: the default TERM is one that has escapes. ERR_INVALID for a name or
+ * value that no environment can hold. */
+int exec_env_build(const char *const *base, const char *json, bool terminal, char ***ret, struct err *e);
 void exec_env_free(char **env);
 
 /* exec_output.c: at most EXEC_OUTPUT_MAX bytes of a stream, its beginning and its end. Costs what it holds. */

@@ -50,11 +50,13 @@ int sandboxes_new(const struct sandboxes_config *c, struct sandboxes **ret, stru
 	(void)signal(SIGPIPE, SIG_IGN);
 	add_timer(m, &m->soon);
 	add_timer(m, &m->linger_timer);
+	add_timer(m, &m->ended_timer);
 	add_timer(m, &m->pool_timer);
 	add_timer(m, &m->trash_timer);
 	add_timer(m, &m->stop_timer);
+	add_timer(m, &m->jobs_timer);
 	*ret = m;
-	return 0;
+	return sandboxes_net_start(m, e);
 }
 
 static void on_died(void *arg, const char *slot, int status)
@@ -184,6 +186,8 @@ int sandbox_root(struct sandboxes *m, const struct account *a, const char *id, s
 
 void sandboxes_count(const struct sandboxes *m, struct sandboxes_counts *ret)
 {
+	const struct sandbox *sb, *next;
+
 	*ret = (struct sandboxes_counts){
 		.live = HASH_COUNT(m->by_id),
 		.execs = m->n_execs,
@@ -192,6 +196,8 @@ void sandboxes_count(const struct sandboxes *m, struct sandboxes_counts *ret)
 		.terminated = m->terminated,
 		.failed = m->failed,
 	};
+	HASH_ITER(hh, m->by_id, sb, next)
+		ret->paused += sb->row.status == SANDBOX_PAUSED;
 }
 
 /* ---- answers from the loop ---- */
@@ -251,12 +257,8 @@ static void on_stop_limit(uv_timer_t *t)
 
 void sandboxes_check_stopped(struct sandboxes *m)
 {
-	if (!m->stopping || !m->stopped || m->by_id || m->slots || m->deferred)
+	if (!m->stopping || !m->stopped || m->by_id || m->slots || m->deferred || m->n_jobs > 0 || m->jobs_waiting)
 		return;
-	if (m->detached) {
-		exec_force_detached(m); /* comes back here with the last one */
-		return;
-	}
 	if (m->trash_pending || m->trash_running)
 		return;
 	(void)uv_timer_start(&m->stop_timer, on_stop_check, 0, 0);
@@ -272,10 +274,10 @@ void sandboxes_shutdown(struct sandboxes *m, void (*done)(void *arg), void *arg)
 	m->stopped_arg = arg;
 	(void)uv_timer_start(&m->stop_timer, on_stop_limit, SANDBOX_SHUTDOWN_MS, 0);
 	HASH_ITER(hh, m->by_id, sb, next_sb)
-		sandbox_end(sb, "user", NULL);
+	sandbox_end(sb, "user", NULL);
 	/* Those no sandbox has taken yet. */
 	HASH_ITER(hh, m->slots, s, next_s)
-		slot_kill(s);
+	slot_kill(s);
 	if (m->trash_pending && !m->trash_running)
 		sandbox_trash_kick(m);
 	sandboxes_check_stopped(m);
@@ -285,12 +287,13 @@ void sandboxes_maybe_free(struct sandboxes *m)
 {
 	struct deferred *d, *next;
 
-	if (!m->freeing || m->handles > 0 || m->trash_running)
+	if (!m->freeing || m->handles > 0 || m->trash_running || m->n_jobs > 0)
 		return;
 	/* What a stop that took too long left behind still points here. */
-	if (m->by_id || m->slots || m->detached)
+	if (m->by_id || m->slots || m->jobs_waiting)
 		return;
-	LL_FOREACH_SAFE(m->deferred, d, next) {
+	LL_FOREACH_SAFE(m->deferred, d, next)
+	{
 		sandbox_row_clear(&d->row);
 		free(d);
 	}
@@ -308,9 +311,12 @@ void sandboxes_free(struct sandboxes *m)
 	m->keeper_lost = true;
 	m->keeper = NULL;
 	m->stopped = NULL;
+	sandboxes_net_stop(m);
 	uv_close((uv_handle_t *)&m->soon, on_handle_closed);
 	uv_close((uv_handle_t *)&m->linger_timer, on_handle_closed);
+	uv_close((uv_handle_t *)&m->ended_timer, on_handle_closed);
 	uv_close((uv_handle_t *)&m->pool_timer, on_handle_closed);
 	uv_close((uv_handle_t *)&m->trash_timer, on_handle_closed);
 	uv_close((uv_handle_t *)&m->stop_timer, on_handle_closed);
+	uv_close((uv_handle_t *)&m->jobs_timer, on_handle_closed);
 }

@@ -21,6 +21,7 @@
 /* Processes: one for every 4 MB, within these. small 512, medium 1024, large 2048. */
 #define PIDS_MIN 512u
 #define PIDS_MAX 2048u
+#define PIDS_SLACK 16u
 
 /* ---- may it be ---- */
 
@@ -35,7 +36,7 @@ static uint32_t count_account(struct sandboxes *m, const char *account)
 	uint32_t n = 0;
 
 	HASH_ITER(hh, m->by_id, sb, next)
-		n += counts(sb->row.status) && strcmp(sb->row.account, account) == 0;
+	n += counts(sb->row.status) && strcmp(sb->row.account, account) == 0;
 	return n;
 }
 
@@ -46,10 +47,11 @@ static int refuse_size(const struct plan *p, const char *what, struct err *e)
 
 	for (unsigned int i = 0; i < SIZE_COUNT; i++)
 		if (p->sizes & 1u << i && n < sizeof(allowed))
-			n += (size_t)snprintf(allowed + n, sizeof(allowed) - n, "%s%s", n ? ", " : "", size_menu[i].name);
+			n += (size_t)snprintf(allowed + n, sizeof(allowed) - n, "%s%s", n ? ", " : "",
+					      size_menu[i].name);
 	return err_set(e, ERR_PLAN, EPERM, "size_not_allowed",
-		       "%s is more than plan \"%s\" allows (sizes: %s; at most %u.%02u CPU and %u MB)", what, p->name, allowed,
-		       p->max_cpu_millis / 1000, p->max_cpu_millis % 1000 / 10, p->max_memory_mb);
+		       "%s is more than plan \"%s\" allows (sizes: %s; at most %u.%02u CPU and %u MB)", what, p->name,
+		       allowed, p->max_cpu_millis / 1000, p->max_cpu_millis % 1000 / 10, p->max_memory_mb);
 }
 
 static int choose_size(const struct plan *p, const struct sandbox_spec *s, struct sandbox_row *row, struct err *e)
@@ -84,16 +86,29 @@ static int choose_size(const struct plan *p, const struct sandbox_spec *s, struc
 	return 0;
 }
 
-static int check_network(const struct plan *p, const char *network, struct err *e)
+int sandbox_check_network(struct sandboxes *m, const struct plan *p, const char *network, struct err *e)
 {
 	if (!network || strcmp(network, "off") == 0)
 		return 0;
+	if (strcmp(network, "open") != 0 && strcmp(network, "restricted") != 0)
+		return err_set(e, ERR_INVALID, EINVAL, NULL, "network \"%.16s\" does not exist", network);
 	if (strcmp(network, "open") == 0 && !p->network_open)
 		return err_set(e, ERR_PLAN, EPERM, "network_not_allowed", "network \"open\" is not part of plan \"%s\"", p->name);
-	if (strcmp(network, "open") == 0 || strcmp(network, "restricted") == 0)
-		return err_set(e, ERR_UNSUPPORTED, EOPNOTSUPP, "network_unsupported",
-			       "network \"%s\" is not in this build yet; use \"off\"", network);
-	return err_set(e, ERR_INVALID, EINVAL, NULL, "network \"%.16s\" does not exist", network);
+	if (m->egress_lost)
+		return err_set(e, ERR_UNAVAILABLE, ENETDOWN, "network_unavailable", "network \"%s\" can't be had on this host: %s",
+			       network, m->c.network.why_none ? m->c.network.why_none : "the egress process is gone");
+	return 0;
+}
+
+int sandbox_check_concurrent(struct sandboxes *m, const struct account *a, struct err *e)
+{
+	const struct plan *p = plan_get(a->plan);
+	uint32_t live = count_account(m, a->id);
+
+	if (live >= p->max_concurrent)
+		return err_set(e, ERR_PLAN, EAGAIN, "concurrent_limit",
+			       "plan \"%s\" allows %u sandboxes at a time; %u are running", p->name, p->max_concurrent, live);
+	return 0;
 }
 
 static int check_host(struct sandboxes *m, struct err *e)
@@ -101,7 +116,8 @@ static int check_host(struct sandboxes *m, struct err *e)
 	if (m->stopping)
 		return err_set(e, ERR_CAPACITY, ESHUTDOWN, NULL, "the emulator is stopping");
 	if (m->c.max_live > 0 && HASH_COUNT(m->by_id) >= m->c.max_live)
-		return err_set(e, ERR_CAPACITY, EAGAIN, NULL, "this host is set to hold %u sandboxes at most", m->c.max_live);
+		return err_set(e, ERR_CAPACITY, EAGAIN, NULL, "this host is set to hold %u sandboxes at most",
+			       m->c.max_live);
 	return 0;
 }
 
@@ -118,21 +134,17 @@ static int check(struct sandboxes *m, const struct account *a, const struct sand
 		 struct err *e)
 {
 	const struct plan *p = plan_get(a->plan);
-	uint32_t live;
 	int r;
 
 	r = choose_size(p, s, row, e);
 	if (r >= 0)
-		r = check_network(p, s->network, e);
+		r = sandbox_check_network(m, p, s->network, e);
 	if (r >= 0)
 		r = choose_timeout(p, s, &row->timeout_s, e);
 	if (r < 0)
 		return r;
-	live = count_account(m, a->id);
-	if (live >= p->max_concurrent)
-		return err_set(e, ERR_PLAN, EAGAIN, "concurrent_limit",
-			       "plan \"%s\" allows %u sandboxes at a time; %u are running", p->name, p->max_concurrent, live);
-	return check_host(m, e);
+	r = sandbox_check_concurrent(m, a, e);
+	return r < 0 ? r : check_host(m, e);
 }
 
 /* ---- what it will be ---- */
@@ -162,7 +174,7 @@ static int fill_row(const struct account *a, const struct sandbox_spec *s, struc
 	return 0;
 }
 
-static void set_limits(struct sandbox *sb)
+void sandbox_set_limits(struct sandbox *sb)
 {
 	sb->limits = (struct cgroup_limits){
 		.cpu_millis = sb->row.cpu_millis,
@@ -177,13 +189,13 @@ static int prepare(struct sandbox *sb, const struct account *a, const struct san
 	int r = check(sb->m, a, s, &sb->row, e);
 
 	if (r >= 0)
-		r = exec_env_build(NULL, s->env, &sb->env, e);
+		r = exec_env_build(NULL, s->env, false, &sb->env, e);
 	if (r >= 0)
 		r = template_ref_get(sb->m, s->template_name, &sb->template, e);
 	if (r >= 0)
 		r = fill_row(a, s, &sb->row, e);
 	if (r >= 0)
-		set_limits(sb);
+		sandbox_set_limits(sb);
 	return r;
 }
 
@@ -203,12 +215,20 @@ static void on_deadline(uv_timer_t *t)
 	sandbox_end(sb, "timeout", NULL);
 }
 
+void sandbox_arm_deadline(struct sandbox *sb)
+{
+	uv_update_time(sb->m->c.loop);
+	(void)uv_timer_start(&sb->timer, on_deadline,
+			     (uint64_t)(MAX(sb->deadline_us - clock_mono_us(), INT64_C(0)) / 1000), 0);
+}
+
 static void on_create_limit(uv_timer_t *t)
 {
 	struct sandbox *sb = t->data;
 	struct err e = ERR_INIT;
 
-	(void)err_set(&e, ERR_INTERNAL, ETIMEDOUT, NULL, "the sandbox was not ready after %d s", SANDBOX_CREATE_MS / 1000);
+	(void)err_set(&e, ERR_INTERNAL, ETIMEDOUT, NULL, "the sandbox was not ready after %d s",
+		      SANDBOX_CREATE_MS / 1000);
 	sandbox_end(sb, "failed", &e);
 }
 
@@ -227,7 +247,8 @@ static void set_running(struct sandbox *sb)
 		return;
 	}
 	sb->deadline_us = clock_mono_us() + (int64_t)row->timeout_s * 1000000;
-	(void)uv_timer_start(&sb->timer, on_deadline, (uint64_t)row->timeout_s * 1000, 0);
+	sandbox_arm_deadline(sb);
+	sb->template_digest = sb->template->t->digest ? strdup(sb->template->t->digest) : NULL;
 	template_ref_put(TAKE_PTR(sb->template));
 	m->created++;
 	w = TAKE_PTR(sb->creator);
@@ -240,8 +261,12 @@ static void on_init_ready(void *arg, const struct err *e, int root_fd)
 {
 	struct sandbox *sb = arg;
 
-	if (sb->row.status != SANDBOX_CREATING || sb->root_fd >= 0) {
+	if ((sb->row.status != SANDBOX_CREATING && sb->row.status != SANDBOX_RESUMING) || sb->root_fd >= 0) {
 		closep(&root_fd);
+		return;
+	}
+	if (sb->row.status == SANDBOX_RESUMING) {
+		sandbox_cold_ready(sb, e, root_fd);
 		return;
 	}
 	if (e) {
@@ -251,6 +276,11 @@ static void on_init_ready(void *arg, const struct err *e, int root_fd)
 	}
 	sb->root_fd = root_fd;
 	set_running(sb);
+}
+
+static void on_init_started(void *arg, uint64_t exec_id, pid_t pid)
+{
+	exec_on_started(arg, exec_id, pid);
 }
 
 static void on_init_exited(void *arg, uint64_t exec_id, const struct init_exit *x)
@@ -272,28 +302,52 @@ static void on_init_lost(void *arg, const char *why)
 		sandbox_end(sb, "failed", &e);
 		return;
 	}
+	if (sb->row.status == SANDBOX_RESUMING) {
+		(void)err_set(&e, ERR_INTERNAL, EIO, NULL, "the sandbox's init is lost: %s", why);
+		sandbox_cold_failed(sb, &e);
+		return;
+	}
+	if (sb->row.status == SANDBOX_PAUSED) {
+		slot_kill(sb->slot); /* then its disk is all that is left */
+		return;
+	}
 	if (!sb->row.failure)
 		sb->row.failure = strdup(why);
 	sandbox_end(sb, "failed", NULL);
 }
 
-static void on_slot_dead(void *arg, int status)
+void sandbox_on_slot_dead(void *arg, int status)
 {
 	struct sandbox *sb = arg;
+	struct err e = ERR_INIT;
 
-	if (sb->row.status == SANDBOX_CREATING)
-		(void)err_set(&sb->failure, ERR_INTERNAL, EIO, NULL, "the sandbox's init ended while it was set up (status %#x)",
+	if (sb->row.status == SANDBOX_PAUSED) {
+		sandbox_gone_cold(sb);
+		return;
+	}
+	if (sb->row.status == SANDBOX_RESUMING) {
+		sb->slot = NULL;
+		(void)err_set(&e, ERR_INTERNAL, EIO, NULL, "the sandbox's init ended while it was set up (status %#x)",
 			      (unsigned int)status);
+		sandbox_cold_failed(sb, &e);
+		return;
+	}
+	if (sb->row.status == SANDBOX_CREATING)
+		(void)err_set(&sb->failure, ERR_INTERNAL, EIO, NULL,
+			      "the sandbox's init ended while it was set up (status %#x)", (unsigned int)status);
 	else if (sb->row.status != SANDBOX_TERMINATING && !sb->row.failure)
-		sb->row.failure = strdup(sb->m->keeper_lost ? "the emulator's keeper ended" : "its init ended by itself");
+		sb->row.failure =
+			strdup(sb->m->keeper_lost ? "the emulator's keeper ended" : "its init ended by itself");
 	sandbox_ended(sb, status);
 }
 
-static int configure(struct sandbox *sb, int ctl_sock, struct err *e)
+int sandbox_configure(struct sandbox *sb, int ctl_sock, struct err *e)
 {
-	const struct init_events ev = {
-		.ready = on_init_ready, .exited = on_init_exited, .lost = on_init_lost, .arg = sb
-	};
+	const struct init_events ev = { .ready = on_init_ready,
+					.started = on_init_started,
+					.exited = on_init_exited,
+					.lost = on_init_lost,
+					.arg = sb };
 	const struct template *t = sb->template->t;
 	struct init_config c = {
 		.slot = sb->row.slot,
@@ -302,19 +356,42 @@ static int configure(struct sandbox *sb, int ctl_sock, struct err *e)
 		.cpus = (sb->limits.cpu_millis + 999) / 1000,
 		.hostname = "sandbox", /* the name that a template's /etc/hosts knows */
 		.memory_bytes = sb->limits.memory_bytes,
-		.pids_max = sb->limits.pids_max,
+		/* Where there is a cgroup it is to say no first: it counts how often. */
+		.pids_max = sb->limits.pids_max + PIDS_SLACK,
 		.no_cgroup_view = cgroup_root_backend(sb->m->c.cgroups) == CGROUP_NONE,
 	};
 
 	return init_connect(sb->m->c.loop, ctl_sock, &c, &ev, &sb->init, e);
 }
 
+static void use_slot(struct sandbox *sb, const struct err *net)
+{
+	const struct slot_events ev = { .dead = sandbox_on_slot_dead, .arg = sb };
+	struct err e = ERR_INIT;
+	int r, sock = -1;
+
+	if (sb->row.status != SANDBOX_CREATING)
+		return; /* ended meanwhile */
+	if (net) {
+		e = *net;
+		r = -EIO;
+	} else {
+		r = slot_use(sb->slot, &sb->limits, &ev, &sock, &e);
+	}
+	if (r >= 0)
+		r = sandbox_configure(sb, sock, &e);
+	if (r >= 0)
+		sandbox_net_start(sb);
+	if (r < 0) {
+		log_error("%s: %s", sb->row.id, e.msg);
+		sandbox_end(sb, "failed", &e);
+	}
+}
+
 static void on_slot_ready(void *arg, const struct err *err)
 {
 	struct sandbox *sb = arg;
-	const struct slot_events ev = { .dead = on_slot_dead, .arg = sb };
 	struct err e = ERR_INIT;
-	int r, sock = -1;
 
 	if (err) {
 		sb->slot = NULL;
@@ -323,10 +400,9 @@ static void on_slot_ready(void *arg, const struct err *err)
 		sandbox_ended(sb, 0);
 		return;
 	}
-	r = slot_use(sb->slot, &sb->limits, &ev, &sock, &e);
-	if (r >= 0)
-		r = configure(sb, sock, &e);
-	if (r < 0) {
+	if (strcmp(sb->row.network, "off") == 0) {
+		use_slot(sb, NULL);
+	} else if (sandbox_net_connect(sb, use_slot, &e) < 0) {
 		log_error("%s: %s", sb->row.id, e.msg);
 		sandbox_end(sb, "failed", &e);
 	}
@@ -334,18 +410,13 @@ static void on_slot_ready(void *arg, const struct err *err)
 
 /* ---- the request ---- */
 
-static struct sandbox *sandbox_alloc(struct sandboxes *m, sandbox_done_fn done, void *arg)
+struct sandbox *sandbox_alloc(struct sandboxes *m)
 {
 	struct sandbox *sb = calloc(1, sizeof(*sb));
-	struct waiter *w = calloc(1, sizeof(*w));
 
-	if (!sb || !w) {
-		free(sb);
-		free(w);
+	if (!sb)
 		return NULL;
-	}
-	*w = (struct waiter){ .done = done, .arg = arg };
-	*sb = (struct sandbox){ .m = m, .root_fd = -1, .creator = w };
+	*sb = (struct sandbox){ .m = m, .root_fd = -1, .refused_sock = -1, .net_index = -1 };
 	(void)uv_timer_init(m->c.loop, &sb->timer);
 	sb->timer.data = sb;
 	return sb;
@@ -365,7 +436,7 @@ static void mark_failed(struct sandbox *sb, const struct err *e)
 
 static int start(struct sandbox *sb, struct err *e)
 {
-	const struct slot_events ev = { .ready = on_slot_ready, .dead = on_slot_dead, .arg = sb };
+	const struct slot_events ev = { .ready = on_slot_ready, .dead = sandbox_on_slot_dead, .arg = sb };
 	struct sandboxes *m = sb->m;
 	struct slot *warm = pool_take(m, &ev);
 	int r;
@@ -403,13 +474,18 @@ int sandbox_create(struct sandboxes *m, const struct account *a, const struct sa
 		   void *arg, struct err *e)
 {
 	struct err own = ERR_INIT;
-	struct sandbox *sb = sandbox_alloc(m, done, arg);
+	struct waiter *w = calloc(1, sizeof(*w));
+	struct sandbox *sb = w ? sandbox_alloc(m) : NULL;
 	int r;
 
 	if (!e)
 		e = &own;
-	if (!sb)
+	if (!sb) {
+		free(w);
 		return err_errno(e, ENOMEM, "can't make a sandbox");
+	}
+	*w = (struct waiter){ .done = done, .arg = arg };
+	sb->creator = w;
 	r = prepare(sb, a, s, e);
 	if (r >= 0)
 		r = start(sb, e);

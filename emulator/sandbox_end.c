@@ -10,11 +10,16 @@
 
 uint64_t sandbox_oom_kills(struct sandbox *sb)
 {
-	uint64_t n;
+	if (sb->slot)
+		(void)cgroup_read_oom_kills(sb->m->c.cgroups, sb->slot->name, &sb->oom_last);
+	return sb->oom_last;
+}
 
-	if (sb->slot && cgroup_read_oom_kills(sb->m->c.cgroups, sb->slot->name, &n) == 0)
-		return n;
-	return sb->oom_seen;
+uint64_t sandbox_pids_denied(struct sandbox *sb)
+{
+	if (sb->slot)
+		(void)cgroup_read_pids_denied(sb->m->c.cgroups, sb->slot->name, &sb->denied_last);
+	return sb->denied_last;
 }
 
 static void save(struct sandbox *sb)
@@ -26,8 +31,15 @@ static void save(struct sandbox *sb)
 		log_error("%s: its row can't be written: %s", sb->row.id, e.msg);
 }
 
+static void on_cold_end(uv_timer_t *t)
+{
+	sandbox_ended(t->data, 0);
+}
+
 void sandbox_end(struct sandbox *sb, const char *reason, const struct err *failure)
 {
+	bool frozen = sb->row.status == SANDBOX_PAUSING || sb->row.status == SANDBOX_PAUSED;
+
 	if (sb->row.status == SANDBOX_TERMINATING)
 		return;
 	sb->end_reason = reason;
@@ -38,14 +50,23 @@ void sandbox_end(struct sandbox *sb, const char *reason, const struct err *failu
 	sb->row.status = SANDBOX_TERMINATING;
 	if (!failure)
 		save(sb);
+	if (!sb->slot) { /* paused, and its processes gone before */
+		(void)uv_timer_start(&sb->timer, on_cold_end, 0, 0);
+		return;
+	}
 	slot_kill(sb->slot);
+	/* The v1 freezer keeps even SIGKILL from its processes; this thaws it. */
+	if (frozen)
+		(void)cgroup_kill(sb->m->c.cgroups, sb->slot->name);
 }
 
 static void on_closed(uv_handle_t *h)
 {
 	struct sandbox *sb = h->data;
 
+	ledger_free(sb->ledger);
 	exec_env_free(sb->env);
+	free(sb->template_digest);
 	template_ref_put(sb->template);
 	sandbox_row_clear(&sb->row);
 	free(sb);
@@ -53,6 +74,10 @@ static void on_closed(uv_handle_t *h)
 
 void sandbox_discard(struct sandbox *sb)
 {
+	if (sb->net_pending) {
+		sb->net_abandoned = true;
+		return;
+	}
 	uv_close((uv_handle_t *)&sb->timer, on_closed);
 }
 
@@ -94,6 +119,12 @@ static void answer(struct sandbox *sb)
 		w->done(w->arg, NULL, &sb->row);
 		free(w);
 	}
+	if (sb->changer) {
+		struct err ended = ERR_INIT;
+
+		(void)sandbox_not_ready(sb->row.id, sb->row.status, "paused or running", &ended);
+		sandbox_changed(sb, &ended);
+	}
 	w = sb->creator;
 	if (w) {
 		if (e.kind == ERR_NONE && strcmp(sb->row.termination_reason, "user") != 0)
@@ -116,7 +147,11 @@ void sandbox_ended(struct sandbox *sb, int status)
 	if (sb->init)
 		init_free(TAKE_PTR(sb->init));
 	closep(&sb->root_fd);
+	sandbox_net_stop(sb);
+	if (sb->job)
+		job_leave(sb->job);
 	settle_row(sb, reason);
+	sandbox_drop_snapshot(sb);
 	log_info("%s: %s (%s)", sb->row.id, sandbox_status_name(sb->row.status), reason);
 	/* Out of the table first: a callback may look it up, or make another. */
 	HASH_DEL(m->by_id, sb);

@@ -23,7 +23,9 @@ struct parked {
 };
 
 /* The smallest size's; a bigger sandbox's are set when it takes the slot. */
-static const struct cgroup_limits parked_limits = { .cpu_millis = 500, .memory_bytes = UINT64_C(512) << 20, .pids_max = 512 };
+static const struct cgroup_limits parked_limits = { .cpu_millis = 500,
+						    .memory_bytes = UINT64_C(512) << 20,
+						    .pids_max = 512 };
 
 static void refill(struct sandboxes *m);
 
@@ -106,8 +108,8 @@ struct slot *pool_take(struct sandboxes *m, const struct slot_events *ev)
 	struct slot *s;
 
 	LL_FOREACH(m->pool, p)
-		if (p->ready)
-			break;
+	if (p->ready)
+		break;
 	if (!p)
 		return NULL;
 	s = p->slot;

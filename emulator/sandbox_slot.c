@@ -99,6 +99,7 @@ static void gone(struct slot *s, int status)
 	s->tries = 0;
 	s->ev = (struct slot_events){ 0 };
 	closep(&s->ctl_sock);
+	closep(&s->refused_sock);
 	if (ev.dead)
 		ev.dead(ev.arg, status);
 	/* Behind the answer: the caller of a terminate doesn't wait for this. */
@@ -130,10 +131,15 @@ void slot_kill(struct slot *s)
 	s->state = SLOT_KILLING;
 	s->tries = 0;
 	closep(&s->ctl_sock);
+	closep(&s->refused_sock);
 	/* Before the keeper's answer there is nothing to kill; on_spawned does it then. */
 	if (!s->m->keeper_lost && !s->spawn_pending)
 		r = keeper_kill(s->m->keeper, s->name);
-	(void)uv_timer_start(&s->timer, on_kill_timer, s->m->keeper_lost ? 0 : r < 0 ? 10 : KILL_EVERY_MS, KILL_EVERY_MS);
+	(void)uv_timer_start(&s->timer, on_kill_timer,
+			     s->m->keeper_lost ? 0
+			     : r < 0	       ? 10
+					       : KILL_EVERY_MS,
+			     KILL_EVERY_MS);
 }
 
 void slot_discard(struct slot *s)
@@ -157,7 +163,7 @@ static void spawn_failed(struct slot *s, const struct err *e)
 	ev.ready(ev.arg, e);
 }
 
-static void on_spawned(void *arg, const struct err *e, int ctl_sock, pid_t pid)
+static void on_spawned(void *arg, const struct err *e, int ctl_sock, int refused_sock, pid_t pid)
 {
 	struct slot *s = arg;
 	struct err early = ERR_INIT;
@@ -166,6 +172,7 @@ static void on_spawned(void *arg, const struct err *e, int ctl_sock, pid_t pid)
 	if (s->state == SLOT_REMOVING) {
 		/* It was given up before; what came late must not stay. */
 		closep(&ctl_sock);
+		closep(&refused_sock);
 		if (!e && !s->m->keeper_lost)
 			(void)keeper_kill(s->m->keeper, s->name);
 		maybe_free(s);
@@ -178,16 +185,19 @@ static void on_spawned(void *arg, const struct err *e, int ctl_sock, pid_t pid)
 	s->pid = pid;
 	if (s->died_early) {
 		closep(&ctl_sock);
+		closep(&refused_sock);
 		(void)err_set(&early, ERR_INTERNAL, EIO, NULL, "the sandbox's init ended as soon as it was made");
 		spawn_failed(s, &early);
 		return;
 	}
 	if (s->state == SLOT_KILLING) {
 		closep(&ctl_sock);
+		closep(&refused_sock);
 		(void)keeper_kill(s->m->keeper, s->name);
 		return;
 	}
 	s->ctl_sock = ctl_sock;
+	s->refused_sock = refused_sock;
 	s->state = SLOT_PARKED;
 	s->ev.ready(s->ev.arg, NULL);
 }
@@ -234,7 +244,9 @@ int slot_make(struct sandboxes *m, const char *name, const struct cgroup_limits 
 	s = calloc(1, sizeof(*s));
 	if (!s)
 		return err_errno(e, ENOMEM, "can't make a sandbox");
-	*s = (struct slot){ .m = m, .state = SLOT_SPAWNING, .ev = *ev, .limits = *l, .ctl_sock = -1 };
+	*s = (struct slot){
+		.m = m, .state = SLOT_SPAWNING, .ev = *ev, .limits = *l, .ctl_sock = -1, .refused_sock = -1
+	};
 	(void)snprintf(s->name, sizeof(s->name), "%s", name);
 	HASH_ADD_STR(m->slots, name, s);
 	if (!s->hh.tbl) {
@@ -292,8 +304,10 @@ void slot_on_keeper_lost(struct sandboxes *m)
 
 	m->keeper_lost = true;
 	m->keeper = NULL;
-	(void)err_set(&e, ERR_UNAVAILABLE, ECONNRESET, NULL, "the emulator's keeper process has ended; restart the emulator");
-	HASH_ITER(hh, m->slots, s, next) {
+	(void)err_set(&e, ERR_UNAVAILABLE, ECONNRESET, NULL,
+		      "the emulator's keeper process has ended; restart the emulator");
+	HASH_ITER(hh, m->slots, s, next)
+	{
 		if (s->state == SLOT_REMOVING)
 			continue;
 		(void)cgroup_kill(m->c.cgroups, s->name);

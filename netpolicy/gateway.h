@@ -14,13 +14,14 @@
 
 #define GATEWAY_MAX 16384u
 #define GATEWAY_RESOLVER "100.100.100.53" /* what /etc/resolv.conf names; any port 53 ends at our resolver */
+#define GATEWAY_NFLOG 1
 
 struct gateway;
 
 /* Makes the namespace (the calling process moves into it), its table, and the sockets. Nothing is forwarded,
  * ever: TCP and UDP are handed to the sockets below by tproxy (so they keep their original destination),
- * everything else is refused at once and logged to NFLOG group GATEWAY_NFLOG. */
-#define GATEWAY_NFLOG 1
+ * everything else is refused at once and logged to NFLOG group GATEWAY_NFLOG. ERR_UNAVAILABLE where the host
+ * lacks nftables or its library. */
 int gateway_new(struct gateway **ret, struct err *e);
 void gateway_free(struct gateway *g);
 
@@ -32,30 +33,29 @@ struct gateway_sockets {
 };
 const struct gateway_sockets *gateway_sockets(const struct gateway *g);
 
-/* Connects the sandbox whose init is pid: veth, the peer named eth0 in its namespace (not yet up there: its
- * init does that, see gateway_configure_inside), anti-spoofing and the mode's rules, in one batch. */
+/* Connects the sandbox whose init is pid: the veth pair, addresses and routes on both sides, and the mode's
+ * rules. Replaces what gateway_notice made there. The pair dies with the sandbox's namespace. */
 int gateway_attach(struct gateway *g, uint32_t index, pid_t init_pid, enum net_mode mode, struct err *e);
-int gateway_detach(struct gateway *g, uint32_t index); /* 0 also if gone: the pair dies with its namespace */
 
-/* In the sandbox's init, with CAP_NET_ADMIN over its own namespace: addresses, routes, link up. */
-int gateway_configure_inside(uint32_t index, struct err *e);
+/* Another mode for a connected sandbox: takes effect for the next packet. */
+int gateway_set_mode(struct gateway *g, uint32_t index, enum net_mode mode, struct err *e);
 
-void gateway_address(uint32_t index, struct in_addr *ret_v4, struct in6_addr *ret_v6);	    /* the sandbox's */
-int gateway_index_of(const struct in6_addr *a);	/* the number of the sandbox with this (v4-mapped or v6) address, or -1 */
+/* Mode "off" for the sandbox whose init is pid: nothing but loopback, but an attempt is noticed: a default
+ * route to lo and an output rule that refuses at once and logs. *ret_nflog: the netlink socket that hears of it. */
+int gateway_notice(struct gateway *g, pid_t init_pid, int *ret_nflog, struct err *e);
 
-/* mode "off": nothing but loopback in the sandbox, but an attempt is to be noticed. In the init, before it
- * gives CAP_NET_ADMIN up: a blackhole that logs: a default route to lo and an output rule that refuses at
- * once and sends the packet's head to NFLOG. Returns the netlink socket that hears of them (for the daemon). */
-int gateway_notice_inside(struct err *e);
+void gateway_address(uint32_t index, struct in_addr *ret_v4, struct in6_addr *ret_v6); /* the sandbox's */
+int gateway_index_of(const struct in6_addr *a); /* the number of the sandbox with this (v4-mapped or v6) address, or -1 */
 
-/* A packet an nflog socket reports: what was tried. 0, or -EBADMSG for one that makes no sense. */
+/* A packet an nflog socket reports: what was tried. */
 struct gateway_refused {
 	struct in6_addr from, to; /* IPv4 as v4-mapped */
 	uint8_t proto;		  /* IPPROTO_TCP, ... */
 	uint16_t from_port, port; /* 0 where the protocol has none */
-	char name[POLICY_NAME_MAX]; /* UDP to port 53: the name asked for, else "" */
+	char name[POLICY_NAME_MAX]; /* UDP to port 53: the name asked for, lower case; else "" */
 	char rule[32];		    /* the log prefix: which rule refused */
 };
 typedef void (*gateway_refused_fn)(void *arg, const struct gateway_refused *r);
-/* Reads what is there (non-blocking), calls fn for each; returns how many or a negative errno. */
+/* Reads what is there (non-blocking, at most 64 datagrams a call), calls fn for each packet that makes sense;
+ * returns how many or a negative errno. */
 int gateway_read_refused(int nflog, gateway_refused_fn fn, void *arg);

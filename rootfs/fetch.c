@@ -14,10 +14,30 @@ int fetch(const char *url, const char *accept, uint32_t timeout_s, struct buf *o
 {
 	_cleanup_proc_ struct proc p = PROC_INIT;
 	char max_time[16], header[96] = "Accept: */*";
-	const char *const argv[] = { "curl", "-q", "--silent", "--show-error", "--fail", "--location", "--max-redirs", "5",
-				     "--proto", "=http,https", "--connect-timeout", "5", "--max-time", max_time, "--header",
-				     header, "--output", "-", "--", url, NULL };
-	struct proc_spec s = { .argv = argv, .env = (const char *const *)environ, .stdin_fd = -1, .timeout_s = timeout_s + 5 };
+	const char *const argv[] = { "curl",
+				     "-q",
+				     "--silent",
+				     "--show-error",
+				     "--fail",
+				     "--location",
+				     "--max-redirs",
+				     "5",
+				     "--proto",
+				     "=http,https",
+				     "--connect-timeout",
+				     "5",
+				     "--max-time",
+				     max_time,
+				     "--header",
+				     header,
+				     "--output",
+				     "-",
+				     "--",
+				     url,
+				     NULL };
+	struct proc_spec s = {
+		.argv = argv, .env = (const char *const *)environ, .stdin_fd = -1, .timeout_s = timeout_s + 5
+	};
 	char b[16384];
 	int r, status;
 	ssize_t n;

@@ -14,8 +14,8 @@
 /* A file of the image, symlinks resolved inside it. NULL if it is not there, no file, or too large. */
 static char *image_file(int root_fd, const char *path, size_t max)
 {
-	_cleanup_close_ int fd =
-		sys_openat2(root_fd, path, O_RDONLY | O_NONBLOCK | O_NOCTTY, 0, RESOLVE_IN_ROOT | RESOLVE_NO_MAGICLINKS);
+	_cleanup_close_ int fd = sys_openat2(root_fd, path, O_RDONLY | O_NONBLOCK | O_NOCTTY, 0,
+					     RESOLVE_IN_ROOT | RESOLVE_NO_MAGICLINKS);
 	_cleanup_free_ char *text = NULL;
 	struct stat st;
 	ssize_t n;
@@ -160,7 +160,8 @@ static bool find_node(int root_fd, char *ret, size_t cap)
 		(void)snprintf(path, sizeof(path), "%s/include/node/node_version.h", prefixes[i]);
 		header = image_file(root_fd, path, IMAGE_FILE_MAX);
 		if (header && c_define(header, "NODE_MAJOR_VERSION", a, sizeof(a)) &&
-		    c_define(header, "NODE_MINOR_VERSION", b, sizeof(b)) && c_define(header, "NODE_PATCH_VERSION", c, sizeof(c)))
+		    c_define(header, "NODE_MINOR_VERSION", b, sizeof(b)) &&
+		    c_define(header, "NODE_PATCH_VERSION", c, sizeof(c)))
 			(void)snprintf(ret, cap, "Node %s.%s.%s", a, b, c);
 		else if (i == 1 && dpkg_version(root_fd, "nodejs", version, sizeof(version)))
 			(void)snprintf(ret, cap, "Node %s", version);
@@ -253,7 +254,9 @@ static int scaffold_one(const struct layer_env *env, int image_fd, int scaffold_
 		return r == -ENOTDIR ? 0 : r; /* an odd image: it gets what it asked for */
 	if (!s->text && mkdirat(dirfd, name, 0755) < 0 && errno != EEXIST)
 		return -errno;
-	fd = openat(dirfd, name, s->text ? O_WRONLY | O_CREAT | O_EXCL | O_NOFOLLOW | O_CLOEXEC : O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC,
+	fd = openat(dirfd, name,
+		    s->text ? O_WRONLY | O_CREAT | O_EXCL | O_NOFOLLOW | O_CLOEXEC
+			    : O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC,
 		    0600);
 	if (fd < 0)
 		return -errno;
@@ -268,17 +271,20 @@ static int scaffold_one(const struct layer_env *env, int image_fd, int scaffold_
 /* A name that is there, whatever it is: a dangling symlink counts. */
 static bool present(int image_fd, const char *path)
 {
-	_cleanup_close_ int fd = sys_openat2(image_fd, path, O_PATH | O_NOFOLLOW, 0, RESOLVE_IN_ROOT | RESOLVE_NO_MAGICLINKS);
+	_cleanup_close_ int fd =
+		sys_openat2(image_fd, path, O_PATH | O_NOFOLLOW, 0, RESOLVE_IN_ROOT | RESOLVE_NO_MAGICLINKS);
 
 	return fd >= 0;
 }
 
-int image_scaffold(const struct layer_env *env, int image_fd, int scaffold_fd, bool replace, bool *ret_any, struct err *e)
+int image_scaffold(const struct layer_env *env, int image_fd, int scaffold_fd, bool replace, bool *ret_any,
+		   struct err *e)
 {
 	bool any = false;
 
 	for (size_t i = 0; i <= ARRAY_SIZE(scaffold_entries); i++) {
-		const struct scaffold_entry *s = i < ARRAY_SIZE(scaffold_entries) ? &scaffold_entries[i] : &scaffold_single;
+		const struct scaffold_entry *s =
+			i < ARRAY_SIZE(scaffold_entries) ? &scaffold_entries[i] : &scaffold_single;
 		int r;
 
 		if (s == &scaffold_single && !env->single_id)

@@ -14,4 +14,5 @@ void image_interpreter(int root_fd, char *ret, size_t cap);
 /* Fills the layer at scaffold_fd with what the image lacks: mount points, /workspace, /etc/hosts and the
  * like. replace: /etc/hosts, hostname and resolv.conf are set even if it has them (a build's leftovers of
  * this host). *ret_any: whether anything was missing. */
-int image_scaffold(const struct layer_env *env, int image_fd, int scaffold_fd, bool replace, bool *ret_any, struct err *e);
+int image_scaffold(const struct layer_env *env, int image_fd, int scaffold_fd, bool replace, bool *ret_any,
+		   struct err *e);

@@ -12,8 +12,8 @@
 #include "emulator/base/fd.h"
 #include "emulator/base/sys.h"
 #include "rootfs/json.h"
-#include "rootfs/treehash.h"
 #include "rootfs/tree.h"
+#include "rootfs/treehash.h"
 
 #define LAYER_JSON_MAX (16u << 10)
 #define LAYER_TMP ".tmp-"
@@ -136,7 +136,10 @@ static const struct {
 	const char *key;
 	size_t offset, size;
 } fact_fields[] = {
-#define FACT(f) { #f, offsetof(struct layer_facts, f), sizeof(((struct layer_facts *)NULL)->f) }
+#define FACT(f)                                                                                                        \
+	{                                                                                                              \
+#f, offsetof(struct layer_facts, f), sizeof(((struct layer_facts *)NULL)->f)                           \
+	}
 	FACT(recipe), FACT(distribution), FACT(interpreter), FACT(libraries), FACT(source), FACT(stand_in),
 #undef FACT
 };
@@ -147,7 +150,8 @@ static int write_info(int l_fd, const struct layer_info *i, struct err *e)
 	char name[LAYER_ID_SIZE + 8];
 	bool ok = o != NULL;
 
-	ok = ok && json_put(o, "format", json_object_new_int(1)) && json_put(o, "digest", json_object_new_string(i->digest)) &&
+	ok = ok && json_put(o, "format", json_object_new_int(1)) &&
+	     json_put(o, "digest", json_object_new_string(i->digest)) &&
 	     json_put(o, "size_bytes", json_object_new_uint64(i->size_bytes)) &&
 	     json_put(o, "created_ms", json_object_new_int64(i->created_ms));
 	for (size_t k = 0; ok && k < ARRAY_SIZE(fact_fields); k++) {
@@ -186,7 +190,8 @@ int layer_load(int state_fd, const char *id, struct layer_info *ret, struct err 
 	(void)json_get_u64(o, "created_ms", &created);
 	i.created_ms = (int64_t)created;
 	for (size_t k = 0; k < ARRAY_SIZE(fact_fields); k++)
-		(void)json_get_string(o, fact_fields[k].key, (char *)&i.facts + fact_fields[k].offset, fact_fields[k].size);
+		(void)json_get_string(o, fact_fields[k].key, (char *)&i.facts + fact_fields[k].offset,
+				      fact_fields[k].size);
 	*ret = i;
 	return 0;
 }
@@ -241,7 +246,8 @@ static int find_one(void *arg, _unused_ int l_fd, const char *name)
 	struct find *f = arg;
 	struct layer_info i;
 
-	if (!layer_id_valid(name) || layer_load(f->state_fd, name, &i, NULL) < 0 || strcmp(i.facts.recipe, f->recipe) != 0)
+	if (!layer_id_valid(name) || layer_load(f->state_fd, name, &i, NULL) < 0 ||
+	    strcmp(i.facts.recipe, f->recipe) != 0)
 		return 0;
 	if (i.created_ms < f->since_ms)
 		return 0;

@@ -59,8 +59,8 @@ int layer_begin(const struct layer_env *env, struct layer_new *ret, struct err *
 void layer_abort(struct layer_new *n); /* also after commit: then only closes */
 #define _cleanup_layer_ _cleanup_(layer_abort)
 
-/* digest: hex, with the files' size; or NULL for that of the tree (size is then measured). Takes over n's folder. When a layer with the same digest is
- * there already, that one is used. *ret is filled. */
+/* digest: hex, with the files' size; or NULL for that of the tree (size is then measured). Takes over n's
+ * folder. When a layer with the same digest is there already, that one is used. *ret is filled. */
 int layer_commit(struct layer_new *n, const char *digest, uint64_t size, const struct layer_facts *facts,
 		 struct layer_info *ret, struct err *e);
 

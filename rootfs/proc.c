@@ -122,7 +122,9 @@ static void tail_add(struct proc *p, const char *s, size_t n)
 		p->tail_len -= drop;
 	}
 	for (size_t i = 0; i < n; i++)
-		p->tail[p->tail_len++] = s[i] == '\r' ? '\n' : (s[i] >= 0x20 && s[i] < 0x7f) || s[i] == '\n' ? s[i] : '?';
+		p->tail[p->tail_len++] = s[i] == '\r'					 ? '\n'
+					 : (s[i] >= 0x20 && s[i] < 0x7f) || s[i] == '\n' ? s[i]
+											 : '?';
 	p->tail[p->tail_len] = '\0';
 }
 
@@ -249,7 +251,8 @@ static int report(struct proc *p, int status, struct err *e)
 	char why[280];
 
 	if (p->timed_out)
-		return err_set(e, ERR_TIMEOUT, ETIMEDOUT, NULL, "%s took longer than %u s", p->name, p->spec->timeout_s);
+		return err_set(e, ERR_TIMEOUT, ETIMEDOUT, NULL, "%s took longer than %u s", p->name,
+			       p->spec->timeout_s);
 	if (status == 0)
 		return 0;
 	reason_one_line(p, why, sizeof(why));

@@ -14,8 +14,8 @@
 struct proc_spec {
 	const char *const *argv; /* argv[0] is looked up in the PATH of env */
 	const char *const *env;
-	int stdin_fd; /* -1: /dev/null */
-	uint32_t timeout_s;	/* 0: none; SIGKILL at the end of it */
+	int stdin_fd;	    /* -1: /dev/null */
+	uint32_t timeout_s; /* 0: none; SIGKILL at the end of it */
 	/* Each line of standard error, cut at PROC_LINE; the last one again each second nothing comes. */
 	void (*line)(void *arg, const char *line);
 	void *line_arg;

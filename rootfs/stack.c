@@ -35,9 +35,9 @@
 #include "rootfs/proc.h"
 #include "rootfs/tree.h"
 
-#define WORK "w"      /* overlayfs' work folder */
-#define TMP "t"	      /* the command's /tmp when it runs on the host's root */
-#define ROOT "r"      /* where the stack is mounted */
+#define WORK "w" /* overlayfs' work folder */
+#define TMP "t"	 /* the command's /tmp when it runs on the host's root */
+#define ROOT "r" /* where the stack is mounted */
 #define MAX_VARS 16
 #define LOWERDIR_MAX 4000 /* mount(2): options are one page */
 
@@ -70,7 +70,8 @@ static int fresh_dir(const struct layer_env *env, int dirfd, const char *name, m
 	if (mkdirat(dirfd, name, 0700) < 0)
 		return err_errno(e, errno, "cannot make a work folder");
 	fd = openat(dirfd, name, O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC);
-	if (fd < 0 || fchmod(fd, mode) < 0 || (!env->single_id && fchown(fd, env->sandbox_uid, (gid_t)env->sandbox_uid) < 0))
+	if (fd < 0 || fchmod(fd, mode) < 0 ||
+	    (!env->single_id && fchown(fd, env->sandbox_uid, (gid_t)env->sandbox_uid) < 0))
 		return err_errno(e, errno, "cannot make a work folder");
 	return 0;
 }
@@ -128,7 +129,8 @@ static int mount_dev(void)
 	}
 	if (mkdir(ROOT "/dev/shm", 01777) < 0 || mkdir(ROOT "/dev/pts", 0755) < 0)
 		return fail("/dev");
-	if (mount("devpts", ROOT "/dev/pts", "devpts", MS_NOSUID | MS_NOEXEC, "newinstance,ptmxmode=0666,mode=0620") < 0)
+	if (mount("devpts", ROOT "/dev/pts", "devpts", MS_NOSUID | MS_NOEXEC, "newinstance,ptmxmode=0666,mode=0620") <
+	    0)
 		return fail("/dev/pts");
 	if (symlink("pts/ptmx", ROOT "/dev/ptmx") < 0 || symlink("/proc/self/fd", ROOT "/dev/fd") < 0 ||
 	    symlink("/proc/self/fd/0", ROOT "/dev/stdin") < 0 || symlink("/proc/self/fd/1", ROOT "/dev/stdout") < 0 ||
@@ -140,13 +142,16 @@ static int mount_dev(void)
 /* What a command leaves in these is not part of a layer: they are tmpfs over the folders, where those are. */
 static int mount_scratch(void)
 {
-	static const char *const dirs[] = { "/tmp", "/run", "/var/lib/apt/lists", "/var/cache/apt", "/var/log", "/root" };
+	static const char *const dirs[] = {
+		"/tmp", "/run", "/var/lib/apt/lists", "/var/cache/apt", "/var/log", "/root"
+	};
 
 	for (size_t i = 0; i < ARRAY_SIZE(dirs); i++) {
 		char to[64];
 
 		(void)snprintf(to, sizeof(to), "%s%s", ROOT, dirs[i]);
-		if (mount("tmpfs", to, "tmpfs", MS_NOSUID | MS_NODEV, i == 0 ? "mode=1777" : "mode=0755") < 0 && errno != ENOENT)
+		if (mount("tmpfs", to, "tmpfs", MS_NOSUID | MS_NODEV, i == 0 ? "mode=1777" : "mode=0755") < 0 &&
+		    errno != ENOENT)
 			return fail(dirs[i]);
 	}
 	return 0;
@@ -159,8 +164,9 @@ static int mount_stack(const struct stack_proc *p)
 
 	(void)snprintf(to, sizeof(to), "%s/" ROOT, s->upper->name);
 	/* volatile: no fsync of apt's reaches the disk; the layer is synced once, when it is complete. */
-	(void)snprintf(options, sizeof(options), "userxattr,volatile,lowerdir=%s,upperdir=%s/" LAYER_ROOT ",workdir=%s/" WORK,
-		       p->lowerdir, s->upper->name, s->upper->name);
+	(void)snprintf(options, sizeof(options),
+		       "userxattr,volatile,lowerdir=%s,upperdir=%s/" LAYER_ROOT ",workdir=%s/" WORK, p->lowerdir,
+		       s->upper->name, s->upper->name);
 	if (mount("overlay", to, "overlay", MS_NODEV, options) < 0)
 		return fail("overlay");
 	if (chdir(s->upper->name) < 0)

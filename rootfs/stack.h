@@ -23,7 +23,7 @@ struct stack_spec {
 	const struct layer_new *upper;
 	const char *const *argv;
 	const char *const *vars; /* added to the environment: "K=V", NULL-terminated, or NULL */
-	int stdin_fd; /* 0 or below: /dev/null */
+	int stdin_fd;		 /* 0 or below: /dev/null */
 	uint32_t timeout_s;
 	void (*line)(void *arg, const char *line); /* each line of its standard error */
 	void *line_arg;

@@ -12,8 +12,8 @@ int template_save(int state_fd, const char *name, const struct layer_info *layer
 int template_sweep_layers(int state_fd, struct err *e);
 
 /* Adds the layer with what image_fd lacks, if anything. *ret_any says whether ret was filled. */
-int template_scaffold(const struct layer_env *env, int image_fd, bool replace, const char *recipe, struct layer_info *ret,
-		      bool *ret_any, struct err *e);
+int template_scaffold(const struct layer_env *env, int image_fd, bool replace, const char *recipe,
+		      struct layer_info *ret, bool *ret_any, struct err *e);
 
 /* ---- a build in progress ---- */
 
@@ -24,8 +24,8 @@ struct build {
 	bool force;
 	struct layer_info *stack; /* TEMPLATE_MAX_LAYERS, the bottom one first */
 	size_t n;
-	bool ubuntu;	       /* the base is Ubuntu 24.04 (else a Debian stand-in) */
-	char step[160];	       /* what a line of a helper's output belongs to */
+	bool ubuntu;	/* the base is Ubuntu 24.04 (else a Debian stand-in) */
+	char step[160]; /* what a line of a helper's output belongs to */
 	int64_t last_detail_us;
 };
 
@@ -49,7 +49,8 @@ struct build_script {
 	bool on_host; /* not on the stack but on the host's root, /tmp being the layer's */
 	uint32_t timeout_s;
 };
-int build_script_run(struct build *b, const struct layer_new *n, const struct build_script *s, struct buf *out, struct err *e);
+int build_script_run(struct build *b, const struct layer_new *n, const struct build_script *s, struct buf *out,
+		     struct err *e);
 
 /* The same in two steps, to read its standard output: fill, then stack_start(&call.spec). */
 #define BUILD_MAX_ARGS 64

@@ -45,7 +45,8 @@ static void template_freep(struct template **t)
 
 bool template_name_valid(const char *name)
 {
-	static const char first[] = "abcdefghijklmnopqrstuvwxyz0123456789", rest[] = "abcdefghijklmnopqrstuvwxyz0123456789._-";
+	static const char first[] = "abcdefghijklmnopqrstuvwxyz0123456789",
+			  rest[] = "abcdefghijklmnopqrstuvwxyz0123456789._-";
 	size_t n = strlen(name);
 
 	return n >= 1 && n <= TEMPLATE_NAME_MAX && strchr(first, name[0]) && strspn(name, rest) == n;
@@ -129,7 +130,8 @@ static int parse(struct json_object *o, const char *name, struct template **ret)
 		r = get_text(o, "stand_in", &t->stand_in);
 	if (r < 0)
 		return r;
-	if (json_get_u64(o, "created_ms", &created) < 0 || json_get_u64(o, "size_bytes", &t->size_bytes) < 0 || !t->digest)
+	if (json_get_u64(o, "created_ms", &created) < 0 || json_get_u64(o, "size_bytes", &t->size_bytes) < 0 ||
+	    !t->digest)
 		return -EINVAL;
 	t->created_ms = (int64_t)created;
 	*ret = TAKE_PTR(t);
@@ -158,9 +160,11 @@ static int unavailable(struct err *e, const char *name, const char *what)
 {
 	if (is_cloud_name(name))
 		return err_set(e, ERR_UNAVAILABLE, ENOENT, "template_unavailable",
-			       "template %s %s here; build it with: orkestr-emulator template build %s", name, what, name);
+			       "template %s %s here; build it with: orkestr-emulator template build %s", name, what,
+			       name);
 	return err_set(e, ERR_UNAVAILABLE, ENOENT, "template_unavailable",
-		       "template %s %s here; import it again with: orkestr-emulator template import %s FILE", name, what, name);
+		       "template %s %s here; import it again with: orkestr-emulator template import %s FILE", name,
+		       what, name);
 }
 
 int template_load(int state_fd, const char *name, struct template **ret, struct err *e)
@@ -218,7 +222,7 @@ static int compare_names(const void *a, const void *b)
 /* All names, sorted; *ret_n of them. */
 static int list_names(int state_fd, char (**ret)[TEMPLATE_NAME_MAX + 1], size_t *ret_n, struct err *e)
 {
-	_cleanup_free_ char (*names)[TEMPLATE_NAME_MAX + 1] = calloc(TEMPLATES_MAX, sizeof(*names));
+	_cleanup_free_ char(*names)[TEMPLATE_NAME_MAX + 1] = calloc(TEMPLATES_MAX, sizeof(*names));
 	_cleanup_(dirp_close) DIR *d = NULL;
 	struct dirent *de;
 	size_t n = 0;
@@ -245,7 +249,7 @@ static int list_names(int state_fd, char (**ret)[TEMPLATE_NAME_MAX + 1], size_t 
 
 int template_each(int state_fd, int (*fn)(void *arg, const struct template *t), void *arg, struct err *e)
 {
-	_cleanup_free_ char (*names)[TEMPLATE_NAME_MAX + 1] = NULL;
+	_cleanup_free_ char(*names)[TEMPLATE_NAME_MAX + 1] = NULL;
 	size_t n = 0;
 	int r = list_names(state_fd, &names, &n, e);
 
@@ -343,7 +347,7 @@ int template_save(int state_fd, const char *name, const struct layer_info *layer
 
 struct used {
 	struct template **all;
-	size_t n, cap;
+	size_t n;
 };
 
 static void used_clear(struct used *u)
@@ -366,14 +370,15 @@ static bool used_by_any(void *arg, const char *id)
 
 int template_sweep_layers(int state_fd, struct err *e)
 {
-	_cleanup_free_ char (*names)[TEMPLATE_NAME_MAX + 1] = NULL;
+	_cleanup_free_ char(*names)[TEMPLATE_NAME_MAX + 1] = NULL;
 	_cleanup_(used_clear) struct used u = { .all = NULL };
 	size_t n = 0;
 	int r = list_names(state_fd, &names, &n, e);
 
 	if (r < 0)
 		return r;
-	u.all = (struct template **)calloc(n + 1, sizeof(*u.all));
+	u.all = (struct template **)calloc(
+		n + 1, sizeof(struct template *)); /* NOLINT(bugprone-sizeof-expression): pointers are meant */
 	if (!u.all)
 		return err_set(e, ERR_CAPACITY, ENOMEM, NULL, "out of memory");
 	for (size_t i = 0; i < n; i++) {
@@ -392,7 +397,8 @@ int template_remove(const struct template_ops *o, const char *name, struct err *
 	char path[TEMPLATE_NAME_MAX + 32];
 
 	if (!template_name_valid(name))
-		return err_set(e, ERR_INVALID, EINVAL, NULL, "not a template's name: a-z, 0-9, '.', '_' and '-', at most %d characters",
+		return err_set(e, ERR_INVALID, EINVAL, NULL,
+			       "not a template's name: a-z, 0-9, '.', '_' and '-', at most %d characters",
 			       TEMPLATE_NAME_MAX);
 	lock = layer_lock(o->state_fd, e);
 	if (lock < 0)
@@ -400,7 +406,8 @@ int template_remove(const struct template_ops *o, const char *name, struct err *
 	(void)text_format(path, sizeof(path), "templates/%s.json", name);
 	if (unlinkat(o->state_fd, path, 0) < 0) {
 		if (errno == ENOENT)
-			return err_set(e, ERR_NOT_FOUND, ENOENT, "template_not_found", "there is no template %s here", name);
+			return err_set(e, ERR_NOT_FOUND, ENOENT, "template_not_found", "there is no template %s here",
+				       name);
 		return err_errno(e, errno, "cannot remove template %s", name);
 	}
 	return template_sweep_layers(o->state_fd, e);
@@ -408,8 +415,8 @@ int template_remove(const struct template_ops *o, const char *name, struct err *
 
 /* ---- importing ---- */
 
-int template_scaffold(const struct layer_env *env, int image_fd, bool replace, const char *recipe, struct layer_info *ret,
-		      bool *ret_any, struct err *e)
+int template_scaffold(const struct layer_env *env, int image_fd, bool replace, const char *recipe,
+		      struct layer_info *ret, bool *ret_any, struct err *e)
 {
 	_cleanup_layer_ struct layer_new n = LAYER_NEW_INIT;
 	struct layer_facts f = { .recipe = "" };
@@ -433,14 +440,15 @@ static void import_progress(void *arg, uint64_t bytes, uint64_t entries)
 	const struct import *i = arg;
 	char line[96];
 
-	(void)snprintf(line, sizeof(line), "%llu MB, %llu files", (unsigned long long)(bytes >> 20), (unsigned long long)entries);
+	(void)snprintf(line, sizeof(line), "%llu MB, %llu files", (unsigned long long)(bytes >> 20),
+		       (unsigned long long)entries);
 	if (i->o->progress)
 		i->o->progress(i->o->progress_arg, "unpacking", line);
 }
 
 /* The archive as a layer. */
-static int import_layer(struct import *i, const struct layer_env *env, int fd, const char *source, struct layer_info *ret,
-			struct err *e)
+static int import_layer(struct import *i, const struct layer_env *env, int fd, const char *source,
+			struct layer_info *ret, struct err *e)
 {
 	_cleanup_layer_ struct layer_new n = LAYER_NEW_INIT;
 	struct layer_facts f = { .recipe = "" };
@@ -463,13 +471,14 @@ static int import_layer(struct import *i, const struct layer_env *env, int fd, c
 	if (r < 0)
 		return r;
 	if (u.file_bytes == 0)
-		return err_set(e, ERR_INVALID, EINVAL, "archive_invalid", "the archive holds no files: it is no root file system");
+		return err_set(e, ERR_INVALID, EINVAL, "archive_invalid",
+			       "the archive holds no files: it is no root file system");
 	image_distribution(n.root_fd, f.distribution, sizeof(f.distribution));
 	image_interpreter(n.root_fd, f.interpreter, sizeof(f.interpreter));
 	(void)snprintf(f.source, sizeof(f.source), "import %.200s", source);
 	if (u.devices_skipped + u.xattrs_dropped + u.owners_clamped > 0)
 		(void)snprintf(f.source + strlen(f.source), sizeof(f.source) - strlen(f.source),
-			       " (left out: %llu device nodes, %llu attributes; %llu owners became nobody)",
+			       " (left out: %llu device nodes, attributes of %llu files; %llu owners became nobody)",
 			       (unsigned long long)u.devices_skipped, (unsigned long long)u.xattrs_dropped,
 			       (unsigned long long)u.owners_clamped);
 	if (is_cloud_name(i->name))
@@ -489,9 +498,10 @@ int template_import(const struct template_ops *o, const char *name, int fd, cons
 	int r;
 
 	if (!template_name_valid(name))
-		return err_set(e, ERR_INVALID, EINVAL, NULL, "not a template's name: a-z, 0-9, '.', '_' and '-', at most %d characters",
+		return err_set(e, ERR_INVALID, EINVAL, NULL,
+			       "not a template's name: a-z, 0-9, '.', '_' and '-', at most %d characters",
 			       TEMPLATE_NAME_MAX);
-	for (; source[k] && k < sizeof(clean) - 1; k++)
+	for (; k < sizeof(clean) - 1 && source[k]; k++)
 		clean[k] = (unsigned char)source[k] >= 0x20 && (unsigned char)source[k] < 0x7f ? source[k] : '?';
 	clean[k] = '\0';
 	lock = layer_lock(o->state_fd, e);

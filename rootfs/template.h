@@ -14,7 +14,8 @@
 #define TEMPLATE_MAX_LAYERS 32
 #define TEMPLATE_NAME_MAX 64
 
-struct template {
+struct template
+{
 	char name[TEMPLATE_NAME_MAX + 1];
 	char *layers[TEMPLATE_MAX_LAYERS]; /* folder names under disk/l, the topmost first */
 	size_t n_layers;
@@ -74,8 +75,8 @@ struct template_ops {
 	int state_fd; /* opened in the calling process's own mount namespace (rootfs/stack.c) */
 	const struct template_sources *sources; /* for template_build */
 	uid_t sandbox_uid;			/* E's id of a sandbox's root: 1, or 0 with a single-id map */
-	bool single_id;	     /* everything is owned by sandbox_uid, whatever the archive says */
-	int64_t force_since_ms; /* with force: layers made before this are made again */
+	bool single_id;				/* everything is owned by sandbox_uid, whatever the archive says */
+	int64_t force_since_ms;			/* with force: layers made before this are made again */
 	template_progress_fn progress;
 	void *progress_arg;
 };

@@ -44,7 +44,7 @@
 
 struct base {
 	const char *codename;
-	const char *keyring;  /* of the host, or NULL: KEYRING_DEB on standard input */
+	const char *keyring;	    /* of the host, or NULL: KEYRING_DEB on standard input */
 	char lines[MAX_LINES][360]; /* for sources.list */
 	size_t n_lines;
 	char mirror[208]; /* the first line's, to be probed */
@@ -86,8 +86,8 @@ static void add_host_lines(struct base *a, const struct template_sources *s)
 
 static void choose_ubuntu(struct base *a, const struct template_sources *s)
 {
-	const char *uri = strcmp(build_arch(), "amd64") == 0 ? "http://archive.ubuntu.com/ubuntu" :
-								"http://ports.ubuntu.com/ubuntu-ports";
+	const char *uri = strcmp(build_arch(), "amd64") == 0 ? "http://archive.ubuntu.com/ubuntu"
+							     : "http://ports.ubuntu.com/ubuntu-ports";
 
 	*a = (struct base){ .codename = UBUNTU_CODENAME };
 	a->keyring = access(UBUNTU_KEYRING, R_OK) == 0 ? UBUNTU_KEYRING : NULL;
@@ -128,19 +128,24 @@ static bool mirror_answers(struct build *b, const struct base *a)
 static int missing_mmdebstrap(struct build *b, struct err *e)
 {
 	const char *const argv[] = { "mmdebstrap", "--version", NULL };
-	const struct proc_spec s = { .argv = argv, .env = (const char *const *)environ, .stdin_fd = -1, .timeout_s = 20 };
+	const struct proc_spec s = {
+		.argv = argv, .env = (const char *const *)environ, .stdin_fd = -1, .timeout_s = 20
+	};
 
 	if (b->env.single_id)
 		return err_set(e, ERR_UNAVAILABLE, EPERM, "template_unavailable",
 			       "a system can't be unpacked with a single id; give this user a range in /etc/subuid and "
-			       "/etc/subgid (doctor says how), or use: orkestr-emulator template import %s FILE.tar", b->name);
+			       "/etc/subgid (doctor says how), or use: orkestr-emulator template import %s FILE.tar",
+			       b->name);
 	if (!build_arch())
 		return err_set(e, ERR_UNAVAILABLE, ENOSYS, "template_unavailable",
-			       "templates can be built on amd64 and arm64 only; use: orkestr-emulator template import %s FILE.tar",
+			       "templates can be built on amd64 and arm64 only; use: orkestr-emulator template import "
+			       "%s FILE.tar",
 			       b->name);
 	if (proc_run(&s, NULL, NULL) < 0)
 		return err_set(e, ERR_UNAVAILABLE, ENOENT, "template_unavailable",
-			       "mmdebstrap is missing: sudo apt-get install -y mmdebstrap (or: orkestr-emulator template import %s FILE.tar)",
+			       "mmdebstrap is missing: sudo apt-get install -y mmdebstrap (or: orkestr-emulator "
+			       "template import %s FILE.tar)",
 			       b->name);
 	return 0;
 }
@@ -164,8 +169,9 @@ static int fetch_keyring(struct build *b, const struct base *a, struct err *e)
 	return r < 0 ? err_errno(e, -r, "cannot keep the signing keys") : r;
 }
 
-/* $1: the keyring, or "" to take it from the package on standard input. The host's names, copied in while packages were configured, are taken out again. dash can't redirect to
- * fds above 9, which apt's hooks use: no other fd may be open here (proc.c closes them). */
+/* $1: the keyring, or "" to take it from the package on standard input. The host's names, copied in while
+ * packages were configured, are taken out again. dash can't redirect to fds above 9, which apt's hooks
+ * use: no other fd may be open here (proc.c closes them). */
 static const char bootstrap_script[] =
 	"set -e\n"
 	"cd /tmp\n"
@@ -181,8 +187,9 @@ static const char bootstrap_script[] =
 	"  --dpkgopt='path-exclude=/usr/share/doc/*' --dpkgopt='path-include=/usr/share/doc/*/copyright' \\\n"
 	"  --dpkgopt='path-exclude=/usr/share/locale/*' --dpkgopt='path-include=/usr/share/locale/locale.alias' \\\n"
 	"  --dpkgopt=force-unsafe-io \\\n"
-	"  --aptopt='APT::Install-Recommends \"false\"' \\\n"
-	"  --customize-hook='cd \"$1\" && rm -f etc/resolv.conf etc/hosts etc/hostname etc/machine-id var/lib/dbus/machine-id' \\\n"
+	"  --aptopt='APT::Install-Recommends \"false\"' --aptopt='Acquire::Languages \"none\"' \\\n"
+	"  --customize-hook='cd \"$1\" && rm -f etc/resolv.conf etc/hosts etc/hostname etc/machine-id "
+	"var/lib/dbus/machine-id' \\\n"
 	"  --customize-hook='cd \"$1\" && rm -rf var/log/* var/cache/debconf/*-old var/lib/dpkg/*-old' \\\n"
 	"  --customize-hook='sed -i \"s/ *\\[[^]]*\\]//; /^$/d\" \"$1\"/etc/apt/sources.list' \\\n"
 	"  \"$suite\" - \"$@\" </dev/null\n";
@@ -193,7 +200,8 @@ static ssize_t read_proc(void *arg, void *p, size_t n)
 }
 
 /* mmdebstrap's own reason is worth more than what a cut-off archive looks like. */
-static int unpack_from(struct build *b, const struct layer_new *n, struct stack_proc *p, struct unpack_result *u, struct err *e)
+static int unpack_from(struct build *b, const struct layer_new *n, struct stack_proc *p, struct unpack_result *u,
+		       struct err *e)
 {
 	struct unpack_spec us;
 	struct err why = ERR_INIT, unpack_why = ERR_INIT;
@@ -225,7 +233,11 @@ static int bootstrap(struct build *b, const struct base *a, struct layer_new *n,
 	const char *vars[4] = { NULL };
 	char proxy[3][300];
 	size_t n_vars = 0;
-	struct build_script s = { .doing = "base", .text = bootstrap_script, .args = args, .vars = vars, .on_host = true,
+	struct build_script s = { .doing = "base",
+				  .text = bootstrap_script,
+				  .args = args,
+				  .vars = vars,
+				  .on_host = true,
 				  .timeout_s = BOOTSTRAP_S };
 	static const char *const names[] = { "http_proxy", "https_proxy", "no_proxy" };
 	struct build_call call = { .argv = { NULL } };
@@ -319,8 +331,8 @@ static int choose_and_make(struct build *b, struct err *e)
 		if (mirror_answers(b, &ubuntu))
 			return make_base(b, &ubuntu, ubuntu_recipe, e);
 		if (s->base == TEMPLATE_BASE_UBUNTU)
-			return err_set(e, ERR_UNAVAILABLE, ENETUNREACH, "template_unavailable", "%s does not answer with Ubuntu 24.04",
-				       ubuntu.mirror);
+			return err_set(e, ERR_UNAVAILABLE, ENETUNREACH, "template_unavailable",
+				       "%s does not answer with Ubuntu 24.04", ubuntu.mirror);
 	}
 	b->ubuntu = false;
 	if (build_reuse(b, debian_recipe))
@@ -331,9 +343,10 @@ static int choose_and_make(struct build *b, struct err *e)
 		return err_set(e, ERR_UNAVAILABLE, ENOENT, "template_unavailable",
 			       "Debian's signing keys are missing: sudo apt-get install -y debian-archive-keyring");
 	if (!mirror_answers(b, &debian))
-		return err_set(e, ERR_UNAVAILABLE, ENETUNREACH, "template_unavailable",
-			       "neither %s nor %s answers; without a mirror use: orkestr-emulator template import %s FILE.tar",
-			       ubuntu.mirror, debian.mirror, b->name);
+		return err_set(
+			e, ERR_UNAVAILABLE, ENETUNREACH, "template_unavailable",
+			"neither %s nor %s answers; without a mirror use: orkestr-emulator template import %s FILE.tar",
+			ubuntu.mirror, debian.mirror, b->name);
 	return make_base(b, &debian, debian_recipe, e);
 }
 

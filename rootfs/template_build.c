@@ -10,11 +10,10 @@
 #include "rootfs/unpack.h"
 
 /* The lists and the downloads are on tmpfs while a script runs (stack.c). */
-const char build_apt_install[] =
-	"set -e\n"
-	"exec >&2\n"
-	"apt-get -q update\n"
-	"apt-get -q install --yes --no-install-recommends \"$@\"\n";
+const char build_apt_install[] = "set -e\n"
+				 "exec >&2\n"
+				 "apt-get -q update\n"
+				 "apt-get -q install --yes --no-install-recommends \"$@\"\n";
 
 void build_step(struct build *b, const char *fmt, ...)
 {
@@ -68,7 +67,8 @@ static void show_unpack(void *arg, uint64_t bytes, uint64_t entries)
 {
 	char line[96];
 
-	(void)snprintf(line, sizeof(line), "%llu MB, %llu files", (unsigned long long)(bytes >> 20), (unsigned long long)entries);
+	(void)snprintf(line, sizeof(line), "%llu MB, %llu files", (unsigned long long)(bytes >> 20),
+		       (unsigned long long)entries);
 	show_line(arg, line);
 }
 
@@ -84,24 +84,24 @@ void build_unpack_spec(struct build *b, const struct layer_new *n, struct unpack
 	};
 }
 
-void build_call_fill(struct build *b, const struct layer_new *n, const struct build_script *s, struct build_call *c)
+void build_call_fill(struct build *b, const struct layer_new *n, const struct build_script *s, struct build_call *ret)
 {
 	size_t k = 0;
 
-	c->argv[k++] = "/bin/sh";
-	c->argv[k++] = "-c";
-	c->argv[k++] = s->text;
-	c->argv[k++] = s->doing;
+	ret->argv[k++] = "/bin/sh";
+	ret->argv[k++] = "-c";
+	ret->argv[k++] = s->text;
+	ret->argv[k++] = s->doing;
 	for (size_t i = 0; s->args && s->args[i] && i < BUILD_MAX_ARGS; i++)
-		c->argv[k++] = s->args[i];
+		ret->argv[k++] = s->args[i];
 	for (size_t i = 0; i < b->n; i++)
-		c->layers[i] = b->stack[b->n - 1 - i].id;
-	c->spec = (struct stack_spec){
+		ret->layers[i] = b->stack[b->n - 1 - i].id;
+	ret->spec = (struct stack_spec){
 		.env = &b->env,
-		.layers = c->layers,
+		.layers = ret->layers,
 		.n_layers = s->on_host ? 0 : b->n,
 		.upper = n,
-		.argv = c->argv,
+		.argv = ret->argv,
 		.vars = s->vars,
 		.stdin_fd = s->stdin_fd,
 		.timeout_s = s->timeout_s,
@@ -110,7 +110,8 @@ void build_call_fill(struct build *b, const struct layer_new *n, const struct bu
 	};
 }
 
-int build_script_run(struct build *b, const struct layer_new *n, const struct build_script *s, struct buf *out, struct err *e)
+int build_script_run(struct build *b, const struct layer_new *n, const struct build_script *s, struct buf *out,
+		     struct err *e)
 {
 	struct build_call c = { .argv = { NULL } };
 	int r;
@@ -163,9 +164,11 @@ int template_build(const struct template_ops *o, const char *name, bool force, s
 	int r;
 
 	if (!is_ours(name))
-		return err_set(e, ERR_INVALID, EINVAL, NULL,
-			       "there is no recipe for template %s; build knows python-3.12, python-3.12-bare, node-22 and "
-			       "ubuntu-24.04, and `template import` takes any archive", name);
+		return err_set(
+			e, ERR_INVALID, EINVAL, NULL,
+			"there is no recipe for template %s; build knows python-3.12, python-3.12-bare, node-22 and "
+			"ubuntu-24.04, and `template import` takes any archive",
+			name);
 	if (!stack)
 		return err_set(e, ERR_CAPACITY, ENOMEM, NULL, "out of memory");
 	if (!o->sources)
@@ -179,6 +182,9 @@ int template_build(const struct template_ops *o, const char *name, bool force, s
 		return 0;
 	}
 	r = build_for(&b, e);
+	/* Only this name promises a distribution. */
+	if (strcmp(name, "ubuntu-24.04") != 0)
+		b.stack[0].facts.stand_in[0] = '\0';
 	if (r == 0)
 		r = template_save(o->state_fd, name, b.stack, b.n, e);
 	if (r == 0)

@@ -83,7 +83,8 @@ static bool read_version(struct json_object *v, struct package *ret)
 	return json_object_is_type(v, json_type_object) && json_object_object_get_ex(v, "dist", &dist) &&
 	       json_object_is_type(dist, json_type_object) &&
 	       json_get_string(dist, "tarball", ret->tarball, sizeof(ret->tarball)) == 0 && url_ok(ret->tarball) &&
-	       json_get_string(dist, "integrity", integrity, sizeof(integrity)) == 0 && parse_integrity(integrity, ret->sha512);
+	       json_get_string(dist, "integrity", integrity, sizeof(integrity)) == 0 &&
+	       parse_integrity(integrity, ret->sha512);
 }
 
 /* The highest version of that major in a package's index. */
@@ -93,22 +94,25 @@ static int pick(struct json_object *index, const char *name, unsigned long major
 	struct json_object *versions;
 	bool found = false;
 
-	if (!json_object_object_get_ex(index, "versions", &versions) || !json_object_is_type(versions, json_type_object))
+	if (!json_object_object_get_ex(index, "versions", &versions) ||
+	    !json_object_is_type(versions, json_type_object))
 		return err_set(e, ERR_IO, EBADMSG, NULL, "the registry's answer about %s has no versions", name);
 	json_object_object_foreach(versions, key, value)
 	{
 		unsigned long v[3];
 		struct package p;
 
-		if (strlen(key) >= sizeof(p.version) || !parse_version(key, v) || v[0] != major || (found && !newer(v, best)) ||
-		    !read_version(value, &p))
+		if (strlen(key) >= sizeof(p.version) || !parse_version(key, v) || v[0] != major ||
+		    (found && !newer(v, best)) || !read_version(value, &p))
 			continue;
 		(void)snprintf(p.version, sizeof(p.version), "%s", key);
 		memcpy(best, v, sizeof(best));
 		*ret = p;
 		found = true;
 	}
-	return found ? 0 : err_set(e, ERR_UNAVAILABLE, ENOENT, "template_unavailable", "the registry has no %s %lu", name, major);
+	return found ? 0
+		     : err_set(e, ERR_UNAVAILABLE, ENOENT, "template_unavailable", "the registry has no %s %lu", name,
+			       major);
 }
 
 static int find_package(struct build *b, const char *name, unsigned long major, struct package *ret, struct err *e)
@@ -165,7 +169,8 @@ static int add_package(struct build *b, const struct layer_new *n, const struct 
 	sha512_update(&sha, tarball.len, (const uint8_t *)tarball.p);
 	sha512_digest(&sha, sizeof(digest), digest);
 	if (memcmp(digest, p->sha512, sizeof(digest)) != 0)
-		return err_set(e, ERR_IO, EBADMSG, NULL, "%s is not what the registry's index promises (SHA-512)", p->tarball);
+		return err_set(e, ERR_IO, EBADMSG, NULL, "%s is not what the registry's index promises (SHA-512)",
+			       p->tarball);
 	build_step(b, "unpacking %s %s", name, p->version);
 	build_unpack_spec(b, n, &us);
 	us.read = read_memory;
@@ -180,20 +185,21 @@ static int add_package(struct build *b, const struct layer_new *n, const struct 
 }
 
 /* npm's tarballs carry no executable bits; npm itself would set them on install. */
-static const char link_script[] =
-	"set -e\n"
-	"cd /usr/local\n"
-	"chmod 755 bin/node lib/node_modules/npm/bin/*-cli.js\n"
-	"ln -sfn ../lib/node_modules/npm/bin/npm-cli.js bin/npm\n"
-	"ln -sfn ../lib/node_modules/npm/bin/npx-cli.js bin/npx\n"
-	"ln -sfn node bin/nodejs\n"
-	"rm -rf lib/node_modules/npm/docs lib/node_modules/npm/man package.json CHANGELOG.md README.md LICENSE share/doc share/man\n";
+static const char link_script[] = "set -e\n"
+				  "cd /usr/local\n"
+				  "chmod 755 bin/node lib/node_modules/npm/bin/*-cli.js\n"
+				  "ln -sfn ../lib/node_modules/npm/bin/npm-cli.js bin/npm\n"
+				  "ln -sfn ../lib/node_modules/npm/bin/npx-cli.js bin/npx\n"
+				  "ln -sfn node bin/nodejs\n"
+				  "rm -rf lib/node_modules/npm/docs lib/node_modules/npm/man package.json CHANGELOG.md "
+				  "README.md LICENSE share/doc share/man\n";
 
-static const char check_script[] =
-	"node -e 'require(\"node:crypto\").createHash(\"sha256\"); fetch; process.stdout.write(\"Node \" + process.version.slice(1) + \"\\n\")'\n"
-	"npm --version >/dev/null\n";
+static const char check_script[] = "node -e 'require(\"node:crypto\").createHash(\"sha256\"); fetch; "
+				   "process.stdout.write(\"Node \" + process.version.slice(1) + \"\\n\")'\n"
+				   "npm --version >/dev/null\n";
 
-static int check(struct build *b, const struct layer_new *n, const struct package *node, struct layer_facts *f, struct err *e)
+static int check(struct build *b, const struct layer_new *n, const struct package *node, struct layer_facts *f,
+		 struct err *e)
 {
 	const struct build_script link = { .doing = "linking npm", .text = link_script, .timeout_s = CHECK_S };
 	const struct build_script run = { .doing = "running node and npm", .text = check_script, .timeout_s = CHECK_S };

@@ -81,8 +81,8 @@ static void add_apt(struct template_sources *s, const char *uri, const char *sui
 			(void)snprintf(s->apt[i].components + n, sizeof(s->apt[i].components) - n, " %s", component);
 		return;
 	}
-	if (s->n_apt == TEMPLATE_APT_SOURCES || strlen(uri) >= sizeof(s->apt[0].uri) || strlen(suite) >= sizeof(s->apt[0].suite) ||
-	    strlen(component) >= sizeof(s->apt[0].components))
+	if (s->n_apt == TEMPLATE_APT_SOURCES || strlen(uri) >= sizeof(s->apt[0].uri) ||
+	    strlen(suite) >= sizeof(s->apt[0].suite) || strlen(component) >= sizeof(s->apt[0].components))
 		return;
 	(void)snprintf(s->apt[s->n_apt].uri, sizeof(s->apt[0].uri), "%s", uri);
 	(void)snprintf(s->apt[s->n_apt].suite, sizeof(s->apt[0].suite), "%s", suite);
@@ -93,11 +93,17 @@ static void add_apt(struct template_sources *s, const char *uri, const char *sui
 /* apt itself knows best what its sources files say, in both their formats. */
 static void find_apt(struct template_sources *s)
 {
-	const char *const argv[] = { "apt-get", "indextargets", "Created-By: Packages", "--format",
-				     "$(REPO_URI)|$(RELEASE)|$(COMPONENT)", NULL };
+	const char *const argv[] = {
+		"apt-get", "indextargets", "Created-By: Packages", "--format", "$(REPO_URI)|$(RELEASE)|$(COMPONENT)",
+		NULL
+	};
 	const char *const proxy_argv[] = { "apt-config", "dump", "Acquire::http::Proxy", "--format", "%v%n", NULL };
-	const struct proc_spec list = { .argv = argv, .env = (const char *const *)environ, .stdin_fd = -1, .timeout_s = 10 };
-	const struct proc_spec proxy = { .argv = proxy_argv, .env = (const char *const *)environ, .stdin_fd = -1, .timeout_s = 10 };
+	const struct proc_spec list = {
+		.argv = argv, .env = (const char *const *)environ, .stdin_fd = -1, .timeout_s = 10
+	};
+	const struct proc_spec proxy = {
+		.argv = proxy_argv, .env = (const char *const *)environ, .stdin_fd = -1, .timeout_s = 10
+	};
 	_cleanup_buf_ struct buf out = BUF_INIT(256u << 10), p = BUF_INIT(4096);
 	char *save = NULL;
 
@@ -170,7 +176,8 @@ static bool try_home(struct template_sources *s, const char *home)
 		return false;
 	if (text_format(path, sizeof(path), "%s/.pyenv/versions", home) > 0 && try_versions(s, path, "", ""))
 		return true;
-	return text_format(path, sizeof(path), "%s/.local/share/uv/python", home) > 0 && try_versions(s, path, "cpython-", "");
+	return text_format(path, sizeof(path), "%s/.local/share/uv/python", home) > 0 &&
+	       try_versions(s, path, "cpython-", "");
 }
 
 static void find_python(struct template_sources *s)
@@ -209,7 +216,9 @@ static bool use_registry(struct template_sources *s, const char *url)
 static void find_npm(struct template_sources *s)
 {
 	const char *const argv[] = { "npm", "config", "get", "registry", NULL };
-	const struct proc_spec spec = { .argv = argv, .env = (const char *const *)environ, .stdin_fd = -1, .timeout_s = 10 };
+	const struct proc_spec spec = {
+		.argv = argv, .env = (const char *const *)environ, .stdin_fd = -1, .timeout_s = 10
+	};
 	_cleanup_buf_ struct buf out = BUF_INIT(4096);
 
 	if (use_registry(s, getenv("npm_config_registry")) || use_registry(s, getenv("NPM_CONFIG_REGISTRY")))

@@ -21,6 +21,7 @@ struct unpack_spec {
 	uid_t sandbox_uid;  /* added to every owner in the archive */
 	bool single_id;	    /* no chown at all */
 	bool whiteouts;	    /* there are layers below: .wh. entries mean something */
+	bool root_too;	    /* the root folder's own mode, owner, attributes and time are the archive's */
 	bool as_root;	    /* everything is owned by the sandbox's root, whatever the archive says */
 	const char *strip;  /* a first path component that goes ("package"); other entries are skipped. Or NULL */
 	const char *prefix; /* a folder in root_fd everything goes under, made where missing. Or NULL */
@@ -39,7 +40,9 @@ struct unpack_result {
 	uint64_t entries;
 	uint64_t made;	     /* of these, what is now there: all but what was skipped, and the one that failed */
 	uint64_t file_bytes; /* of the files' sizes */
-	uint64_t devices_skipped, xattrs_dropped, owners_clamped;
+	uint64_t devices_skipped;
+	uint64_t xattrs_dropped; /* entries that lost an extended attribute */
+	uint64_t owners_clamped;
 };
 
 /* ERR_INVALID "archive_invalid" (damaged, hostile; says which entry), ERR_TOO_LARGE, ERR_FULL, ERR_IO. What was

@@ -5,8 +5,9 @@
 set -euo pipefail
 
 build=(gcc libc6-dev make pkg-config binutils libmicrohttpd-dev libuv1-dev libjson-c-dev libarchive-dev libzstd-dev
-	libseccomp-dev libsqlite3-dev nettle-dev libsystemd-dev uthash-dev)
-run=(mmdebstrap uidmap ca-certificates curl)
+	libseccomp-dev libsqlite3-dev nettle-dev libsystemd-dev uthash-dev
+	libnl-3-dev libnl-route-3-dev libmnl-dev libnftables-dev)
+run=(mmdebstrap uidmap ca-certificates curl libnftables1)
 test=(libcriterion-dev python3 python3-pytest curl)
 demo=(python3 procps)
 bench=(bubblewrap runc python3)

@@ -23,17 +23,33 @@ count() {
 	skipped=$((skipped + n))
 }
 
-for suite in "$@"; do
-	printf '\n== %s\n' "$suite"
-	log=$logs/$suite.log
-	case $suite in
+# One suite, its output also in $1. Through a file and not a pipe: a process that a failed test leaves behind
+# would hold a pipe open, and this script would wait for it for ever.
+logged() {
+	local log=$1 pid
+	shift
+	: >"$log"
+	"$@" >"$log" 2>&1 </dev/null &
+	pid=$!
+	tail -n +1 -f --pid="$pid" "$log"
+	wait "$pid"
+}
+
+suite_of() {
+	case $1 in
 	unit) tests/unit-run.sh "$build" ;;
 	hardening) tests/lint/hardening.sh "$build/orkestr-emulator" ;;
 	structure) tests/lint/source.py --structure ;;
 	api) ORKESTR_EMULATOR=$PWD/$build/orkestr-emulator tests/api/run ;;
-	*) echo "run.sh: no suite '$suite'" >&2; false ;;
-	esac 2>&1 | tee "$log"
-	rc=${PIPESTATUS[0]}
+	*) echo "run.sh: no suite '$1'" >&2; false ;;
+	esac
+}
+
+for suite in "$@"; do
+	printf '\n== %s\n' "$suite"
+	log=$logs/$suite.log
+	logged "$log" suite_of "$suite"
+	rc=$?
 	# pytest ends with "=== 3 passed in 1.2s ===", ours with "unit: 3 passed, 0 failed, 0 skipped".
 	line=$(sed 's/\x1b\[[0-9;]*m//g' "$log" | grep -E '[0-9]+ (passed|failed|skipped|errors?)' | tail -n 1 | sed -E 's/^=+ //; s/ =+$//; s/^[a-z]+: //')
 	before=$failed

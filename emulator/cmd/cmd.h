@@ -14,6 +14,7 @@ int cmd_serve(int argc, char **argv);
 int cmd_doctor(int argc, char **argv);
 int cmd_template(int argc, char **argv);
 int cmd_clean(int argc, char **argv);
+int cmd_network(int argc, char **argv);
 int cmd_version(int argc, char **argv);
 
 /* Prints "orkestr-emulator COMMAND: message" (and where help is) on standard error. Return their status. */

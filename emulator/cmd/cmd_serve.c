@@ -39,9 +39,10 @@ struct serve {
 	struct cgroup_root *cgroups;
 	char state_path[4096];
 	char key[ACCOUNT_KEY_SIZE]; /* the generated one, or empty */
-	int state_fd, lock_fd, listen_fd, unix_fd, port_file_fd, userns_fd, keeper_sock;
+	int state_fd, lock_fd, listen_fd, unix_fd, port_file_fd;
+	struct listen_guard unix_guard;
+	struct keeper_started kept;
 	uint16_t port;
-	pid_t keeper_pid;
 
 	uv_loop_t loop;
 	uv_signal_t on_term, on_int;
@@ -67,9 +68,7 @@ static int open_sockets(struct serve *s, struct err *e)
 {
 	int r = listen_open(s->o.host, s->o.port, &s->listen_fd, &s->port, e);
 
-	if (r >= 0 && s->o.unix_path)
-		r = listen_unix_open(s->o.unix_path, &s->unix_fd, e);
-	return r;
+	return r < 0 || !s->o.unix_path ? r : listen_unix_open(s->o.unix_path, &s->unix_fd, e);
 }
 
 static int load_accounts(struct serve *s, struct err *e)
@@ -97,7 +96,7 @@ static void raise_fd_limit(void)
 static int launch(struct serve *s, struct err *e)
 {
 	char name[STATEDIR_NAME_SIZE];
-	struct keeper_config kc = { .idmap = &s->idmap };
+	struct keeper_config kc = { .idmap = &s->idmap, .network = true };
 	int r;
 
 	raise_fd_limit();
@@ -119,14 +118,20 @@ static int launch(struct serve *s, struct err *e)
 	r = cgroup_prepare(name, s->idmap.own_uid, s->idmap.own_gid, &s->cgroups, e);
 	if (r < 0)
 		return r;
+	/* After cgroup_prepare: its janitor would hold the leash. */
+	if (s->o.unix_path) {
+		r = listen_unix_guard(s->o.unix_path, &s->unix_guard, e);
+		if (r < 0)
+			return r;
+	}
 	kc.cgroups = s->cgroups;
 	kc.state_fd = s->state_fd;
-	kc.not_inherited = (const int[]){ s->lock_fd, s->listen_fd, s->unix_fd, s->port_file_fd };
-	kc.n_not_inherited = 4;
-	r = keeper_start(&kc, &s->keeper_pid, &s->userns_fd, &s->keeper_sock, e);
+	kc.not_inherited = (const int[]){ s->lock_fd, s->listen_fd, s->unix_fd, s->unix_guard.leash, s->port_file_fd };
+	kc.n_not_inherited = 5;
+	r = keeper_start(&kc, &s->kept, e);
 	if (r < 0)
 		return r;
-	return idmap_enter(&s->idmap, s->userns_fd, e);
+	return idmap_enter(&s->idmap, s->kept.userns_fd, e);
 }
 
 /* --- inside the user namespace --- */
@@ -188,7 +193,13 @@ static int start_manager(struct serve *s, struct err *e)
 {
 	struct sandboxes_config sc = {
 		.loop = &s->loop, .store = s->store, .cgroups = s->cgroups, .idmap = &s->idmap,
+		.network = {
+			.egress_sock = TAKE_FD(s->kept.egress), .why_none = s->kept.no_network,
+			.allow = (const char *const *)s->o.allow, .map = (const char *const *)s->o.map,
+			.zone = (const char *const *)s->o.zone, .allow_private = s->o.allow_private,
+		},
 		.state_fd = s->state_fd, .max_live = s->o.max_sandboxes, .warm = s->o.warm,
+		.strict_resume = s->o.strict_resume,
 	};
 	struct keeper_events ke;
 	int r = sandboxes_new(&sc, &s->sandboxes, e);
@@ -196,10 +207,10 @@ static int start_manager(struct serve *s, struct err *e)
 	if (r < 0)
 		return r;
 	sandboxes_keeper_events(s->sandboxes, &ke);
-	r = keeper_connect(&s->loop, s->keeper_sock, &ke, &s->keeper, e);
+	r = keeper_connect(&s->loop, s->kept.sock, &ke, &s->keeper, e);
 	if (r < 0)
 		return r;
-	s->keeper_sock = -1;
+	s->kept.sock = -1;
 	sandboxes_set_keeper(s->sandboxes, s->keeper);
 	return sandboxes_sweep(s->sandboxes, e);
 }
@@ -215,10 +226,12 @@ static int start_http(struct serve *s, struct err *e)
 	if (r < 0)
 		return r;
 	s->api = (struct api){ .sandboxes = s->sandboxes, .store = s->store, .idmap = &s->idmap, .cgroups = s->cgroups,
-			       .state_fd = s->state_fd, .started_ms = clock_real_ms() };
+			       .state_fd = s->state_fd, .started_ms = clock_real_ms(),
+			       .network_errors_report = s->o.network_errors_report };
 	api_add_sandbox_routes(s->http);
 	api_add_exec_routes(s->http);
 	api_add_file_routes(s->http);
+	api_add_network_routes(s->http);
 	api_add_emulator_routes(s->http);
 	return http_start(s->http, e);
 }
@@ -272,6 +285,7 @@ static void announce(const struct serve *s)
 		printf("  templates  none yet; build one: orkestr-emulator template build python-3.12 --state-dir %s\n", s->state_path);
 	printf("  limits     cgroup %s%s%s%s%s\n", cgroup_backend_name(cgroup_root_backend(s->cgroups)), f->cpu ? " cpu" : "",
 	       f->memory ? " memory" : "", f->pids ? " pids" : "", *cgroup_why(s->cgroups) ? "; some are missing, see below" : "");
+	printf("  network    %s%s\n", s->kept.no_network[0] ? "off only: " : "off, restricted, open", s->kept.no_network);
 	if (s->key[0])
 		printf("\nexport ORKESTR_API_KEY=%s\n", s->key);
 	else if (s->o.auth_any)
@@ -314,13 +328,13 @@ static void end_keeper(struct serve *s)
 
 	if (s->keeper)
 		keeper_stop(s->keeper);
-	closep(&s->keeper_sock); /* a keeper that never met its daemon stays until it is told */
-	for (int i = 0; s->keeper_pid > 0 && !ended && i < 500; i++) {
-		ended = waitpid(s->keeper_pid, NULL, WNOHANG) != 0;
+	closep(&s->kept.sock); /* a keeper that never met its daemon stays until it is told */
+	for (int i = 0; s->kept.pid > 0 && !ended && i < 500; i++) {
+		ended = waitpid(s->kept.pid, NULL, WNOHANG) != 0;
 		if (!ended)
 			(void)poll(NULL, 0, 2);
 		if (i == 400 || (!s->keeper && i == 0))
-			(void)kill(s->keeper_pid, SIGKILL);
+			(void)kill(s->kept.pid, SIGKILL);
 	}
 	(void)unlinkat(s->state_fd, "keeper.sock", 0);
 }
@@ -341,13 +355,13 @@ static void teardown(struct serve *s, bool loop_ran)
 		cgroup_destroy_root(s->cgroups);
 		cgroup_root_free(s->cgroups);
 	}
-	if (s->o.unix_path && s->unix_fd >= 0)
-		(void)unlink(s->o.unix_path);
 	accounts_free(s->accounts);
 	closep(&s->listen_fd);
 	closep(&s->unix_fd);
+	listen_guard_end(&s->unix_guard);
 	closep(&s->port_file_fd);
-	closep(&s->userns_fd);
+	closep(&s->kept.egress);
+	closep(&s->kept.userns_fd);
 	closep(&s->lock_fd);
 	closep(&s->state_fd);
 	explicit_bzero(s->key, sizeof(s->key));
@@ -355,8 +369,9 @@ static void teardown(struct serve *s, bool loop_ran)
 
 int cmd_serve(int argc, char **argv)
 {
-	struct serve s = { .state_fd = -1, .lock_fd = -1, .listen_fd = -1, .unix_fd = -1, .port_file_fd = -1,
-			   .userns_fd = -1, .keeper_sock = -1 };
+	struct serve s = { .state_fd = -1, .lock_fd = -1, .listen_fd = -1, .unix_fd = -1, .unix_guard = { .leash = -1 },
+			   .port_file_fd = -1,
+			   .kept = { .userns_fd = -1, .sock = -1, .egress = -1 } };
 	struct err e = ERR_INIT;
 	bool started = false;
 	int r = serve_options_parse(argc, argv, &s.o, &e);

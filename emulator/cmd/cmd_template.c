@@ -129,8 +129,8 @@ static void show_progress(void *arg, const char *step, const char *detail)
 	} else if (!detail || now - j->last_us >= DETAIL_US) {
 		print_line(j, step, detail, INT_MAX);
 		(void)printf("\n");
+		j->last_us = now;
 	}
-	j->last_us = now;
 	j->line_open = j->tty && detail;
 	(void)fflush(stdout);
 }
@@ -163,7 +163,8 @@ static int job_main(void *arg)
 	(void)sigemptyset(&none);
 	(void)sigprocmask(SIG_SETMASK, &none, NULL);
 	j->ops.state_fd = open(".", O_RDONLY | O_DIRECTORY | O_CLOEXEC);
-	r = j->ops.state_fd < 0 ? err_errno(&e, errno, "cannot open the state dir") : tree_prepare_state(j->ops.state_fd, &e);
+	r = j->ops.state_fd < 0 ? err_errno(&e, errno, "cannot open the state dir")
+				: tree_prepare_state(j->ops.state_fd, &e);
 	if (r == 0)
 		r = j->run(j, &e);
 	end_progress(j);
@@ -297,7 +298,7 @@ static void print_note(const char *label, const char *text)
 	(void)printf("\n");
 }
 
-#define ROW "%-18s %-26s %-16s %9s  %s\n"
+#define ROW "%-18s %-31s %-15s %8s  %s\n"
 
 static int list_one(void *arg, const struct template *t)
 {
@@ -313,8 +314,8 @@ static int list_one(void *arg, const struct template *t)
 	if (l->n++ == 0)
 		(void)printf(ROW, "NAME", "DISTRIBUTION", "INTERPRETER", "SIZE", "STAND-IN");
 	(void)snprintf(size, sizeof(size), "%.0f MB", (double)t->size_bytes / 1e6);
-	(void)printf(ROW, t->name, t->distribution ? t->distribution : "unknown", t->interpreter ? t->interpreter : "-", size,
-		     t->stand_in ? "yes" : "no");
+	(void)printf(ROW, t->name, t->distribution ? t->distribution : "unknown", t->interpreter ? t->interpreter : "-",
+		     size, t->stand_in ? "yes" : "no");
 	print_note("stand-in:", t->stand_in);
 	print_note("source:", t->source);
 	print_note("libraries:", t->libraries);
@@ -329,7 +330,8 @@ static void list_missing(struct list *l)
 		if (l->seen[i])
 			continue;
 		if (!l->array) {
-			(void)printf("%-18s not here; orkestr-emulator template build %s\n", template_names[i], template_names[i]);
+			(void)printf("%-18s not here; orkestr-emulator template build %s\n", template_names[i],
+				     template_names[i]);
 			continue;
 		}
 		o = json_object_new_object();
@@ -355,7 +357,8 @@ static int do_list(const char *state_dir, bool json)
 	}
 	list_missing(&l);
 	if (l.array)
-		(void)printf("%s\n", json_object_to_json_string_ext(l.array, JSON_C_TO_STRING_PRETTY | JSON_C_TO_STRING_NOSLASHESCAPE));
+		(void)printf("%s\n", json_object_to_json_string_ext(l.array, JSON_C_TO_STRING_PRETTY |
+										     JSON_C_TO_STRING_NOSLASHESCAPE));
 	else if (l.n > 0)
 		(void)printf("\nSizes count shared layers in each. State dir: %s\n", path);
 	json_object_put(l.array);
@@ -518,7 +521,9 @@ int cmd_template(int argc, char **argv)
 {
 	static const struct {
 		const char *name, *usage;
-	} commands[] = { { "list", usage_list }, { "build", usage_build }, { "import", usage_import }, { "rm", usage_rm } };
+	} commands[] = {
+		{ "list", usage_list }, { "build", usage_build }, { "import", usage_import }, { "rm", usage_rm }
+	};
 	struct arguments a = { .state_dir = NULL };
 
 	for (size_t i = 0; argc > 1 && i < ARRAY_SIZE(commands); i++) {

@@ -2,6 +2,7 @@
 #include <fcntl.h>
 #include <string.h>
 
+#include "emulator/base/procname.h"
 #include "emulator/cmd/cmd.h"
 
 static const struct {
@@ -9,7 +10,7 @@ static const struct {
 	int (*run)(int argc, char **argv);
 } commands[] = {
 	{ "serve", cmd_serve }, { "doctor", cmd_doctor },   { "template", cmd_template },
-	{ "clean", cmd_clean }, { "version", cmd_version },
+	{ "clean", cmd_clean }, { "version", cmd_version }, { "network", cmd_network },
 };
 
 static const char help_text[] =
@@ -22,6 +23,7 @@ static const char help_text[] =
 	"  serve      run the service\n"
 	"  doctor     say what works on this host, and the command that fixes what does not\n"
 	"  template   list, build, import or remove the images that sandboxes start from\n"
+	"  network    print the built-in allowlist, or check a name against it\n"
 	"  clean      remove a state dir with everything in it\n"
 	"  version    print the version\n"
 	"\n"
@@ -91,6 +93,7 @@ static int run(int argc, char **argv)
 
 int main(int argc, char **argv)
 {
+	procname_init(argc, argv);
 	int status;
 
 	have_stdio();

@@ -6,6 +6,7 @@
 #include <string.h>
 
 #include "emulator/base/text.h"
+#include "netpolicy/policy.h"
 #include "emulator/cmd/cmd.h"
 
 static const char help_text[] =
@@ -26,11 +27,24 @@ static const char help_text[] =
 	"                         and kept in the state dir\n"
 	"  --auth any             accept every key that starts with ork_ or sp_live_ (default: keys)\n"
 	"\n"
+	"What network \"restricted\" and \"open\" may reach:\n"
+	"  --allow HOST[:PORT]    one more name (or *.HOST, or an address) for \"restricted\"; again for more. The\n"
+	"                         built-in list: orkestr-emulator network allowlist\n"
+	"  --map HOST[:PORT]=ADDR:PORT\n"
+	"                         connections to HOST go to this server of yours instead; TLS is not touched\n"
+	"  --zone NAME=ADDR       a name that exists only for sandboxes\n"
+	"  --allow-private        let \"open\" reach private, loopback and link-local addresses\n"
+	"  --network-errors fail|report\n"
+	"                         a failed command that was blocked answers NetworkPolicyError (fail, default)\n"
+	"                         or its own result with network_blocked filled (report)\n"
+	"\n"
 	"Everything else:\n"
 	"  --state-dir DIR        default $XDG_STATE_HOME/orkestr-emulator or ~/.local/state/orkestr-emulator;\n"
 	"                         for root /var/lib/orkestr-emulator\n"
 	"  --max-sandboxes N      refuse to run more than N at the same time; 0, the default, is no limit\n"
 	"  --warm N               keep N sandboxes half made, so that a create is quick; 0 to 64, default 4\n"
+	"  --strict-resume        a paused sandbox whose processes are gone (after a reboot) is not resumed from\n"
+	"                         its disk alone: 409 instead\n"
 	"  --log-level LEVEL      error, warn, info (default) or debug\n"
 	"  -h, --help             this text\n"
 	"\n"
@@ -49,6 +63,12 @@ enum {
 	OPT_LOG_LEVEL,
 	OPT_MAX_SANDBOXES,
 	OPT_WARM,
+	OPT_STRICT_RESUME,
+	OPT_ALLOW,
+	OPT_MAP,
+	OPT_ZONE,
+	OPT_ALLOW_PRIVATE,
+	OPT_NETWORK_ERRORS,
 };
 
 static const struct option longs[] = {
@@ -61,6 +81,12 @@ static const struct option longs[] = {
 	{ "log-level", required_argument, NULL, OPT_LOG_LEVEL },
 	{ "max-sandboxes", required_argument, NULL, OPT_MAX_SANDBOXES },
 	{ "warm", required_argument, NULL, OPT_WARM },
+	{ "strict-resume", no_argument, NULL, OPT_STRICT_RESUME },
+	{ "allow", required_argument, NULL, OPT_ALLOW },
+	{ "map", required_argument, NULL, OPT_MAP },
+	{ "zone", required_argument, NULL, OPT_ZONE },
+	{ "allow-private", no_argument, NULL, OPT_ALLOW_PRIVATE },
+	{ "network-errors", required_argument, NULL, OPT_NETWORK_ERRORS },
 	{ "help", no_argument, NULL, 'h' },
 	{ NULL, 0, NULL, 0 },
 };
@@ -145,6 +171,56 @@ static int set_auth(struct serve_options *o, const char *value, struct err *e)
 	return 0;
 }
 
+static int add_net(const char *option, char *value, char **list, size_t *n, struct err *e)
+{
+	if (*n == SERVE_MAX_NET)
+		return err_set(e, ERR_INVALID, E2BIG, NULL, "more than %d times %s", SERVE_MAX_NET, option);
+	list[(*n)++] = value;
+	return 0;
+}
+
+static int add_allow(struct serve_options *o, char *value, struct err *e)
+{
+	struct policy_rule rule;
+	int r = policy_rule_parse(value, &rule, e);
+
+	if (r < 0) {
+		err_prefix(e, "--allow");
+		return r;
+	}
+	return add_net("--allow", value, o->allow, &o->n_allow, e);
+}
+
+/* "LEFT=RIGHT", both there; what they mean is checked by who uses them. */
+static int add_pair(const char *option, char *value, char **list, size_t *n, struct err *e)
+{
+	const char *eq = strchr(value, '=');
+
+	if (!eq || eq == value || !eq[1] || strlen(value) > 300)
+		return err_set(e, ERR_INVALID, EINVAL, NULL, "%s \"%.64s\" is not of the form NAME=ADDRESS", option, value);
+	return add_net(option, value, list, n, e);
+}
+
+static int set_network(struct serve_options *o, int c, char *value, struct err *e)
+{
+	switch (c) {
+	case OPT_ALLOW:
+		return add_allow(o, value, e);
+	case OPT_MAP:
+		return add_pair("--map", value, o->map, &o->n_map, e);
+	case OPT_ZONE:
+		return add_pair("--zone", value, o->zone, &o->n_zone, e);
+	case OPT_ALLOW_PRIVATE:
+		o->allow_private = true;
+		return 0;
+	default:
+		if (strcmp(value, "fail") != 0 && strcmp(value, "report") != 0)
+			return err_set(e, ERR_INVALID, EINVAL, NULL, "--network-errors must be fail or report");
+		o->network_errors_report = strcmp(value, "report") == 0;
+		return 0;
+	}
+}
+
 static int set(struct serve_options *o, int c, char *value, struct err *e)
 {
 	uint64_t n;
@@ -169,6 +245,9 @@ static int set(struct serve_options *o, int c, char *value, struct err *e)
 		if (log_level_parse(value, &o->log_level) < 0)
 			return err_set(e, ERR_INVALID, EINVAL, NULL, "--log-level must be error, warn, info or debug");
 		return 0;
+	case OPT_STRICT_RESUME:
+		o->strict_resume = true;
+		return 0;
 	case OPT_MAX_SANDBOXES:
 		if (text_parse_u64(value, 0, 100000, &n) < 0)
 			return err_set(e, ERR_INVALID, EINVAL, NULL,
@@ -180,6 +259,12 @@ static int set(struct serve_options *o, int c, char *value, struct err *e)
 			return err_set(e, ERR_INVALID, EINVAL, NULL, "--warm must be a number from 0 to 64");
 		o->warm = (uint32_t)n;
 		return 0;
+	case OPT_ALLOW:
+	case OPT_MAP:
+	case OPT_ZONE:
+	case OPT_ALLOW_PRIVATE:
+	case OPT_NETWORK_ERRORS:
+		return set_network(o, c, value, e);
 	default:
 		return err_set(e, ERR_INTERNAL, EINVAL, NULL, "an option nobody handles");
 	}

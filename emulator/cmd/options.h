@@ -8,6 +8,7 @@
 #define SERVE_DEFAULT_PORT 4520
 #define SERVE_MAX_KEYS 64
 #define SERVE_DEFAULT_WARM 4
+#define SERVE_MAX_NET 256 /* each of --allow, --map and --zone */
 
 struct serve_options {
 	char host[256];			/* a literal without brackets, or a name */
@@ -21,6 +22,13 @@ struct serve_options {
 	enum log_level log_level;
 	uint32_t max_sandboxes; /* live at the same time on this host; 0: no limit */
 	uint32_t warm;		/* sandboxes kept half made */
+	bool strict_resume;	/* no resume without the processes */
+	char *allow[SERVE_MAX_NET + 1]; /* rules for "restricted", NULL-terminated */
+	char *map[SERVE_MAX_NET + 1];	/* HOST[:PORT]=ADDR:PORT */
+	char *zone[SERVE_MAX_NET + 1];	/* NAME=ADDR */
+	size_t n_allow, n_map, n_zone;
+	bool allow_private;
+	bool network_errors_report; /* a blocked attempt is told in the result, never as NetworkPolicyError */
 	bool help;		/* nothing else was looked at */
 };
 

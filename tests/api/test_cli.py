@@ -67,8 +67,15 @@ def test_doctor_leaves_nothing(binary, new_state):
 # --- templates ------------------------------------------------------------------------------------
 
 
+def layers(state) -> list[str]:
+    return sorted(os.listdir(state / "disk" / "l"))
+
+
 def test_template_list(binary, new_state, tiny_tar):
-    state = new_state("tiny", "ubuntu-24.04")
+    state = new_state("tiny")
+    alone = layers(state)
+    assert run(binary, "template", "import", "--state-dir", str(state), "ubuntu-24.04", str(tiny_tar)).returncode == 0
+    assert layers(state) == alone, "layers are shared, not copied"
     listed = run_json(binary, "template", "list", "--json", "--state-dir", str(state))
     rows = {row["name"]: row for row in (listed["templates"] if isinstance(listed, dict) else listed)}
     assert {"tiny", "ubuntu-24.04"} <= rows.keys()
@@ -78,15 +85,15 @@ def test_template_list(binary, new_state, tiny_tar):
     assert tiny["source"]
     text = run(binary, "template", "list", "--state-dir", str(state))
     assert text.returncode == 0 and "tiny" in text.stdout and "Tiny 1" in text.stdout
-    assert len(os.listdir(state / "disk" / "l")) == 1, "layers are shared, not copied"
 
 
 def test_template_rm(binary, new_state):
     state = new_state("tiny", "other")
+    both = layers(state)
     assert run(binary, "template", "rm", "--state-dir", str(state), "other").returncode == 0
-    assert len(os.listdir(state / "disk" / "l")) == 1
+    assert layers(state) == both, "the other one still has them"
     assert run(binary, "template", "rm", "--state-dir", str(state), "tiny").returncode == 0
-    assert os.listdir(state / "disk" / "l") == []
+    assert layers(state) == []
     gone = run(binary, "template", "rm", "--state-dir", str(state), "tiny")
     assert gone.returncode != 0 and "tiny" in gone.stderr
 
@@ -94,7 +101,7 @@ def test_template_rm(binary, new_state):
 def test_a_template_in_use_stays_usable(new_emulator, binary):
     """rm of a template under a running sandbox is refused, or leaves the sandbox whole."""
     emulator = new_emulator("--auth", "any")
-    api = emulator.api("ork_rm")
+    api = emulator.api("ork_key_rm")
     sandbox = api.create()["id"]
     run(binary, "template", "rm", "--state-dir", str(emulator.state_dir), "tiny")
     assert api.sh(sandbox, "seq 2; ls /usr/bin/cat").split() == ["1", "2", "/usr/bin/cat"]
@@ -130,6 +137,7 @@ def test_import_formats(binary, new_state, scratch, tiny_tar, packed, new_emulat
 @pytest.mark.parametrize("what", ["garbage", "empty", "truncated", "missing", "a folder"])
 def test_import_refuses_what_is_no_archive(binary, new_state, scratch, tiny_tar, what):
     state, path = new_state("tiny"), scratch / f"bad-{what.replace(' ', '-')}.tar"
+    before = layers(state)
     if what == "garbage":
         path.write_bytes(os.urandom(50000))
     elif what == "empty":
@@ -141,7 +149,7 @@ def test_import_refuses_what_is_no_archive(binary, new_state, scratch, tiny_tar,
     done = run(binary, "template", "import", "--state-dir", str(state), "bad", str(path))
     assert done.returncode != 0 and done.stderr.strip(), done
     assert not (state / "templates" / "bad.json").exists()
-    assert len(os.listdir(state / "disk" / "l")) == 1, "a half import was left"
+    assert layers(state) == before, "a half import was left"
 
 
 @pytest.mark.parametrize("name", ["../x", "/x", "", "X", ".", "a/b", "a" * 100, "-x"])
@@ -196,7 +204,7 @@ def test_device_nodes_of_an_archive_do_not_open(binary, new_state, scratch, tiny
     if run(binary, "template", "import", "--state-dir", str(state), "devices", str(path)).returncode != 0:
         return  # refused as a whole: fine too
     emulator = new_emulator("--auth", "any", state=state)
-    api = emulator.api("ork_dev")
+    api = emulator.api("ork_key_dev")
     sandbox = api.create(template="devices")["id"]
     assert api.exec(sandbox, "head -c 1 /opt/mem > /dev/null")["exit_code"] != 0
     assert api.files("GET", sandbox, "/opt/mem").status >= 400

@@ -2,6 +2,7 @@
 
 import json
 import time
+from signal import Signals
 
 import pytest
 
@@ -54,7 +55,8 @@ def test_exit_codes(api, sandbox, command, code):
 @pytest.mark.parametrize("signal", [1, 2, 3, 6, 9, 10, 13, 14, 15])
 def test_signals_are_128_plus_n(api, sandbox, signal):
     result = api.exec(sandbox, f"kill -{signal} $$; sleep 5")
-    assert (result["exit_code"], result["reason"], result["signal"]) == (128 + signal, "signal", signal), result
+    ended = (result["exit_code"], result["reason"], result["signal"])
+    assert ended == (128 + signal, "signal", Signals(signal).name), result
 
 
 ARGV = [
@@ -70,7 +72,7 @@ def test_arrays_run_without_a_shell(api, sandbox, argv, out):
     assert (result["stdout"], result["exit_code"]) == (out, 0), result
 
 
-@pytest.mark.parametrize("argv, code", [(["no-such-program"], 127), (["/etc/passwd"], 126), (["/workspace"], 126), ([""], 127)], ids=str)
+@pytest.mark.parametrize("argv, code", [(["no-such-program"], 127), (["/etc/passwd"], 126), (["/workspace"], 126)], ids=str)
 def test_arrays_that_cannot_start_end_like_a_shells(api, sandbox, argv, code):
     result = api.exec(sandbox, argv)
     assert (result["exit_code"], result["reason"]) == (code, "exited"), result
@@ -120,7 +122,8 @@ def test_a_command_has_three_descriptors_and_no_others(api, sandbox):
 
 def test_signal_mask_and_dispositions_are_clean(api, sandbox):
     status = api.sh(sandbox, ["grep", "-E", "^Sig(Blk|Ign)", "/proc/self/status"])
-    assert [int(line.split()[1], 16) for line in status.splitlines()] == [0, 0], status
+    reserved = 3 << 31  # 32 and 33 are the C library's own: it lets nobody reset them
+    assert [int(line.split()[1], 16) & ~reserved for line in status.splitlines()] == [0, 0], status
 
 
 def test_stdin(api, sandbox):
@@ -139,8 +142,8 @@ BYTES = [
     (r"printf 'a\377b'", "a�b"), (r"printf '\303\274 \342\234\223 \360\237\230\200'", "ü ✓ 😀"),
     (r"printf '\303'", "�"), (r"printf '\342\234'", "�"), (r"printf '\355\240\200'", "���"),
     (r"printf 'a\000b'", "a\0b"), (r"printf '\001\033[31m\r\n\t'", "\x01\x1b[31m\r\n\t"),
-    (r"printf '\360\237\230'; sleep 0.1; printf '\200'", "😀"), (r"printf '\300\200'", "��"),
-    (r"printf '\"\\'", '"\\'), ("printf ' '", " "),
+    (r"printf '\360\237\230'; sleep 0.1; printf '\200'", "😀"), (r"printf '\300\200'", "��"), ("printf ' '", " "),
+    ("echo '\"' \"'\"", '" \'\n'), (r"printf '\\'", "\\"),
 ]  # fmt: skip
 
 
@@ -190,7 +193,7 @@ def test_exec_returns_when_its_own_process_has_ended(api, sandbox, command):
     result = api.exec(sandbox, command)
     assert result["exit_code"] == 0 and result["stdout"].endswith("started\n")
     assert time.monotonic() - started < 3
-    assert "sleep" in processes(api, sandbox), "the child must live on"
+    wait_for_process(api, sandbox, "sleep")  # the child lives on (and may have been about to start)
 
 
 def test_a_background_child_may_go_on_writing(api, sandbox):

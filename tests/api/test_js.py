@@ -13,7 +13,7 @@ def test_node(node, new_emulator, closing_lines, request):  # noqa: F811
     environment = {
         **os.environ,
         "ORKESTR_BASE_URL": f"http://127.0.0.1:{emulator.port}",
-        "ORKESTR_API_KEY": "ork_js",
+        "ORKESTR_API_KEY": "ork_key_js",
         "ORKESTR_TEST_KEY_FREE": "ork_js_free",
     }
     files = sorted(str(path) for path in (HERE / "js").glob("*.test.mjs"))

@@ -67,7 +67,7 @@ def test_a_stop_does_not_wait_for_idle_connections(new_emulator):
 
 def test_two_signals_are_no_more_than_one(new_emulator):
     emulator = new_emulator("--auth", "any")
-    emulator.api("ork_x").create()
+    emulator.api("ork_key_x").create()
     for _ in range(3):
         emulator.process.send_signal(signal.SIGTERM)
     assert emulator.process.wait(10) in (0, -signal.SIGTERM)
@@ -87,9 +87,13 @@ def crashed(emulator):
         emulator.process.wait(5)
 
 
-def whole_slots_gone(emulator):
-    for folder in emulator.cgroups:
-        assert not [name for name in proc.subfolders(folder) if name.startswith("s-")], folder
+def nothing_but_parked(emulator):
+    emulator.settle()
+    ready = len(emulator.parked())
+    assert len(emulator.slots()) == ready
+    assert emulator.trash() == set()
+    for folder in emulator.cgroups:  # the same folder for every start on one state dir
+        assert len([name for name in proc.subfolders(folder) if name.startswith("s-")]) == ready, folder
 
 
 @pytest.mark.parametrize("victims", ["daemon", "launcher", "keeper", "all"])
@@ -101,7 +105,7 @@ def test_after_kill_9_the_next_start_is_clean(new_emulator, new_state, victims):
     api.delete(f"/v1/sandboxes/{ended}")
     api.exec(live, "(trap '' TERM HUP; while :; do sleep 1; done) > /dev/null 2>&1 & true")
     family = emulator.family()
-    core = {int(pid) for pid in emulator.baseline["processes"]}
+    core = emulator.core()
     if victims == "daemon":
         targets = {emulator.daemon_pid}
     elif victims == "launcher":
@@ -124,13 +128,11 @@ def test_after_kill_9_the_next_start_is_clean(new_emulator, new_state, victims):
     assert mine.get(f"/v1/sandboxes/{ended}").json["termination_reason"] == "user"
     check_error(mine.post(f"/v1/sandboxes/{live}/exec", {"command": "true"}), 409, "sandbox_not_ready")
     deadline = time.monotonic() + 5
-    while left := {pid for pid in family if pid in proc.family(-1, emulator.tag)}:
+    # The old janitor looks for a while whether the new emulator leaves it something to take away.
+    while left := {pid for pid in family & proc.family(-1, emulator.tag) if "orkestr-janitor" not in proc.describe(pid)}:
         assert time.monotonic() < deadline, [proc.describe(pid) for pid in left]
         time.sleep(0.05)
-    whole_slots_gone(emulator)
-    assert again.slots() == set()
-    again.settle()
-    assert again.trash() == set()
+    nothing_but_parked(again)
     fresh = mine.create()["id"]
     assert mine.sh(fresh, "echo works") == "works\n"
     mine.delete(f"/v1/sandboxes/{fresh}")
@@ -157,9 +159,7 @@ def test_crashes_in_the_middle_of_work_leave_nothing_either(new_emulator, new_st
         for status in ("creating", "running", "terminating"):
             rows = last.api(f"ork_round_{round_}").get("/v1/sandboxes", query={"status": status}).json["sandboxes"]
             assert rows == []
-    assert last.slots() == set()
-    last.settle()
-    assert last.trash() == set()
+    nothing_but_parked(last)
 
 
 def churn(api):
@@ -171,11 +171,11 @@ def churn(api):
 
 def test_an_init_that_dies_is_noticed(new_emulator):
     emulator = new_emulator("--auth", "any")
-    api = emulator.api("ork_init")
-    before = emulator.family()
+    api = emulator.api("ork_key_init")
     row = api.create()
-    (init,) = emulator.family() - before
-    os.kill(init, signal.SIGKILL)
+    api.exec(row["id"], "sleep 4242 & true")
+    (child,) = [pid for pid in emulator.parked() if "sleep 4242" in proc.describe(pid)]
+    os.kill(proc.table()[child][0], signal.SIGKILL)  # orphans are PID 1's
     deadline = time.monotonic() + 5
     while (row := api.get(f"/v1/sandboxes/{row['id']}").json)["status"] in ("running", "terminating"):
         assert time.monotonic() < deadline, row
@@ -192,8 +192,8 @@ def test_a_second_emulator_on_the_same_state_dir_is_refused(new_emulator, binary
     error = serve_and_fail(binary, "--listen", "127.0.0.1:0", "--state-dir", str(emulator.state_dir))
     assert str(emulator.state_dir) in error or "state" in error
     assert emulator.healthy()
-    sandbox = emulator.api("ork_a").create()
-    emulator.api("ork_a").delete(f"/v1/sandboxes/{sandbox['id']}")
+    sandbox = emulator.api("ork_key_a").create()
+    emulator.api("ork_key_a").delete(f"/v1/sandboxes/{sandbox['id']}")
 
 
 def test_a_port_in_use_is_refused(new_emulator, new_state, binary):
@@ -207,10 +207,10 @@ def test_a_port_in_use_is_refused(new_emulator, new_state, binary):
 @pytest.mark.parametrize("listen", ["nonsense", "127.0.0.1:99999", "127.0.0.1", ":", "256.1.1.1:80", "127.0.0.1:-1", "127.0.0.1:x"])
 def test_a_bad_address_is_refused(binary, new_state, listen):
     error = serve_and_fail(binary, "--listen", listen, "--state-dir", str(new_state("tiny")))
-    assert listen in error or "listen" in error
+    assert listen.rpartition(":")[0] in error
 
 
-@pytest.mark.parametrize("spec", ["", "ork_a:nosuchplan", "ork_a:team:fly", "ork_a:team:read:more", "x" * 5000])
+@pytest.mark.parametrize("spec", ["", "ork_alice01:nosuchplan", "ork_alice01:team:fly", "ork_alice01:team:read:more", "ork_" + "x" * 5000])
 def test_a_bad_key_is_refused(binary, new_state, spec):
     serve_and_fail(binary, "--listen", "127.0.0.1:0", "--state-dir", str(new_state("tiny")), "--api-key", spec)
 
@@ -232,7 +232,8 @@ def test_another_users_state_dir_is_refused(binary, scratch):
 def test_a_state_dir_that_can_not_be_is_refused(binary, scratch):
     (scratch / "a-file").write_text("x")
     for path in ("/proc/nope", str(scratch / "a-file"), str(scratch / "a-file" / "below")):
-        assert path in serve_and_fail(binary, "--listen", "127.0.0.1:0", "--state-dir", path)
+        error = serve_and_fail(binary, "--listen", "127.0.0.1:0", "--state-dir", path)
+        assert path in error or str(scratch / "a-file") in error
 
 
 def test_a_damaged_store_is_refused_and_kept(new_emulator, new_state, binary):
@@ -266,8 +267,8 @@ def test_a_relative_state_dir(new_emulator, new_state, monkeypatch):
     state = new_state("tiny")
     monkeypatch.chdir(state.parent)
     emulator = new_emulator("--auth", "any", state=Path(state.name))
-    row = emulator.api("ork_rel").create()
-    assert emulator.api("ork_rel").delete(f"/v1/sandboxes/{row['id']}").status == 200
+    row = emulator.api("ork_key_rel").create()
+    assert emulator.api("ork_key_rel").delete(f"/v1/sandboxes/{row['id']}").status == 200
 
 
 def test_a_generated_key_is_printed_and_kept_private(new_emulator, new_state):

@@ -102,7 +102,7 @@ BODIES = [
     ("empty array", b"[]"), ("text", b'"tiny"'), ("number", b"5"), ("null", b"null"), ("true", b"true"),
     ("half an object", b'{"template": "tiny"'), ("not JSON", b"template=tiny"), ("one brace", b"{"),
     ("trailing text", b'{"template": "tiny"} x'), ("single quotes", b"{'template': 'tiny'}"),
-    ("invalid UTF-8", b'{"template": "\xff\xfe"}'), ("lone surrogate", b'{"template": "\\ud800"}'),
+    ("invalid UTF-8", b'{"template": "\xff\xfe"}'),
     ("NUL byte", b'{"template": "ti\0ny"}'), ("deep nesting", b'{"template":' + b"[" * 5000 + b"]" * 5000 + b"}"),
     ("NaN", b'{"template": "tiny", "cpu": NaN}'), ("huge number", b'{"template": "tiny", "cpu": 1e999}'),
     ("byte order mark", b'\xef\xbb\xbf{"template": 5}'), ("only spaces", b"    "), ("binary", bytes(range(256))),

@@ -57,8 +57,11 @@ static void print_table(struct bench *b, const struct target *t, size_t n)
 	printf("%-46s %10.0f\n", "daemon RSS, all live", b->memory.daemon_rss_kib);
 	printf("%-46s %10.0f\n", "keeper RSS, all live", b->memory.keeper_rss_kib);
 	printf("%-46s %10.0f\n", "other processes' RSS, all live", b->memory.others_rss_kib);
-	printf("%-46s %10.0f (max %.0f, %zu sandboxes)\n", "init PSS, mean", b->memory.init_pss_kib,
-	       b->memory.init_pss_max_kib, b->memory.inits);
+	if (b->memory.inits > 0 && b->memory.init_pss_kib <= 0)
+		printf("%-46s not readable as this user (%zu inits)\n", "init PSS, mean", b->memory.inits);
+	else
+		printf("%-46s %10.0f (max %.0f, %zu inits)\n", "init PSS, mean", b->memory.init_pss_kib,
+		       b->memory.init_pss_max_kib, b->memory.inits);
 	printf("\n%-46s %10s %10s\n", "target", "value", "limit");
 	for (size_t i = 0; i < n; i++) {
 		char value[32] = "-";

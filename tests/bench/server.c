@@ -92,6 +92,7 @@ int server_start(const struct server_config *c, struct server *ret, double *ret_
 	if (log < 0)
 		return err_errno(e, errno, "can't open %s", c->log_file);
 	(void)unlink(c->port_file);
+	ret->port_file = c->port_file;
 	start = stats_now_us();
 	r = server_spawn((char *const *)(uintptr_t)argv, log, &ret->pid, e);
 	if (r < 0)
@@ -191,9 +192,25 @@ static ssize_t list_processes(struct process *p, size_t cap)
 	return (ssize_t)n;
 }
 
-/* Marks the descendants of root. A parent may come after its child in the list, hence the repeats. */
-static void mark_ours(struct process *p, size_t n, pid_t root)
+static bool has_argument(pid_t pid, const char *arg)
 {
+	char path[64], text[4096];
+	ssize_t n;
+
+	if (text_format(path, sizeof(path), "/proc/%d/cmdline", pid) < 0)
+		return false;
+	n = fd_read_file(AT_FDCWD, path, text, sizeof(text));
+	return n > 0 && memmem(text, (size_t)n, arg, strlen(arg));
+}
+
+/* Marks the descendants of the server, and what has left its tree but shows its arguments. A parent may come
+ * after its child in the list, hence the repeats. */
+static void mark_ours(struct process *p, size_t n, const struct server *s)
+{
+	pid_t root = s->pid;
+
+	for (size_t i = 0; i < n; i++)
+		p[i].ours = p[i].pid != getpid() && has_argument(p[i].pid, s->port_file);
 	for (bool changed = true; changed;) {
 		changed = false;
 		for (size_t i = 0; i < n; i++) {
@@ -217,7 +234,7 @@ int server_memory(const struct server *s, struct server_memory *ret, struct err 
 	if (n < 0)
 		return err_errno(e, (int)-n, "can't list /proc");
 	*ret = (struct server_memory){ 0 };
-	mark_ours(p, (size_t)n, s->pid);
+	mark_ours(p, (size_t)n, s);
 	for (ssize_t i = 0; i < n; i++) {
 		double pss;
 
@@ -238,13 +255,12 @@ int server_memory(const struct server *s, struct server_memory *ret, struct err 
 	for (ssize_t i = 0; i < n; i++) {
 		if (!p[i].ours || p[i].init)
 			continue;
-		if (p[i].pid == keeper) {
+		if (p[i].pid == keeper)
 			ret->keeper_rss_kib = p[i].rss_kib;
-			continue;
-		}
-		ret->others_rss_kib += p[i].rss_kib;
-		ret->daemon_rss_kib = MAX(ret->daemon_rss_kib, p[i].rss_kib);
+		else if (p[i].pid == s->pid)
+			ret->daemon_rss_kib = p[i].rss_kib;
+		else
+			ret->others_rss_kib += p[i].rss_kib;
 	}
-	ret->others_rss_kib -= ret->daemon_rss_kib;
 	return 0;
 }

@@ -8,6 +8,7 @@
 struct server {
 	pid_t pid; /* the process started; 0: none */
 	uint16_t port;
+	const char *port_file; /* its processes have it among their arguments */
 };
 
 struct server_config {
@@ -30,7 +31,7 @@ struct server_memory {
 };
 
 /* Which process is which, from the outside: an init is process 1 of a PID namespace of its own; the
- * keeper is the inits' parent; the daemon is the largest of the others. */
+ * keeper is the inits' parent; the daemon is the process that was started; others may have left its tree. */
 int server_memory(const struct server *s, struct server_memory *ret, struct err *e);
 
 /* Starts argv (stdin, stdout and stderr to /dev/null, or stdout and stderr to log_fd) without waiting. */

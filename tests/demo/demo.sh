@@ -31,11 +31,21 @@ cleanup() {
 trap cleanup EXIT
 trap 'exit 130' INT TERM
 
-# The process and all its descendants, one id a line.
+# Every process of the emulator, one id a line: the descendants of what was started, and what no longer is one
+# (its arguments still name our folder).
 family() {
-	ps -eo pid=,ppid= | awk -v root="$1" '
-		{ parent[$1] = $2 }
-		END { for (p in parent) { q = p; while (q != "" && q > 1 && q != root) q = parent[q]; if (q == root) print p } }'
+	ps -eo pid=,ppid=,args= | awk -v root="$serve" -v mark="$work/" '
+		{ parent[$1] = $2; if (index($0, mark) && $3 !~ /(awk|ps)$/) ours[$1] = 1 }
+		END {
+			for (p in parent) { q = p; while (q != "" && q > 1 && q != root) q = parent[q]; if (q == root) ours[p] = 1 }
+			for (p in ours) print p
+		}'
+}
+# What of those processes, and of those cgroups, is still there.
+remains() {
+	local item
+	for item in "${was_running[@]}"; do ps -o pid=,args= -p "$item"; done
+	for item in "${groups[@]}"; do find /sys/fs/cgroup -type d -name "$item" 2>/dev/null; done
 }
 # The emulator's own group is named after its state dir; other emulators on this host have others.
 group_of() { # process ids
@@ -90,13 +100,15 @@ else
 fi
 
 heading "the end"
-mapfile -t was_running < <(family "$serve")
+mapfile -t was_running < <(family)
 mapfile -t groups < <(group_of "${was_running[@]}")
 stop || failed+=("the emulator's clean stop")
-left=$(for pid in "${was_running[@]}"; do ps -o pid=,args= -p "$pid"; done)
-[ -z "$left" ] || failed+=("these processes are left: $left")
-left=$(for group in "${groups[@]}"; do find /sys/fs/cgroup -type d -name "$group" 2>/dev/null; done)
-[ -z "$left" ] || failed+=("these cgroups are left: $left")
+for _ in $(seq 50); do # its last process removes the cgroups once all others are gone
+	left=$(remains)
+	[ -n "$left" ] || break
+	sleep 0.1
+done
+[ -z "$left" ] || failed+=("this is left: $left")
 left=$(grep -F "$(realpath "$state")" /proc/self/mountinfo)
 [ -z "$left" ] || failed+=("these mounts are left: $left")
 left=$(find "$state/disk/s" "$state/disk/trash" -mindepth 1 -maxdepth 1 2>/dev/null)

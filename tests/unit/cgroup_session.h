@@ -30,12 +30,12 @@ static const struct cgroup_limits roomy = { .cpu_millis = 1000, .memory_bytes = 
 
 /* Within a session: says what is wrong and ends the process, because a Criterion assertion in a
  * grandchild would go unheard. */
-#define CHECK(cond)                                                                                \
-	do {                                                                                       \
-		if (!(cond)) {                                                                     \
-			fprintf(stderr, "%s:%d: %s\n", __func__, __LINE__, #cond);                 \
-			_exit(1);                                                                  \
-		}                                                                                  \
+#define CHECK(cond)                                                                                                    \
+	do {                                                                                                           \
+		if (!(cond)) {                                                                                         \
+			fprintf(stderr, "%s:%d: %s\n", __func__, __LINE__, #cond);                                     \
+			_exit(1);                                                                                      \
+		}                                                                                                      \
 	} while (0)
 
 enum { SESSION_OK, SESSION_FAILED, SESSION_SKIP = 77 };

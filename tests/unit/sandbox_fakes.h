@@ -11,6 +11,7 @@
 #include <fcntl.h>
 #include <signal.h>
 #include <string.h>
+#include <sys/ioctl.h>
 #include <sys/prctl.h>
 #include <sys/socket.h>
 #include <sys/wait.h>
@@ -23,6 +24,7 @@
 #include "emulator/init.h"
 #include "emulator/keeper.h"
 #include "emulator/sandbox.h"
+#include "rootfs/snapshot.h"
 #include "rootfs/template.h"
 #include "rootfs/tree.h"
 
@@ -148,7 +150,7 @@ const struct plan *plan_get(enum plan_id id)
 
 static char cgroups[64][KEEPER_SLOT_SIZE], folders[64][KEEPER_SLOT_SIZE];
 static unsigned int busy_removes; /* cgroup_remove says -EBUSY this often */
-static uint64_t oom_kills;
+static uint64_t oom_kills, pids_denied;
 static struct cgroup_limits last_limits;
 
 static char *find_name(char (*v)[KEEPER_SLOT_SIZE], const char *name)
@@ -210,9 +212,36 @@ int cgroup_read_oom_kills(struct cgroup_root *r _unused_, const char *slot, uint
 	return 0;
 }
 
+int cgroup_read_pids_denied(struct cgroup_root *r _unused_, const char *slot, uint64_t *ret)
+{
+	if (!find_name(cgroups, slot))
+		return -ENOENT;
+	*ret = pids_denied;
+	return 0;
+}
+
 int cgroup_kill(struct cgroup_root *r _unused_, const char *slot _unused_)
 {
 	note("cgroup_kill");
+	return 0;
+}
+
+static struct cgroup_features features = { .freeze = true };
+
+const struct cgroup_features *cgroup_root_features(const struct cgroup_root *r _unused_)
+{
+	return &features;
+}
+
+/* Frozen in a worker, thawed in the loop. */
+int cgroup_freeze(struct cgroup_root *r _unused_, const char *slot _unused_, bool freeze, struct err *e)
+{
+	return step(freeze ? "freeze" : "thaw", e);
+}
+
+int cgroup_each_pid(struct cgroup_root *r _unused_, const char *slot _unused_, int (*fn)(void *arg, pid_t pid) _unused_,
+		    void *arg _unused_)
+{
 	return 0;
 }
 
@@ -271,6 +300,56 @@ uid_t idmap_sandbox_uid(const struct idmap *m _unused_, uid_t id)
 	return id + 1;
 }
 
+/* ---- snapshots: a mark per sandbox in the state dir, made in a worker ---- */
+
+static uint64_t snapshot_takes_ms;
+static struct snapshot_info snapshot_saved; /* what snapshot_load says; id "": there is none */
+
+int snapshot_write(int dir, const struct snapshot_spec *s, struct snapshot_info *ret _unused_, struct err *e)
+{
+	int fd;
+
+	(void)usleep((unsigned int)snapshot_takes_ms * 1000);
+	if (strcmp(fail_step, "snapshot") == 0)
+		return err_set(e, ERR_FULL, ENOSPC, NULL, "snapshot failed");
+	fd = openat(dir, s->id, O_CREAT | O_WRONLY | O_CLOEXEC, 0600);
+	return fd < 0 ? -EIO : close(fd);
+}
+
+static _unused_ bool snapshot_there(const char *id)
+{
+	return faccessat(state_fd, id, F_OK, 0) == 0;
+}
+
+int snapshot_load(int dir _unused_, const char *id, struct snapshot_info *ret, struct err *e)
+{
+	if (strcmp(snapshot_saved.id, id) != 0)
+		return err_set(e, ERR_NOT_FOUND, ENOENT, NULL, "no snapshot");
+	*ret = snapshot_saved;
+	return 0;
+}
+
+int snapshot_unpack(int dir _unused_, const struct snapshot_info *i _unused_, const char *slot _unused_, uid_t uid _unused_,
+		    bool single _unused_, const volatile bool *cancelled _unused_, struct err *e)
+{
+	return strcmp(fail_step, "unpack") == 0 ?
+		       err_set(e, ERR_UNAVAILABLE, EBADMSG, "snapshot_damaged", "unpack failed") : 0;
+}
+
+int snapshot_discard(int dir _unused_, const char *id, struct err *e _unused_)
+{
+	note("discard");
+	(void)unlinkat(state_fd, id, 0);
+	return 0;
+}
+
+int snapshot_sweep(int dir _unused_, bool (*wanted)(void *arg, const char *id), void *arg, struct err *e _unused_)
+{
+	if (snapshot_saved.id[0] && !wanted(arg, snapshot_saved.id))
+		note("swept");
+	return 0;
+}
+
 /* ---- keeper ---- */
 
 static struct keeper_events kev;
@@ -304,14 +383,14 @@ static void keeper_answer(void *arg)
 
 	if (strcmp(fail_step, "spawned") == 0) {
 		(void)err_set(&e, ERR_IO, EIO, NULL, "spawned failed");
-		spawned[i].done(spawned[i].arg, &e, -1, 0);
+		spawned[i].done(spawned[i].arg, &e, -1, -1, 0);
 		return;
 	}
 	cr_assert(socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0, sv) == 0);
 	closep(&peer_sock);
 	peer_sock = sv[1];
 	spawned[i].alive = true;
-	spawned[i].done(spawned[i].arg, NULL, sv[0], 4242);
+	spawned[i].done(spawned[i].arg, NULL, sv[0], -1, 4242);
 }
 
 int keeper_spawn(struct keeper *k _unused_, const char *slot, keeper_spawned_fn done, void *arg, struct err *e)
@@ -327,6 +406,19 @@ int keeper_spawn(struct keeper *k _unused_, const char *slot, keeper_spawned_fn 
 		post(keeper_answer, (void *)(uintptr_t)n_spawned, 0);
 	n_spawned++;
 	return 0;
+}
+
+/* No test here has a gateway. */
+int keeper_attach(struct keeper *k _unused_, const char *slot _unused_, uint32_t index _unused_, enum net_mode mode _unused_,
+		  keeper_done_fn done _unused_, void *arg _unused_, struct err *e)
+{
+	return err_set(e, ERR_INTERNAL, ENOSYS, NULL, "keeper_attach");
+}
+
+int keeper_set_mode(struct keeper *k _unused_, const char *slot _unused_, uint32_t index _unused_, enum net_mode mode _unused_,
+		    keeper_done_fn done _unused_, void *arg _unused_, struct err *e)
+{
+	return err_set(e, ERR_INTERNAL, ENOSYS, NULL, "keeper_set_mode");
 }
 
 static void fake_init_kill_all(void);
@@ -452,6 +544,8 @@ static void on_command_end(uv_poll_t *p, int status _unused_, int events _unused
 static _noreturn_ void run_command(const struct init_exec *x)
 {
 	(void)prctl(PR_SET_PDEATHSIG, SIGKILL);
+	if (x->pty && (setsid() < 0 || ioctl(x->stdio[0], TIOCSCTTY, 0) < 0))
+		_exit(119);
 	(void)setpgid(0, 0);
 	(void)signal(SIGPIPE, SIG_DFL);
 	for (int i = 0; i < 3; i++)
@@ -461,6 +555,14 @@ static _noreturn_ void run_command(const struct init_exec *x)
 		_exit(121);
 	execve(x->argv[0], (char *const *)x->argv, (char *const *)x->env);
 	_exit(122);
+}
+
+static void say_started(void *arg)
+{
+	struct command *c = arg;
+
+	if (c->used && c->init)
+		c->init->ev.started(c->init->ev.arg, c->id, c->pid);
 }
 
 static struct init_exit unstarted;
@@ -491,7 +593,10 @@ int init_start(struct init *i, const struct init_exec *x, struct err *e)
 	c->pid = fork();
 	if (c->pid == 0)
 		run_command(x);
-	(void)setpgid(c->pid, c->pid);
+	if (!x->pty)
+		(void)setpgid(c->pid, c->pid);
+	if (x->tell_start)
+		post(say_started, c, 0);
 	c->pidfd = sys_pidfd_open(c->pid);
 	cr_assert(c->pidfd >= 0);
 	uv_poll_init(&loop, &c->poll, c->pidfd);
@@ -540,7 +645,8 @@ void init_free(struct init *i)
 
 static void make_manager(uint32_t max_live, uint32_t warm)
 {
-	struct sandboxes_config c = { .loop = &loop, .max_live = max_live, .warm = warm };
+	struct sandboxes_config c = { .loop = &loop, .max_live = max_live, .warm = warm,
+				       .network = { .egress_sock = -1, .why_none = "a test" } };
 
 	log_set_level(LOG_LEVEL_ERROR);
 	cr_assert(mkdtemp(state_dir));

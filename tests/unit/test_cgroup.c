@@ -29,8 +29,8 @@ static int missing_is_explained(struct cgroup_root *r)
 	bool all = f->cpu && f->memory && f->pids && f->freeze && f->kill && f->cpu_reading && f->memory_reading;
 
 	CHECK(all == (cgroup_why(r)[0] == '\0'));
-	CHECK(strcmp(cgroup_backend_name(cgroup_root_backend(r)),
-		     cgroup_root_backend(r) == CGROUP_V2 ? "v2" : "v1") == 0);
+	CHECK(strcmp(cgroup_backend_name(cgroup_root_backend(r)), cgroup_root_backend(r) == CGROUP_V2 ? "v2" : "v1") ==
+	      0);
 	return SESSION_OK;
 }
 

@@ -5,13 +5,12 @@
 
 #include "emulator/cgroup-internal.h"
 
-static const char hybrid[] =
-	"31 23 0:28 / /sys/fs/cgroup rw - tmpfs tmpfs rw,mode=755\n"
-	"32 31 0:29 / /sys/fs/cgroup/cpu,cpuacct rw,relatime - cgroup cgroup rw,cpu,cpuacct\n"
-	"33 31 0:30 / /sys/fs/cgroup/cpuset rw,relatime shared:7 - cgroup cgroup rw,cpuset\n"
-	"34 31 0:31 / /sys/fs/cgroup/memory rw,relatime - cgroup cgroup rw,memory\n"
-	"35 31 0:32 / /sys/fs/cgroup/systemd rw - cgroup cgroup rw,name=systemd\n"
-	"36 31 0:33 / /sys/fs/cgroup/unified rw - cgroup2 cgroup2 rw,nsdelegate\n";
+static const char hybrid[] = "31 23 0:28 / /sys/fs/cgroup rw - tmpfs tmpfs rw,mode=755\n"
+			     "32 31 0:29 / /sys/fs/cgroup/cpu,cpuacct rw,relatime - cgroup cgroup rw,cpu,cpuacct\n"
+			     "33 31 0:30 / /sys/fs/cgroup/cpuset rw,relatime shared:7 - cgroup cgroup rw,cpuset\n"
+			     "34 31 0:31 / /sys/fs/cgroup/memory rw,relatime - cgroup cgroup rw,memory\n"
+			     "35 31 0:32 / /sys/fs/cgroup/systemd rw - cgroup cgroup rw,name=systemd\n"
+			     "36 31 0:33 / /sys/fs/cgroup/unified rw - cgroup2 cgroup2 rw,nsdelegate\n";
 
 static const struct layout_case {
 	const char *mounts, *self;
@@ -23,22 +22,34 @@ static const struct layout_case {
 		const char *own;
 	} m[4];
 } layout_cases[] = {
-	{ hybrid, "4:memory:/a b\n3:cpuset:/\n2:cpu,cpuacct:/x/y\n1:name=systemd:/z\n0::/z\n", 0, 3,
+	{ hybrid,
+	  "4:memory:/a b\n3:cpuset:/\n2:cpu,cpuacct:/x/y\n1:name=systemd:/z\n0::/z\n",
+	  0,
+	  3,
 	  { { CGROUP_CPU | CGROUP_CPUACCT, false, "/sys/fs/cgroup/cpu,cpuacct/x/y" },
 	    { CGROUP_MEMORY, false, "/sys/fs/cgroup/memory/a b" },
 	    { 0, true, "/sys/fs/cgroup/unified/z" } } },
-	{ "30 23 0:27 / /sys/fs/cgroup rw shared:4 - cgroup2 cgroup2 rw\n", "0::/user.slice/a.scope\n", 0, 1,
+	{ "30 23 0:27 / /sys/fs/cgroup rw shared:4 - cgroup2 cgroup2 rw\n",
+	  "0::/user.slice/a.scope\n",
+	  0,
+	  1,
 	  { { 0, true, "/sys/fs/cgroup/user.slice/a.scope" } } },
 	{ "30 23 0:27 / /sys/fs/cgroup rw - cgroup2 cgroup2 rw", "0::/", 0, 1, { { 0, true, "/sys/fs/cgroup" } } },
 	/* a container that sees a part of the host's tree */
-	{ "30 23 0:27 /docker/ab /sys/fs/cgroup rw - cgroup2 cgroup2 rw\n", "0::/docker/ab/in\n", 0, 1,
+	{ "30 23 0:27 /docker/ab /sys/fs/cgroup rw - cgroup2 cgroup2 rw\n",
+	  "0::/docker/ab/in\n",
+	  0,
+	  1,
 	  { { 0, true, "/sys/fs/cgroup/in" } } },
 	{ "30 23 0:27 /docker/ab /sys/fs/cgroup rw - cgroup2 cgroup2 rw\n", "0::/docker/abc\n", -ENOENT, 0, { { 0 } } },
 	/* the process's group is above the cgroup namespace */
 	{ "30 23 0:27 / /sys/fs/cgroup rw - cgroup2 cgroup2 rw\n", "0::/../x\n", -ENOENT, 0, { { 0 } } },
 	/* an escaped path, and a second mount of the same tree */
-	{ "30 23 0:27 / /mnt/c\\040g rw - cgroup2 none rw\n31 23 0:27 / /sys/fs/cgroup rw - cgroup2 none rw\n", "0::/\n",
-	  0, 1, { { 0, true, "/mnt/c g" } } },
+	{ "30 23 0:27 / /mnt/c\\040g rw - cgroup2 none rw\n31 23 0:27 / /sys/fs/cgroup rw - cgroup2 none rw\n",
+	  "0::/\n",
+	  0,
+	  1,
+	  { { 0, true, "/mnt/c g" } } },
 	{ "22 1 0:20 / /proc rw - proc proc rw\n", "0::/\n", -ENOENT, 0, { { 0 } } },
 	{ "garbage\n\n- - -\n", "x", -ENOENT, 0, { { 0 } } },
 	{ "", "", -ENOENT, 0, { { 0 } } },
@@ -68,9 +79,9 @@ Test(cgroup_layout, words)
 		const char *s;
 		bool valid;
 	} cases[] = {
-		{ "s-01hxyz", true },  { "a", true },	  { "0-9", true },     { "", false },	  { "..", false },
-		{ "a/b", false },      { "A", false },	  { "a b", false },    { "a.b", false },  { "\n", false },
-		{ "12345678", true },  { "123456789", false },
+		{ "s-01hxyz", true }, { "a", true },	{ "0-9", true },      { "", false },
+		{ "..", false },      { "a/b", false }, { "A", false },	      { "a b", false },
+		{ "a.b", false },     { "\n", false },	{ "12345678", true }, { "123456789", false },
 	};
 
 	for (size_t i = 0; i < ARRAY_SIZE(cases); i++)
@@ -85,9 +96,9 @@ Test(cgroup_layout, keys)
 		int ret;
 		uint64_t v;
 	} cases[] = {
-		{ "low", 0, 0 },      { "oom", 0, 12 },	      { "oom_kill", 0, 3 },  { "max", 0, UINT64_MAX },
-		{ "o", -ENOENT, 0 },  { "missing", -ENOENT, 0 }, { "bad", -EINVAL, 0 }, { "huge", -ERANGE, 0 },
-		{ "oom_kil", -ENOENT, 0 },
+		{ "low", 0, 0 },	  { "oom", 0, 12 },	  { "oom_kill", 0, 3 },
+		{ "max", 0, UINT64_MAX }, { "o", -ENOENT, 0 },	  { "missing", -ENOENT, 0 },
+		{ "bad", -EINVAL, 0 },	  { "huge", -ERANGE, 0 }, { "oom_kil", -ENOENT, 0 },
 	};
 
 	for (size_t i = 0; i < ARRAY_SIZE(cases); i++) {

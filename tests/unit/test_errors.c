@@ -32,7 +32,7 @@ Test(errors, table)
 		{ ERR_INVALID, "path_invalid", 400, "path_invalid", false },
 		{ ERR_NOT_FOUND, "template_not_found", 404, "template_not_found", false },
 		{ ERR_UNAVAILABLE, "template_unavailable", 503, "template_unavailable", false },
-		{ ERR_UNSUPPORTED, "network_unsupported", 501, "network_unsupported", false },
+		{ ERR_UNAVAILABLE, "network_unavailable", 503, "network_unavailable", false },
 		{ ERR_TOO_LARGE, "payload_too_large", 413, "payload_too_large", false },
 		{ ERR_FULL, "disk_full", 507, "disk_full", false },
 		{ ERR_CAPACITY, "capacity", 503, "capacity", false },

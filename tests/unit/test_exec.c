@@ -1,7 +1,5 @@
 #include "tests/unit/sandbox_fakes.h"
 
-#include <sys/ioctl.h>
-
 #include "emulator/sandbox-internal.h"
 
 static char box[SANDBOX_ID_SIZE];
@@ -14,16 +12,17 @@ static void set_up_box(void)
 
 TestSuite(exec, .init = set_up_box, .fini = tear_down, .timeout = 60);
 
-/* What one exec gave. */
+/* What one exec gave, to done() or to its primary reader. */
 struct run {
 	struct exec *x;
+	struct exec_reader *reader;
 	unsigned int calls;
 	bool done;
 	struct exec_result r;
 	struct buf out[2];
 	size_t chunks;
-	size_t stop_after; /* streaming: say false after this many bytes; 0: never */
-	bool abandon_in_output;
+	size_t stop_after; /* streaming: read no more after this many bytes; 0: never */
+	bool leave_in_output;
 };
 
 static struct run run_init(void)
@@ -33,6 +32,7 @@ static struct run run_init(void)
 
 static void run_free(struct run *k)
 {
+	exec_reader_free(k->reader);
 	buf_free(&k->out[0]);
 	buf_free(&k->out[1]);
 }
@@ -48,25 +48,39 @@ static void on_done(void *arg, const struct exec_result *r)
 		cr_assert(buf_add(&k->out[i], r->out[i]->p, r->out[i]->len) == 0);
 }
 
-static bool on_output(void *arg, enum exec_stream s, const char *p, size_t n)
+/* Reads what there is, as far as it wants to. */
+static void read_on(void *arg)
 {
 	struct run *k = arg;
+	struct exec_event ev;
 
-	cr_assert(!k->done, "output after the end");
-	cr_assert(buf_add(&k->out[s], p, n) == 0);
-	k->chunks++;
-	if (k->abandon_in_output) {
-		exec_abandon(k->x);
-		return false;
+	while (k->reader && !(k->stop_after && k->out[0].len >= k->stop_after) && exec_reader_next(k->reader, &ev)) {
+		cr_assert(!k->done, "an event after the end");
+		cr_assert(ev.kind != EXEC_EVENT_GAP, "a gap before a primary reader");
+		if (ev.kind == EXEC_EVENT_END) {
+			k->calls++;
+			k->done = true;
+			k->r = *ev.result;
+			return;
+		}
+		cr_assert(buf_add(&k->out[ev.stream], ev.p, ev.n) == 0);
+		k->chunks++;
+		if (k->leave_in_output)
+			exec_reader_free(TAKE_PTR(k->reader));
 	}
-	return !(k->stop_after && k->out[s].len >= k->stop_after);
 }
 
 static int start(struct run *k, const struct exec_spec *s, bool stream, struct err *e)
 {
-	const struct exec_events ev = { .output = stream ? on_output : NULL, .done = on_done, .arg = k };
-	int r = exec_start(mgr, &team, box, s, &ev, &k->x, e);
+	const struct exec_events ev = { .done = on_done, .arg = k };
+	const struct exec_reader_config c = { .primary = true, .wake = read_on, .arg = k };
+	struct exec_spec spec = *s;
+	int r;
 
+	spec.streamed = stream;
+	r = exec_start(mgr, &team, box, &spec, stream ? NULL : &ev, &k->x, e);
+	if (r >= 0 && stream)
+		r = exec_reader_new(k->x, &c, &k->reader, e);
 	cr_assert(k->calls == 0, "answered from inside the call");
 	return r;
 }
@@ -318,57 +332,58 @@ Test(exec, output_unit)
 	free(data);
 }
 
+/* A primary reader that stops stops the command: the log, the pipe and no more. */
 Test(exec, stream_back_pressure)
 {
 	struct exec_spec s = { .command = "head -c 3000000 /dev/zero; echo end >&2" };
 	struct run k = run_init();
+	struct exec_info i;
 	struct err e = ERR_INIT;
-	size_t held;
+	uint64_t held;
 
 	k.stop_after = 100000;
 	cr_assert(start(&k, &s, true, &e) == 0);
+	spin_for(300);
+	exec_get_info(k.x, &i);
+	held = i.bytes[0];
+	cr_expect(!k.done && held >= 100000 && held < 100000 + (400u << 10), "%lu", (unsigned long)held);
 	spin_for(200);
-	held = k.out[0].len;
-	cr_expect(!k.done && held >= 100000 && held < 100000 + SANDBOX_SCRATCH_SIZE, "%zu", held);
-	spin_for(200);
-	cr_expect(k.out[0].len == held, "it goes on reading");
+	exec_get_info(k.x, &i);
+	cr_expect(i.running && i.bytes[0] == held, "it goes on reading");
 	k.stop_after = 0;
-	exec_more(k.x);
+	read_on(&k);
 	cr_assert(spin(&k.done, 5000));
 	cr_expect(k.out[0].len == 3000000 && strcmp(text(&k.out[1]), "end\n") == 0);
 	cr_expect(k.r.exit_code == 0 && k.chunks > 3);
 	run_free(&k);
 }
 
-/* The command has ended, its output is still in the pipe, the reader is slow. */
-Test(exec, stream_paused_at_the_end)
+/* The command has ended, its reader is slow, and loses nothing whatever else ends meanwhile. */
+Test(exec, stream_slow_at_the_end)
 {
 	for (int how = 0; how < 3; how++) {
-		struct exec_spec s = { .command = "head -c 200000 /dev/zero" };
+		struct exec_spec s = { .command = "head -c 400000 /dev/zero" };
 		struct run k = run_init();
 		struct answer a = { 0 };
 		struct err e = ERR_INIT;
 
 		k.stop_after = 1;
 		cr_assert(start(&k, &s, true, &e) == 0);
-		spin_for(200);
+		spin_for(300);
 		cr_expect(!k.done && k.out[0].len <= SANDBOX_SCRATCH_SIZE);
-		if (how == 1) { /* the sandbox ends meanwhile: nothing is lost */
+		if (how == 1) { /* the sandbox */
 			cr_assert(sandbox_terminate(mgr, &team, box, on_answer, &a, &e) == 0);
 			cr_assert(spin(&a.done, 1000));
-			cr_expect(!k.done);
-		} else if (how == 2) { /* ... and the emulator: it doesn't wait */
+		} else if (how == 2) { /* the emulator */
 			sandboxes_shutdown(mgr, on_stopped, NULL);
 			cr_assert(spin(&stopped, 3000));
 			stopped = false;
-			cr_expect(k.calls == 1 && k.r.reason == EXEC_EXITED);
-			run_free(&k);
-			return;
 		}
+		cr_expect(!k.done);
 		k.stop_after = 0;
-		exec_more(k.x);
+		read_on(&k);
 		cr_assert(spin(&k.done, 2000));
-		cr_expect(k.out[0].len == 200000 && k.r.reason == EXEC_EXITED && k.r.exit_code == 0, "%zu",
+		cr_expect(k.out[0].len == 400000 && k.r.reason == EXEC_EXITED && k.r.exit_code == 0, "%d: %zu", how,
 			  k.out[0].len);
 		run_free(&k);
 		if (how == 1)
@@ -559,34 +574,45 @@ Test(exec, oom_of_the_sandbox_is_told_to_its_execs)
 	run_free(&k);
 }
 
-Test(exec, abandon)
+/* The one it was for leaves: 0: while it runs; 1: it ignores SIGTERM; 2: from inside wake(); 3: behind, after
+ * its end; 4: it is detached. */
+Test(exec, left_alone)
 {
-	/* 0: while it runs; 1: it ignores SIGTERM; 2: from inside output(); 3: paused, after its end */
 	static const char *const commands[] = { "echo x; exec sleep 60", "trap '' TERM; echo x; sleep 60; sleep 60",
-						"echo x; exec sleep 60", "head -c 100000 /dev/zero" };
-	struct sandboxes_counts c;
+						"echo x; exec sleep 60", "head -c 100000 /dev/zero",
+						"echo x; sleep 0.3; echo y" };
 
-	for (size_t i = 0; i < ARRAY_SIZE(commands); i++) {
-		struct exec_spec s = { .command = commands[i] };
-		struct run k = run_init();
-		struct err e = ERR_INIT;
+	for (int stream = 0; stream < 2; stream++)
+		for (size_t i = 0; i < ARRAY_SIZE(commands); i++) {
+			struct exec_spec s = { .command = commands[i], .detach = i == 4 };
+			struct run k = run_init();
+			struct err e = ERR_INIT;
+			struct exec_info info;
+			char id[EXEC_ID_SIZE];
 
-		k.abandon_in_output = i == 2;
-		k.stop_after = i == 3;
-		cr_assert(start(&k, &s, true, &e) == 0);
-		spin_for(150);
-		if (i != 2)
-			exec_abandon(k.x);
-		spin_for(i == 1 ? 2500 : 300);
-		cr_expect(k.calls == 0, "%zu: done() after it was abandoned", i);
-		sandboxes_count(mgr, &c);
-		cr_expect(c.execs == 0, "%zu: it lives on", i);
-		if (i == 0)
-			cr_expect(last_signal == SIGTERM);
-		if (i == 1)
-			cr_expect(last_signal == SIGKILL);
-		run_free(&k);
-	}
+			if (!stream && i > 1 && i < 4)
+				continue;
+			last_signal = 0;
+			k.leave_in_output = i == 2;
+			k.stop_after = i == 3;
+			cr_assert(start(&k, &s, stream, &e) == 0);
+			(void)snprintf(id, sizeof(id), "%s", exec_id(k.x));
+			spin_for(150);
+			if (stream)
+				exec_reader_free(TAKE_PTR(k.reader));
+			else
+				exec_abandon(k.x);
+			spin_for(i == 1 ? 2500 : 400);
+			cr_expect(k.calls == 0, "%zu: done() after it was abandoned", i);
+			cr_assert(exec_find(mgr, &team, box, id, &k.x, &e) == 0);
+			exec_get_info(k.x, &info);
+			cr_assert(!info.running, "%zu: it lives on", i);
+			cr_expect(last_signal == (i == 1 ? SIGKILL : i < 3 ? SIGTERM : 0), "%zu: %d", i, last_signal);
+			cr_expect(info.result->by == (i < 3 ? EXEC_BY_DISCONNECT : EXEC_BY_NONE));
+			cr_expect(info.result->reason == (i < 3 ? EXEC_TERMINATED : EXEC_EXITED));
+			cr_expect(info.bytes[0] == (i == 3 ? 100000 : i == 4 ? 4 : 2));
+			run_free(&k);
+		}
 }
 
 Test(exec, many_at_once_and_the_limit)

@@ -31,8 +31,8 @@ struct world {
 	struct idmap map;
 	struct keeper *keeper;
 	struct init *init;
-	pid_t keeper_pid, init_pid;
-	int root_fd, ctl, state_fd;
+	pid_t init_pid;
+	int root_fd, ctl, refused, state_fd;
 	int died, exits;
 	struct init_exit last;
 	struct err e;
@@ -71,13 +71,14 @@ static void on_lost(void *arg)
 	(void)arg;
 }
 
-static void on_spawned(void *arg, const struct err *e, int ctl, pid_t pid)
+static void on_spawned(void *arg, const struct err *e, int ctl, int refused, pid_t pid)
 {
 	struct world *w = arg;
 
 	if (e)
 		w->e = *e;
 	w->ctl = ctl;
+	w->refused = refused;
 	w->init_pid = pid;
 	uv_stop(&w->loop);
 }
@@ -111,13 +112,14 @@ static void on_init_lost(void *arg, const char *why)
 static void world_start(struct world *w)
 {
 	struct cgroup_root *cg = NULL;
-	struct keeper_config kc = { .idmap = &w->map };
+	struct keeper_config kc = { .idmap = &w->map, .network = true };
 	struct keeper_events ke = { .died = on_died, .lost = on_lost, .arg = w };
 	struct init_events ie = { .ready = on_ready, .exited = on_exited, .lost = on_init_lost, .arg = w };
 	struct init_config ic = { .slot = SLOT, .layers = (const char *const[]){ "t" }, .n_layers = 1, .cpus = 1, .hostname = "sandbox", .pids_max = 64 };
 	struct cgroup_limits lim = { .cpu_millis = 1000, .memory_bytes = 256u << 20, .pids_max = 64 };
 	struct err e = ERR_INIT;
-	int status, sock, ns;
+	struct keeper_started kept = { .userns_fd = -1, .sock = -1 };
+	int status;
 	pid_t pid;
 
 	idmap_choose(&w->map);
@@ -131,10 +133,10 @@ static void world_start(struct world *w)
 	CHECK((cgroup_prepare("unit-keeper", w->map.own_uid, w->map.own_gid, &cg, &e)) == 0, "%s", e.msg);
 	kc.cgroups = cg;
 	kc.state_fd = w->state_fd;
-	CHECK((keeper_start(&kc, &w->keeper_pid, &ns, &sock, &e)) == 0, "%s", e.msg);
-	CHECK((idmap_enter(&w->map, ns, &e)) == 0, "%s", e.msg);
+	CHECK((keeper_start(&kc, &kept, &e)) == 0, "%s", e.msg);
+	CHECK((idmap_enter(&w->map, kept.userns_fd, &e)) == 0, "%s", e.msg);
 	uv_loop_init(&w->loop);
-	CHECK((keeper_connect(&w->loop, sock, &ke, &w->keeper, &e)) == 0, "%s", e.msg);
+	CHECK((keeper_connect(&w->loop, kept.sock, &ke, &w->keeper, &e)) == 0, "%s", e.msg);
 	if (cgroup_root_backend(cg) != CGROUP_NONE)
 		CHECK((cgroup_create(cg, SLOT, &lim, &e)) == 0, "%s", e.msg);
 	ic.no_cgroup_view = cgroup_root_backend(cg) == CGROUP_NONE;

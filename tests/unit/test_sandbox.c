@@ -105,10 +105,10 @@ Test(sandbox, refusals_leave_no_row)
 		enum err_kind kind;
 		const char *reason;
 	} table[] = {
-		{ &team, "open", "python-3.12", "{}", 0, ERR_UNSUPPORTED, "network_unsupported" },
-		{ &team, "restricted", "python-3.12", "{}", 0, ERR_UNSUPPORTED, "network_unsupported" },
+		{ &team, "open", "python-3.12", "{}", 0, ERR_UNAVAILABLE, "network_unavailable" },
+		{ &team, "restricted", "python-3.12", "{}", 0, ERR_UNAVAILABLE, "network_unavailable" },
 		{ &freebie, "open", "python-3.12", "{}", 0, ERR_PLAN, "network_not_allowed" },
-		{ &freebie, "restricted", "python-3.12", "{}", 0, ERR_UNSUPPORTED, "network_unsupported" },
+		{ &freebie, "restricted", "python-3.12", "{}", 0, ERR_UNAVAILABLE, "network_unavailable" },
 		{ &team, "moon", "python-3.12", "{}", 0, ERR_INVALID, "" },
 		{ &team, "off", "node-22", "{}", 0, ERR_UNAVAILABLE, "template_unavailable" },
 		{ &team, "off", "nope", "{}", 0, ERR_NOT_FOUND, "template_not_found" },

@@ -38,10 +38,11 @@ static int count_entry(void *arg, const char *slot _unused_)
 static void start_all(void)
 {
 	struct keeper_config kc = { .idmap = &map };
-	struct sandboxes_config c = { .loop = &loop, .idmap = &map };
+	struct sandboxes_config c = { .loop = &loop, .idmap = &map, .network = { .egress_sock = -1 } };
 	struct keeper_events ev;
 	struct err e = ERR_INIT;
-	int st, sock, ns;
+	struct keeper_started kept = { .userns_fd = -1, .sock = -1 };
+	int st;
 	pid_t pid;
 
 	log_set_level(LOG_LEVEL_WARN);
@@ -49,13 +50,14 @@ static void start_all(void)
 	cr_assert(waitpid(pid, &st, 0) == pid && st == 0);
 	kc.cgroups = c.cgroups = cg;
 	kc.state_fd = c.state_fd = state_fd;
-	cr_assert(keeper_start(&kc, &keeper_pid, &ns, &sock, &e) == 0, "%s", e.msg);
-	cr_assert(idmap_enter(&map, ns, &e) == 0, "%s", e.msg);
-	(void)close(ns);
+	cr_assert(keeper_start(&kc, &kept, &e) == 0, "%s", e.msg);
+	cr_assert(idmap_enter(&map, kept.userns_fd, &e) == 0, "%s", e.msg);
+	(void)close(kept.userns_fd);
+	keeper_pid = kept.pid;
 	cr_assert(uv_loop_init(&loop) == 0);
 	cr_assert(sandboxes_new(&c, &mgr, &e) == 0, "%s", e.msg);
 	sandboxes_keeper_events(mgr, &ev);
-	cr_assert(keeper_connect(&loop, sock, &ev, &keeper, &e) == 0, "%s", e.msg);
+	cr_assert(keeper_connect(&loop, kept.sock, &ev, &keeper, &e) == 0, "%s", e.msg);
 	sandboxes_set_keeper(mgr, keeper);
 	cr_assert(sandboxes_sweep(mgr, &e) == 0, "%s", e.msg);
 }
@@ -84,6 +86,7 @@ static int wipe(void *arg _unused_)
 
 	(void)tree_each_slot(state_fd, count_entry, &n);
 	(void)tree_remove(state_fd, "disk", NULL);
+	(void)tree_remove(state_fd, "snapshots", NULL);
 	return tree_remove(state_fd, "templates", NULL) < 0;
 }
 
@@ -241,44 +244,47 @@ Test(sandbox_real, time_out_and_oom, .timeout = 30)
 }
 
 struct busy {
-	struct run k;
-	bool ready;
+	struct exec_reader *reader;
+	struct exec_result r;
+	bool ready, done;
 	size_t bytes;
 };
 
-static bool on_output(void *arg, enum exec_stream which _unused_, const char *p, size_t n)
+static void on_wake(void *arg)
 {
 	struct busy *b = arg;
+	struct exec_event ev;
 
-	cr_assert(b->bytes > 0 || n < 6 || strncmp(p, "ready\n", 6) == 0);
-	b->bytes += n;
-	b->ready = true;
-	return true;
-}
-
-static void on_busy_done(void *arg, const struct exec_result *r)
-{
-	struct busy *b = arg;
-
-	b->k.done = true;
-	b->k.r = *r;
+	while (exec_reader_next(b->reader, &ev)) {
+		if (ev.kind == EXEC_EVENT_END) {
+			b->done = true;
+			b->r = *ev.result;
+			return;
+		}
+		cr_assert(ev.kind == EXEC_EVENT_OUTPUT);
+		cr_assert(b->bytes > 0 || ev.n < 6 || strncmp(ev.p, "ready\n", 6) == 0);
+		b->bytes += ev.n;
+		b->ready = true;
+	}
 }
 
 /* A hundred children and one that floods its output: all is answered, nothing is left. */
 static void test_busy_end(void)
 {
 	struct busy b = { 0 };
-	const struct exec_events ev = { .output = on_output, .done = on_busy_done, .arg = &b };
-	struct exec_spec s = { .command =
-				       "i=0; while [ $i -lt 100 ]; do sleep 60 & i=$((i+1)); done; echo ready; yes" };
+	const struct exec_reader_config c = { .primary = true, .wake = on_wake, .arg = &b };
+	struct exec_spec s = { .command = "i=0; while [ $i -lt 100 ]; do sleep 60 & i=$((i+1)); done; echo ready; yes",
+			       .streamed = true };
 	struct err e = ERR_INIT;
 	struct exec *x;
 
 	create_running(box, NULL);
-	cr_assert(exec_start(mgr, &team, box, &s, &ev, &x, &e) == 0, "%s", e.msg);
+	cr_assert(exec_start(mgr, &team, box, &s, NULL, &x, &e) == 0, "%s", e.msg);
+	cr_assert(exec_reader_new(x, &c, &b.reader, &e) == 0, "%s", e.msg);
 	cr_assert(spin(&b.ready, 10000));
 	terminate();
-	cr_assert(b.k.done && b.k.r.reason == EXEC_TERMINATED);
+	cr_assert(b.done && b.r.reason == EXEC_TERMINATED);
+	exec_reader_free(b.reader);
 }
 
 Test(sandbox_real, busy_end, .timeout = 30)

@@ -1,5 +1,6 @@
 #!/usr/bin/env bash
-# In the VM, as root: the unit and API suites as each kind of user. A suite that is not there is not run.
+# In the VM, as root: the unit and API suites as each kind of user, or as those named. A suite that is not
+# there is not run.
 set -uo pipefail
 failed=()
 
@@ -56,10 +57,16 @@ person() {
 until systemctl is-active --quiet "user@$(id -u dev).service"; do sleep 0.2; done
 uname -rm
 systemctl --version | head -1
-person root as root
-person "dev (systemd session, subordinate ids)" as dev XDG_RUNTIME_DIR="/run/user/$(id -u dev)"
-# What does need a session or ids can't run as plain, and says so; it is no failure there.
-MUST_RUN=0 person "plain (no session, no subordinate ids)" as plain
+[ $# != 0 ] || set -- root dev plain
+for user; do
+	case $user in
+	root) person root as root ;;
+	dev) person "dev (systemd session, subordinate ids)" as dev XDG_RUNTIME_DIR="/run/user/$(id -u dev)" ;;
+	# What needs a session or ids can't run as plain, and says so; it is no failure there.
+	plain) MUST_RUN=0 person "plain (no session, no subordinate ids)" as plain ;;
+	*) echo "no such user here: $user"; exit 2 ;;
+	esac
+done
 
 if [ ${#failed[@]} != 0 ]; then
 	echo "vm: FAILED: ${failed[*]}"

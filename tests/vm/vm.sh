@@ -1,11 +1,11 @@
 #!/usr/bin/env bash
 # Runs things on a user's machine: systemd, cgroup v2, a distribution's kernel, in a VM under qemu.
-#   vm.sh                      the unit and API suites there, as root, dev and plain (make test-vm)
+#   vm.sh [test [USER...]]     the unit and API suites there, as root, dev and plain (make test-vm)
 #   vm.sh run DIR 'COMMAND'    boot, put DIR's contents in /job/in, run COMMAND there as root; prints what
 #                              it prints, exits as it exits; files it leaves in /job/out come to $VM_OUT
 #   vm.sh image                only make the image (otherwise made when it is missing)
 # Environment: VM_DIR (where images are kept), VM_OUT, VM_TIMEOUT (seconds), VM_MEMORY (MB), VM_ACCEL (kvm, tcg),
-# SUITE, BUILD.
+# SUITE, BUILD, VM_UNIT (a pattern: only these unit tests, and no API suite).
 # See README.md in this folder.
 set -euo pipefail
 here=$(cd "$(dirname "$0")" && pwd)
@@ -91,11 +91,16 @@ stage() {
 	local to=$1 build=$2 bins=()
 	mkdir -p "$to/tree/build/unit" "$to/lib"
 	cp -r "$top/tests" "$to/tree/"
+	if [ -n "${VM_UNIT:-}" ]; then
+		rm -rf "$to/tree/tests/api"
+		# shellcheck disable=SC2086 # a pattern
+		(cd "$to/tree/tests/unit" && mkdir keep && mv test_$VM_UNIT.c keep/ && rm -f test_*.c && mv keep/* .)
+	fi
 	if [ -x "$build/orkestr-emulator" ]; then
 		cp "$build/orkestr-emulator" "$to/tree/build/"
 		bins+=("$build/orkestr-emulator")
 	fi
-	for source in "$top"/tests/unit/test_*.c; do
+	for source in "$to"/tree/tests/unit/test_*.c; do
 		local bin
 		bin=$build/unit/$(basename "$source" .c)
 		[ -x "$bin" ] || { echo "vm: $bin is not built" >&2; exit 1; }
@@ -113,7 +118,7 @@ test_vm() {
 	stage "$staged" "$build"
 	cp "$here/suite.sh" "$staged/"
 	local rc=0
-	(run "$staged" "MUST_RUN=${MUST_RUN:-0} bash suite.sh") || rc=$?
+	(run "$staged" "MUST_RUN=${MUST_RUN:-0} bash suite.sh $*") || rc=$?
 	rm -rf "$staged"
 	exit $rc
 }
@@ -121,7 +126,7 @@ test_vm() {
 SUITE=${SUITE:-$(host_suite)}
 image=$(image_dir)
 case ${1:-test} in
-test) test_vm ;;
+test) test_vm "${@:2}" ;;
 image) make_image ;;
 run)
 	[ $# = 3 ] || { sed -n '2,10s/^# \{0,1\}//p' "$0" >&2; exit 2; }

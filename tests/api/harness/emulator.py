@@ -5,6 +5,7 @@ from __future__ import annotations
 import http.client
 import json
 import os
+import re
 import signal
 import subprocess
 import time
@@ -56,9 +57,10 @@ class Emulator:
                 **{**self.popen, "env": environment},
             )  # fmt: skip
         self._await_ready()
-        self.daemon_pid = proc.listener(self.port, self.family())
+        self.daemon_pid = proc.holder(".db", self.family()) or self.process.pid
         if self.warm:
             self._warm_up()
+        self.settle()
         self.baseline = self._look()
         return self
 
@@ -80,20 +82,18 @@ class Emulator:
     def _warm_up(self) -> None:
         """One sandbox's whole life, so that what is opened on first use is part of the baseline; and
         while it lives, where its control groups are."""
-        before = self.family()
-        api = self.api(f"ork_warm_{self.tag}") if "any" in self.args else None
-        if api is None:
+        if "any" not in self.args:
             return
+        api = self.api(f"ork_warm_{self.tag}")
         sandbox = api.post("/v1/sandboxes", {"template": self.warm})
         assert sandbox.status == 201, sandbox
         sandbox_id = sandbox.json["id"]
-        inside = sorted(self.family() - before)
-        if inside:
-            self.cgroups = [folder.parent for folder in proc.cgroups_of(inside[0]) if folder.name.startswith("s-")]
+        inside = min(self.parked(), default=None)
+        if inside is not None:
+            self.cgroups = [folder.parent for folder in proc.cgroups_of(inside) if folder.name.startswith("s-")]
         api.exec(sandbox_id, "true")
         api.put_file(sandbox_id, "/tmp/warm", b"warm")
         assert api.delete(f"/v1/sandboxes/{sandbox_id}").status == 200
-        self.settle()
 
     def healthy(self) -> bool:
         try:
@@ -106,10 +106,14 @@ class Emulator:
             return False
 
     def settle(self) -> None:
-        """Waits until no slot and no trash is left."""
-        deadline = time.monotonic() + AUDIT_SECONDS
-        while time.monotonic() < deadline and (self.slots() or self.trash()):
-            time.sleep(0.01)
+        """Waits until nothing changes any more: what was ended is gone, and what the emulator keeps ready
+        for the next create is there."""
+        deadline, before = time.monotonic() + AUDIT_SECONDS, None
+        while (now := self._look()) != before or self.trash():
+            if time.monotonic() > deadline:
+                return
+            before = now
+            time.sleep(0.05)
 
     def stop(self, sig: int = signal.SIGTERM) -> int:
         """Ends it as a user does; returns the exit status."""
@@ -153,7 +157,8 @@ class Emulator:
             return "(no log)"
 
     def family(self) -> set[int]:
-        return proc.family(self.process.pid, self.tag)
+        # Once it was waited for, its number may be anyone's.
+        return proc.family(self.process.pid if self.process.returncode is None else -1, self.tag)
 
     def daemon_rss_kb(self) -> int:
         return proc.status_kb(self.daemon_pid, "VmRSS")
@@ -171,37 +176,61 @@ class Emulator:
 
     # --- the audit --------------------------------------------------------------------------------
 
+    def core(self) -> set[int]:
+        """Launcher, keeper, daemon and their workers; the others are sandboxes' processes, or inits that
+        are kept ready for the next create."""
+        own = proc.pid_depth(self.process.pid)
+        return {pid for pid in self.family() if proc.pid_depth(pid) == own}
+
+    def parked(self) -> set[int]:
+        """Those others. With no sandbox alive: inits that are kept ready, each with a slot and nothing else."""
+        own = proc.pid_depth(self.process.pid)
+        return {pid for pid in self.family() if proc.pid_depth(pid) > own}
+
     def _look(self) -> dict[str, Counter]:
-        """Everything that must be the same again when no sandbox lives."""
-        pids = self.family()
+        """Everything that must be the same again when no sandbox lives. Inits that are kept ready are
+        used up and replaced, so of what is theirs the number counts."""
+        core, inits = self.core(), self.parked()
+        own_mounts = proc.mounts("self")
         seen = {
-            "processes": Counter(str(pid) for pid in pids),
-            "slot folders": Counter(self.slots()),
+            "processes": Counter(str(pid) for pid in core),
+            "processes in sandboxes": Counter({"process": len(inits)}),
+            "slot folders": Counter({"folder": len(self.slots())}),
             "trash": Counter(self.trash()),
-            "network namespaces": Counter(proc.namespaces(pids, "net").keys()),
-            "mounts on the host": Counter(m for m in proc.mounts("self") or [] if str(self.state_dir) in m),
+            "network namespaces": Counter({"namespace": len(proc.namespaces(core | inits, "net"))}),
+            "mounts on the host": Counter(m for m in own_mounts or [] if str(self.state_dir) in m),
+            "mounts in sandboxes": Counter(),
         }
-        for pid in sorted(pids):
+        for pid in sorted(core):
             open_fds = proc.fds(pid)
             if open_fds is not None:
                 seen[f"descriptors of process {pid}"] = Counter(_plain(fd) for fd in open_fds)
-        for pid in proc.namespaces(pids, "mnt").values():
+        for pid in proc.namespaces(core, "mnt").values():
             inside = proc.mounts(pid)
-            if inside is not None and inside != proc.mounts("self"):
+            if inside is not None and inside != own_mounts:
                 seen[f"mounts of process {pid}"] = Counter(inside)
+        for pid in inits:
+            seen["mounts in sandboxes"].update(re.sub(r"\bs-[0-9a-z]{26}\b", "SLOT", m) for m in proc.mounts(pid) or [])
         for folder in self.cgroups:
-            seen[f"control groups in {folder}"] = Counter(proc.subfolders(folder))
+            seen[f"control groups in {folder}"] = Counter(
+                "of a slot" if name.startswith("s-") else name for name in proc.subfolders(folder)
+            )
         return seen
 
     def differences(self) -> list[str]:
         now, found = self._look(), []
         for what in sorted(self.baseline.keys() | now.keys()):
             was, is_ = self.baseline.get(what, Counter()), now.get(what, Counter())
-            for item in (is_ - was).elements():
+            for item, number in (is_ - was).items():
                 detail = proc.describe(int(item)) if what == "processes" else item
-                found.append(f"{what}: left behind: {detail}")
-            for item in (was - is_).elements():
-                found.append(f"{what}: gone: {item}")
+                found.append(f"{what}: left behind: {number} x {detail}")
+            if what.startswith("descriptors"):  # fewer are never a leak; from now on there are that many
+                self.baseline[what] = was & is_
+                continue
+            for item, number in (was - is_).items():
+                found.append(f"{what}: gone: {number} x {item}")
+        if any(line.startswith("processes in sandboxes") for line in found):
+            found += [f"  in a sandbox now: {proc.describe(pid)}" for pid in self.parked()]
         return found
 
     def audit(self) -> None:

@@ -53,6 +53,15 @@ def describe(pid: int) -> str:
         return f"{pid} (gone)"
 
 
+def pid_depth(pid: int) -> int:
+    """How many pid namespaces deep a process is (anyone may ask that, unlike for its namespaces); 0: gone."""
+    try:
+        match = re.search(r"(?m)^NSpid:(.*)", Path(f"/proc/{pid}/status").read_text())
+    except OSError:
+        return 0
+    return len(match.group(1).split()) if match else 0
+
+
 def fds(pid: int) -> list[str] | None:
     """What each descriptor of a process is, or None where we may not look."""
     try:
@@ -88,23 +97,12 @@ def mounts(pid: int | str) -> list[str] | None:
     return sorted(" ".join(line.split()[3:5]) + " " + line.partition(" - ")[2] for line in lines)
 
 
-def listener(port: int, pids: set[int]) -> int | None:
-    """Which of the processes listens on a TCP port."""
-    inodes = set()
-    for line in Path("/proc/net/tcp").read_text().splitlines()[1:]:
-        fields = line.split()
-        if fields[3] == "0A" and int(fields[1].split(":")[1], 16) == port:
-            inodes.add(f"socket:[{fields[9]}]")
-    # A launcher or keeper may hold a copy; the one that accepts was started last.
-    holders = []
-    for pid in pids:
-        try:
-            links = {os.readlink(f"/proc/{pid}/fd/{fd}") for fd in os.listdir(f"/proc/{pid}/fd")}
-        except OSError:
-            continue
-        if links & inodes:
-            holders.append(pid)
-    return max(holders, default=None)
+def holder(suffix: str, pids: set[int]) -> int | None:
+    """Which of the processes has a file whose name ends so open; the oldest, if several have."""
+    for pid in sorted(pids):
+        if any(fd.endswith(suffix) for fd in fds(pid) or []):
+            return pid
+    return None
 
 
 def status_kb(pid: int, field: str) -> int:

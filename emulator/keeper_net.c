@@ -1,0 +1,242 @@
+#include "emulator/keeper_net.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <signal.h>
+#include <string.h>
+#include <sys/prctl.h>
+#include <sys/socket.h>
+#include <sys/time.h>
+#include <sys/wait.h>
+
+#include "emulator/base/fd.h"
+#include "emulator/base/log.h"
+#include "emulator/base/procname.h"
+#include "netpolicy/egress.h"
+#include "netpolicy/gateway.h"
+
+#define NET_PATIENCE_S 5
+
+enum net_question { NET_NOTICE = 1, NET_ATTACH, NET_SET_MODE };
+
+struct net_request {
+	uint32_t question;
+	int32_t pid;
+	uint32_t index, mode;
+};
+
+/* One answer a question; with result 0 maybe an fd. */
+struct net_answer {
+	int32_t result; /* 0 or a negative errno */
+	char text[160];
+};
+
+struct keeper_net {
+	int sock;
+};
+
+static void answer(int sock, int result, const struct err *e, int fd)
+{
+	struct net_answer a = { .result = result };
+
+	(void)snprintf(a.text, sizeof(a.text), "%.*s", (int)sizeof(a.text) - 1, result < 0 ? e->msg : "");
+	if (fd_send_msg(sock, &a, sizeof(a), &fd, fd >= 0) < 0)
+		_exit(0);
+}
+
+/* Up to three "nameserver ADDRESS" lines (resolv.conf(5)); what has a form we don't know is left out. */
+static void read_nameservers(char ret[3][64])
+{
+	_cleanup_fclose_ FILE *f = fopen("/etc/resolv.conf", "re");
+	char line[256], address[64];
+	int n = 0;
+
+	while (f && n < 3 && fgets(line, sizeof(line), f))
+		if (sscanf(line, "nameserver %63s", address) == 1)
+			(void)snprintf(ret[n++], sizeof(ret[0]), "%s", address);
+}
+
+/* Forks one of the gateway's own children: sock is the end it gets. */
+static int fork_with(int sock, int other, void (*run)(int sock, void *arg), void *arg)
+{
+	pid_t pid = fork();
+
+	if (pid == 0) {
+		(void)prctl(PR_SET_PDEATHSIG, SIGKILL);
+		(void)close(other);
+		run(sock, arg);
+		_exit(1);
+	}
+	return pid < 0 ? -errno : 0;
+}
+
+static void run_dialer(int sock, void *arg)
+{
+	(void)arg;
+	log_set_name("dialer");
+	procname_set("ork-dialer");
+	dialer_main(sock);
+}
+
+struct egress_start {
+	struct egress_config c;
+	int rpc; /* the gateway's own socket, not for egress */
+};
+
+static void run_egress(int sock, void *arg)
+{
+	struct egress_start *s = arg;
+
+	(void)close(s->rpc);
+	log_set_name("egress");
+	procname_set("ork-egress");
+	s->c.control = sock;
+	egress_main(&s->c);
+}
+
+/* dialer first: it must stay in the host's network, which gateway_new leaves. */
+static int start_all(int rpc, struct gateway **ret_g, int *ret_control, struct err *e)
+{
+	struct egress_start s = { .rpc = rpc };
+	int dial[2], control[2], r;
+
+	if (socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0, dial) < 0 ||
+	    socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0, control) < 0)
+		return err_errno(e, errno, "sockets of the gateway");
+	read_nameservers(s.c.nameservers);
+	r = fork_with(dial[1], dial[0], run_dialer, NULL);
+	(void)close(dial[1]);
+	if (r < 0)
+		return err_errno(e, -r, "starting the dialer");
+	r = gateway_new(ret_g, e);
+	if (r < 0)
+		return r;
+	s.c.sockets = gateway_sockets(*ret_g);
+	s.c.dialer = dial[0];
+	r = fork_with(control[1], control[0], run_egress, &s);
+	(void)close(control[1]);
+	(void)close(dial[0]);
+	*ret_control = control[0];
+	return r < 0 ? err_errno(e, -r, "starting the egress process") : 0;
+}
+
+static int perform(struct gateway *g, const struct net_request *q, int *ret_fd, struct err *e)
+{
+	switch (q->question) {
+	case NET_NOTICE:
+		return gateway_notice(g, q->pid, ret_fd, e);
+	case NET_ATTACH:
+		return gateway_attach(g, q->index, q->pid, (enum net_mode)q->mode, e);
+	case NET_SET_MODE:
+		return gateway_set_mode(g, q->index, (enum net_mode)q->mode, e);
+	default:
+		return err_errno(e, EINVAL, "the gateway was asked something unknown");
+	}
+}
+
+static _noreturn_ void net_main(int sock)
+{
+	struct gateway *g = NULL;
+	struct err e = ERR_INIT;
+	struct net_request q;
+	int r, fd = -1;
+
+	log_set_name("gateway");
+	procname_set("ork-gateway");
+	(void)prctl(PR_SET_PDEATHSIG, SIGKILL);
+	(void)signal(SIGCHLD, SIG_IGN); /* its children end with it; none is waited for */
+	r = start_all(sock, &g, &fd, &e);
+	answer(sock, r, &e, fd);
+	closep(&fd);
+	while (r >= 0 && fd_recv_msg(sock, &q, sizeof(q), NULL, 0, NULL) == sizeof(q)) {
+		fd = -1;
+		r = perform(g, &q, &fd, &e);
+		answer(sock, r, &e, fd);
+		closep(&fd);
+		r = 0; /* one sandbox's failure is not the gateway's */
+	}
+	_exit(0);
+}
+
+/* Waits for the answer to what was asked; an fd that nobody expects is closed. */
+static int hear(int sock, int *ret_fd, struct err *e)
+{
+	struct net_answer a;
+	size_t n_fds = 0;
+	int fd = -1;
+	ssize_t n = fd_recv_msg(sock, &a, sizeof(a), &fd, 1, &n_fds);
+
+	if (n != sizeof(a) || !memchr(a.text, '\0', sizeof(a.text))) {
+		closep(&fd);
+		return err_set(e, ERR_UNAVAILABLE, EPIPE, "network_unavailable", "the gateway process does not answer");
+	}
+	if (a.result < 0 || !ret_fd)
+		closep(&fd);
+	if (a.result < 0)
+		return err_set(e, ERR_UNAVAILABLE, -a.result, "network_unavailable", "%s", a.text);
+	if (ret_fd)
+		*ret_fd = fd;
+	return 0;
+}
+
+int keeper_net_start(int close_fd, struct keeper_net **ret, int *ret_egress, struct err *e)
+{
+	const struct timeval patience = { .tv_sec = NET_PATIENCE_S };
+	struct keeper_net *n = calloc(1, sizeof(*n));
+	int sv[2], r;
+	pid_t pid;
+
+	if (!n || socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0, sv) < 0) {
+		free(n);
+		return err_errno(e, errno, "the gateway's socket");
+	}
+	pid = fork();
+	if (pid == 0) {
+		(void)close(sv[0]);
+		if (close_fd >= 0)
+			(void)close(close_fd);
+		net_main(sv[1]);
+	}
+	(void)close(sv[1]);
+	n->sock = sv[0];
+	r = pid < 0 ? err_errno(e, errno, "fork") : 0;
+	(void)setsockopt(n->sock, SOL_SOCKET, SO_RCVTIMEO, &patience, sizeof(patience));
+	if (r >= 0)
+		r = hear(n->sock, ret_egress, e);
+	if (r < 0) {
+		if (pid > 0) {
+			(void)kill(pid, SIGKILL);
+			while (waitpid(pid, NULL, 0) < 0 && errno == EINTR)
+				;
+		}
+		(void)close(n->sock);
+		free(n);
+		return r;
+	}
+	*ret = n;
+	return 0;
+}
+
+static int ask(struct keeper_net *n, const struct net_request *q, int *ret_fd, struct err *e)
+{
+	int r = fd_send_msg(n->sock, q, sizeof(*q), NULL, 0);
+
+	if (r < 0)
+		return err_set(e, ERR_UNAVAILABLE, -r, "network_unavailable", "the gateway process is gone");
+	return hear(n->sock, ret_fd, e);
+}
+
+int keeper_net_notice(struct keeper_net *n, pid_t init_pid, int *ret_nflog, struct err *e)
+{
+	return ask(n, &(struct net_request){ .question = NET_NOTICE, .pid = init_pid }, ret_nflog, e);
+}
+
+int keeper_net_attach(struct keeper_net *n, uint32_t index, pid_t init_pid, enum net_mode mode, struct err *e)
+{
+	return ask(n, &(struct net_request){ .question = NET_ATTACH, .pid = init_pid, .index = index, .mode = mode }, NULL, e);
+}
+
+int keeper_net_set_mode(struct keeper_net *n, uint32_t index, enum net_mode mode, struct err *e)
+{
+	return ask(n, &(struct net_request){ .question = NET_SET_MODE, .index = index, .mode = mode }, NULL, e);
+}

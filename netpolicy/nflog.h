@@ -1,0 +1,8 @@
+#pragma once
+/* The netlink side of gateway_read_refused: a socket that hears of logged packets. */
+
+#include "emulator/base/err.h"
+
+/* Bound to an NFLOG group of the current network namespace, copying packet heads; non-blocking. The fd or a
+ * negative errno. */
+int nflog_open(uint16_t group, struct err *e);
