@@ -251,8 +251,8 @@ static int many(const char *addr, const char *port, const char *count, const cha
 static int serve(const char *port)
 {
 	struct sockaddr_storage at;
-	socklen_t len = address("0.0.0.0", port, &at);
-	int fd = socket(AF_INET, SOCK_STREAM, 0), on = 1;
+	socklen_t len = address("::", port, &at);
+	int fd = socket(AF_INET6, SOCK_STREAM, 0), on = 1;
 
 	setsockopt(fd, SOL_SOCKET, SO_REUSEADDR, &on, sizeof(on));
 	if (bind(fd, (void *)&at, len) < 0 || listen(fd, 16) < 0)
