@@ -295,9 +295,11 @@ int tree_empty_trash(int dir, struct err *e _unused_)
 	return close(fd);
 }
 
+static uid_t first_uid = 1;
+
 uid_t idmap_sandbox_uid(const struct idmap *m _unused_, uid_t id)
 {
-	return id + 1;
+	return id + first_uid;
 }
 
 /* ---- snapshots: a mark per sandbox in the state dir, made in a worker ---- */
