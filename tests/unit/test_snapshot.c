@@ -5,7 +5,9 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <ftw.h>
+#include <signal.h>
 #include <string.h>
+#include <sys/resource.h>
 #include <sys/stat.h>
 #include <sys/wait.h>
 #include <sys/xattr.h>
@@ -270,6 +272,43 @@ Test(snapshot, cancelled)
 	s.upper_fd = openat(state_fd, "disk/s/" SLOT "/u", O_RDONLY | O_DIRECTORY | O_CLOEXEC);
 	s.out_fd = openat(state_fd, "out", O_CREAT | O_WRONLY | O_CLOEXEC, 0600);
 	cr_assert(snapshot_tar_write(&s, &res, &e) == -ECANCELED);
+	closep(&s.upper_fd);
+	closep(&s.out_fd);
+}
+
+/* Large enough for the second process. */
+Test(snapshot, a_large_one)
+{
+	_cleanup_free_ char *before = NULL, *after = NULL;
+	struct snapshot_info i;
+	struct stat st;
+	struct err e;
+
+	shell("head -c 30000000 /dev/urandom > a; head -c 10000000 /dev/zero | tr '\\0' x > b; chown -h 100000:100000 . a b; "
+	      "touch -d '1999-09-09' .");
+	before = list_upper(SLOT);
+	cr_assert(write_one(SLOT, &i, &e) == 0, "%s", e.msg);
+	cr_assert(fstatat(state_fd, "snapshots/sbx_1.tar.zst", &st, 0) == 0 && (uint64_t)st.st_size == i.size_bytes);
+	cr_assert(snapshot_unpack(state_fd, &i, SLOT2, UID, false, NULL, &e) == 0, "%s", e.msg);
+	after = list_upper(SLOT2);
+	cr_assert_str_eq(after, before);
+	cr_assert(waitpid(-1, NULL, WNOHANG) == -1 && errno == ECHILD, "the compressor is left");
+}
+
+/* A write error of the second process is the first one's. */
+Test(snapshot, a_large_one_that_does_not_fit)
+{
+	struct snapshot_tar_spec s = { .sandbox_uid = UID };
+	struct snapshot_tar_result res;
+	struct err e = ERR_INIT;
+
+	shell("head -c 30000000 /dev/urandom > a");
+	s.upper_fd = openat(state_fd, "disk/s/" SLOT "/u", O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+	s.out_fd = openat(state_fd, "out", O_CREAT | O_WRONLY | O_CLOEXEC, 0600);
+	(void)signal(SIGXFSZ, SIG_IGN);
+	cr_assert(setrlimit(RLIMIT_FSIZE, &(struct rlimit){ 20000000, 20000000 }) == 0);
+	cr_assert(snapshot_tar_write(&s, &res, &e) == -EFBIG, "%s", e.msg);
+	cr_assert(waitpid(-1, NULL, WNOHANG) == -1 && errno == ECHILD, "the compressor is left");
 	closep(&s.upper_fd);
 	closep(&s.out_fd);
 }
