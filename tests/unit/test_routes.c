@@ -101,13 +101,6 @@ int template_each(int fd _unused_, int (*fn)(void *arg, const struct template *t
 	return fn(arg, &t);
 }
 
-static struct cgroup_features features = { .cpu = true, .memory = true, .pids = true };
-
-const struct cgroup_features *cgroup_root_features(const struct cgroup_root *r _unused_)
-{
-	return &features;
-}
-
 const char *cgroup_why(const struct cgroup_root *r _unused_)
 {
 	return "";
