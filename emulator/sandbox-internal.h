@@ -198,6 +198,8 @@ struct sandbox {
 	bool net_abandoned; /* and nobody waits for it any more */
 	int net_index; /* its number in the gateway, or -1 */
 	void (*net_done)(struct sandbox *sb, const struct err *e);
+	struct waiter *net_changer; /* who waits for another mode */
+	enum net_mode net_wanted;   /* and which */
 };
 
 struct deferred {
@@ -336,6 +338,9 @@ void sandbox_net_stop(struct sandbox *sb);
 
 /* For a network that is not off: a number in the gateway, the veth pair, the rules; done() once it is so. */
 int sandbox_net_connect(struct sandbox *sb, void (*done)(struct sandbox *sb, const struct err *e), struct err *e);
+
+/* May an account of this plan have it, on this host (sandbox_create.c)? */
+int sandbox_check_network(struct sandboxes *m, const struct plan *p, const char *network, struct err *e);
 
 /* The manager's part: the egress process's socket. */
 int sandboxes_net_start(struct sandboxes *m, struct err *e);

@@ -10,6 +10,7 @@
 #include "emulator/cgroup.h"
 #include "emulator/idmap.h"
 #include "emulator/store.h"
+#include "netpolicy/policy.h"
 
 struct uv_loop_s;
 struct keeper;
@@ -96,6 +97,24 @@ int sandbox_resume(struct sandboxes *m, const struct account *a, const char *id,
 /* O_PATH fd of the running sandbox's root (the caller's, dup'ed): for emulator/files.h.
  * ERR_NOT_READY "sandbox_not_ready" unless it runs. */
 int sandbox_root(struct sandboxes *m, const struct account *a, const char *id, struct err *e);
+
+/* ---- its network ---- */
+
+struct ledger;
+
+/* What it asked the network for, as of now. *ret: borrowed until the loop runs again; NULL: nothing was tried.
+ * ERR_NOT_FOUND; ERR_NOT_READY once it has ended: a ledger ends with its sandbox. */
+int sandbox_network_ledger(struct sandboxes *m, const struct account *a, const char *id, const struct ledger **ret,
+			   enum net_mode *ret_mode, struct err *e);
+
+/* Another mode for a running sandbox. A stricter one ends what stands; a wider one lets it stand.
+ * ERR_NOT_READY "network_is_off" for one that was created without a network: it has no interface.
+ * Plan and host as at create. ERR_BUSY while an earlier change is under way. */
+int sandbox_network_set(struct sandboxes *m, const struct account *a, const char *id, enum net_mode mode,
+			sandbox_done_fn done, void *arg, struct err *e);
+
+/* One more "HOST[:PORT]=ADDR:PORT" for all sandboxes, as --map; NULL: forget all of them. */
+int sandboxes_network_map(struct sandboxes *m, const char *text, struct err *e);
 
 struct sandboxes_counts {
 	uint32_t live, execs;

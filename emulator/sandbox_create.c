@@ -21,6 +21,7 @@
 /* Processes: one for every 4 MB, within these. small 512, medium 1024, large 2048. */
 #define PIDS_MIN 512u
 #define PIDS_MAX 2048u
+#define PIDS_SLACK 16u
 
 /* ---- may it be ---- */
 
@@ -85,7 +86,7 @@ static int choose_size(const struct plan *p, const struct sandbox_spec *s, struc
 	return 0;
 }
 
-static int check_network(struct sandboxes *m, const struct plan *p, const char *network, struct err *e)
+int sandbox_check_network(struct sandboxes *m, const struct plan *p, const char *network, struct err *e)
 {
 	if (!network || strcmp(network, "off") == 0)
 		return 0;
@@ -137,7 +138,7 @@ static int check(struct sandboxes *m, const struct account *a, const struct sand
 
 	r = choose_size(p, s, row, e);
 	if (r >= 0)
-		r = check_network(m, p, s->network, e);
+		r = sandbox_check_network(m, p, s->network, e);
 	if (r >= 0)
 		r = choose_timeout(p, s, &row->timeout_s, e);
 	if (r < 0)
@@ -355,7 +356,8 @@ int sandbox_configure(struct sandbox *sb, int ctl_sock, struct err *e)
 		.cpus = (sb->limits.cpu_millis + 999) / 1000,
 		.hostname = "sandbox", /* the name that a template's /etc/hosts knows */
 		.memory_bytes = sb->limits.memory_bytes,
-		.pids_max = sb->limits.pids_max,
+		/* Where there is a cgroup it is to say no first: it counts how often. */
+		.pids_max = sb->limits.pids_max + PIDS_SLACK,
 		.no_cgroup_view = cgroup_root_backend(sb->m->c.cgroups) == CGROUP_NONE,
 	};
 

@@ -218,9 +218,8 @@ static ssize_t next_line(const char *p, size_t n)
 	const char *lf = memchr(p, '\n', n);
 	size_t len = lf ? (size_t)(lf - p) : n;
 
-	if (lf && len > 0 && p[len - 1] == '\r')
-		len--;
-	else if (!lf && len > 0 && p[len - 1] == '\r')
+	/* Without an LF it may be still to come. */
+	if (len > 0 && p[len - 1] == '\r')
 		len--;
 	if (memchr(p, '\r', len) || memchr(p, '\0', len))
 		return -2;

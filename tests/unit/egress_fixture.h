@@ -24,8 +24,9 @@
 
 #define PUBLIC "93.184.216.34"	/* an address of the "host" */
 #define PUBLIC2 "93.184.216.35" /* another */
-#define BOX 5u			/* 100.64.0.22 */
-#define BOX2 6u			/* 100.64.0.26, in the same namespace */
+#define PUBLIC6 "2606:4700::1111"
+#define BOX 5u	/* 100.64.0.22, fd6f:726b::16 */
+#define BOX2 6u /* 100.64.0.26, in the same namespace */
 
 struct world {
 	int host, gateway, sandbox; /* namespaces */
@@ -41,10 +42,12 @@ __attribute__((weak)) int gateway_index_of(const struct in6_addr *a)
 {
 	uint32_t v4;
 
-	if (!IN6_IS_ADDR_V4MAPPED(a))
-		return -1;
 	memcpy(&v4, &a->s6_addr[12], 4);
 	v4 = ntohl(v4);
+	if (memcmp(a, "\xfd\x6f\x72\x6b\0\0\0\0\0\0\0", 12) == 0 && (v4 & 3) == 2 && v4 / 4 < GATEWAY_MAX)
+		return (int)v4 / 4;
+	if (!IN6_IS_ADDR_V4MAPPED(a))
+		return -1;
 	if ((v4 & 0xffc00000u) != 0x64400000u || (v4 & 3) != 2 || (v4 & 0x3fffff) / 4 >= GATEWAY_MAX)
 		return -1;
 	return (int)((v4 & 0x3fffff) / 4);
@@ -98,23 +101,38 @@ static pid_t child(void)
 	return p;
 }
 
-static struct sockaddr_in v4(const char *ip, unsigned int port)
+static struct sockaddr_storage sa(const char *ip, unsigned int port, socklen_t *ret_len)
 {
-	struct sockaddr_in a = { .sin_family = AF_INET, .sin_port = htons((uint16_t)port) };
+	struct sockaddr_storage ss = { 0 };
+	struct sockaddr_in6 *v6 = (void *)&ss;
+	struct sockaddr_in *v4 = (void *)&ss;
 
-	(void)inet_pton(AF_INET, ip, &a.sin_addr);
-	return a;
+	*ret_len = sizeof(*v4);
+	v4->sin_family = AF_INET;
+	v4->sin_port = htons((uint16_t)port);
+	if (inet_pton(AF_INET, ip, &v4->sin_addr) == 1)
+		return ss;
+	*ret_len = sizeof(*v6);
+	v6->sin6_family = AF_INET6;
+	v6->sin6_port = htons((uint16_t)port);
+	cr_assert(inet_pton(AF_INET6, ip, &v6->sin6_addr) == 1, "%s", ip);
+	return ss;
 }
 
 static int bound(int type, const char *ip, unsigned int port, bool transparent)
 {
-	struct sockaddr_in a = v4(ip, port);
-	int fd = socket(AF_INET, type | SOCK_CLOEXEC, 0), one = 1;
+	socklen_t n;
+	struct sockaddr_storage a = sa(ip, port, &n);
+	bool v6 = a.ss_family == AF_INET6;
+	int fd = socket(a.ss_family, type | SOCK_CLOEXEC, 0), one = 1;
 
 	(void)setsockopt(fd, SOL_SOCKET, SO_REUSEADDR, &one, sizeof(one));
+	if (v6)
+		(void)setsockopt(fd, SOL_IPV6, IPV6_V6ONLY, &one, sizeof(one));
 	if (transparent)
-		cr_assert(setsockopt(fd, SOL_IP, IP_TRANSPARENT, &one, sizeof(one)) == 0);
-	cr_assert(bind(fd, (struct sockaddr *)&a, sizeof(a)) == 0, "%s:%u errno %d", ip, port, errno);
+		cr_assert(setsockopt(fd, v6 ? SOL_IPV6 : SOL_IP, v6 ? IPV6_TRANSPARENT : IP_TRANSPARENT, &one,
+				     sizeof(one)) == 0);
+	cr_assert(bind(fd, (struct sockaddr *)&a, n) == 0, "%s:%u errno %d", ip, port, errno);
 	if (type == SOCK_STREAM)
 		cr_assert(listen(fd, 1024) == 0);
 	return fd;
@@ -185,6 +203,7 @@ static const struct record RECORDS[] = {
 	{ "mixed.test", DNS_A, "mixed.test", NULL, PUBLIC, 60 },
 	{ "evil.test", DNS_A, "victim.test", NULL, "6.6.6.6", 60 },
 	{ "evil.test", DNS_A, "evil.test", NULL, PUBLIC, 60 },
+	{ "ok.test", DNS_AAAA, "ok.test", NULL, PUBLIC6, 60 },
 	{ "txt.test", 16, "txt.test", NULL, "", 60 },
 };
 
@@ -214,9 +233,9 @@ static size_t put_record(uint8_t *p, const struct record *r)
 	rdata = p + n + 10;
 	if (r->cname) {
 		len = put_dns_name(rdata, r->cname);
-	} else if (type == DNS_A) {
-		(void)inet_pton(AF_INET, r->address, rdata);
-		len = 4;
+	} else if (type == DNS_A || type == DNS_AAAA) {
+		(void)inet_pton(type == DNS_A ? AF_INET : AF_INET6, r->address, rdata);
+		len = type == DNS_A ? 4 : 16;
 	} else {
 		memcpy(rdata, "\5hello", 6);
 		len = 6;
@@ -322,41 +341,53 @@ static void nameserver(int udp, int tcp)
 	}
 }
 
+static _noreturn_ void udp_echo(int fd)
+{
+	char buf[2048];
+
+	for (;;) {
+		struct sockaddr_storage from;
+		socklen_t n = sizeof(from);
+		ssize_t k = recvfrom(fd, buf, sizeof(buf), 0, (struct sockaddr *)&from, &n);
+
+		if (k >= 0)
+			(void)sendto(fd, buf, (size_t)k, 0, (struct sockaddr *)&from, n);
+	}
+}
+
 static void start_servers(void)
 {
-	int tcp[6], udp, dns_udp, dns_tcp;
+	int tcp[6], udp, udp6, dns_udp, dns_tcp;
 
 	enter(w.host);
 	run("ip link set lo up; ip addr add " PUBLIC "/32 dev lo; ip addr add " PUBLIC2 "/32 dev lo;"
-	    "ip addr add 10.0.0.1/32 dev lo");
+	    "ip addr add 10.0.0.1/32 dev lo; ip addr add " PUBLIC6 "/128 dev lo nodad");
 	tcp[0] = bound(SOCK_STREAM, "0.0.0.0", 443, false);
 	tcp[1] = bound(SOCK_STREAM, "0.0.0.0", 80, false);
 	tcp[2] = bound(SOCK_STREAM, "0.0.0.0", 7000, false);
 	tcp[3] = bound(SOCK_STREAM, "0.0.0.0", 7001, false); /* the sink */
 	tcp[4] = bound(SOCK_STREAM, "127.0.0.1", 8443, false);
+	tcp[5] = bound(SOCK_STREAM, PUBLIC6, 443, false);
 	udp = bound(SOCK_DGRAM, "0.0.0.0", 7000, false);
+	udp6 = bound(SOCK_DGRAM, PUBLIC6, 7000, false);
 	dns_udp = bound(SOCK_DGRAM, "127.0.0.1", 5300, false);
 	dns_tcp = bound(SOCK_STREAM, "127.0.0.1", 5300, false);
 	w.tcp = child();
 	if (w.tcp == 0)
-		tcp_servers(tcp, 5, 3);
+		tcp_servers(tcp, 6, 3);
 	w.dns = child();
 	if (w.dns == 0) {
 		if (child() == 0) { /* the UDP echo */
-			char buf[2048];
-			struct sockaddr_in from;
-			socklen_t n = sizeof(from);
-			ssize_t k;
-
-			while ((k = recvfrom(udp, buf, sizeof(buf), 0, (struct sockaddr *)&from, &n)) >= 0)
-				(void)sendto(udp, buf, (size_t)k, 0, (struct sockaddr *)&from, n);
-			_exit(0);
+			if (child() == 0)
+				udp_echo(udp6);
+			udp_echo(udp);
 		}
 		nameserver(dns_udp, dns_tcp);
 	}
-	for (int i = 0; i < 5; i++)
+	for (int i = 0; i < 6; i++)
 		(void)close(tcp[i]);
 	(void)close(udp);
+	(void)close(udp6);
 	(void)close(dns_udp);
 	(void)close(dns_tcp);
 }
@@ -385,6 +416,10 @@ static void start_egress(unsigned int dns_port)
 	s.udp[0] = bound(SOCK_DGRAM, "127.0.0.1", 4000, true);
 	s.dns_tcp[0] = bound(SOCK_STREAM, "127.0.0.1", dns_port, true);
 	s.dns_udp[0] = bound(SOCK_DGRAM, "127.0.0.1", dns_port, true);
+	s.tcp[1] = bound(SOCK_STREAM, "::1", 4000, true);
+	s.udp[1] = bound(SOCK_DGRAM, "::1", 4000, true);
+	s.dns_tcp[1] = bound(SOCK_STREAM, "::1", dns_port, true);
+	s.dns_udp[1] = bound(SOCK_DGRAM, "::1", dns_port, true);
 	s.nflog = nflog[1];
 	c.control = control[1];
 	c.dialer = dialer[0];
@@ -400,34 +435,45 @@ static void start_egress(unsigned int dns_port)
 	(void)close(nflog[1]);
 	w.control = control[0];
 	nflog_writer = nflog[0];
-	(void)close(s.tcp[0]);
-	(void)close(s.udp[0]);
-	(void)close(s.dns_tcp[0]);
-	(void)close(s.dns_udp[0]);
+	for (int i = 0; i < 2; i++) {
+		(void)close(s.tcp[i]);
+		(void)close(s.udp[i]);
+		(void)close(s.dns_tcp[i]);
+		(void)close(s.dns_udp[i]);
+	}
 }
+
+static const char GATEWAY[] =
+	"ip link set lo up; ip link add v5 type veth peer name eth0 netns /proc/%d/fd/%d;"
+	"ip addr add 100.64.0.21/30 dev v5; ip addr add 100.64.0.25/30 dev v5;"
+	"ip addr add fd6f:726b::15/126 dev v5 nodad; ip link set v5 up;"
+	"ip route add local default dev lo table 100; ip rule add fwmark 1 lookup 100;"
+	"ip -6 route add local default dev lo table 100; ip -6 rule add fwmark 1 lookup 100;"
+	"nft -f - <<'END'\n"
+	"table inet t {\n chain pre {\n type filter hook prerouting priority mangle;\n"
+	"  iifname v5 meta l4proto ipv6-icmp accept\n"
+	"  iifname v5 meta nfproto ipv4 meta l4proto { tcp, udp } th dport 53 tproxy ip to 127.0.0.1:%u meta mark set "
+	"1 accept\n"
+	"  iifname v5 meta nfproto ipv4 meta l4proto { tcp, udp } tproxy ip to 127.0.0.1:4000 meta mark set 1 accept\n"
+	"  iifname v5 meta nfproto ipv6 meta l4proto { tcp, udp } th dport 53 tproxy ip6 to [::1]:%u meta mark set 1 "
+	"accept\n"
+	"  iifname v5 meta nfproto ipv6 meta l4proto { tcp, udp } tproxy ip6 to [::1]:4000 meta mark set 1 accept\n"
+	" }\n}\nEND\n";
 
 static void world_up(unsigned int dns_port)
 {
-	char script[1024];
+	char script[2048];
 
 	w.queries = mmap(NULL, 4096, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
 	w.host = new_namespace();
 	w.sandbox = new_namespace();
 	w.gateway = new_namespace();
-	(void)snprintf(
-		script, sizeof(script),
-		"ip link set lo up; ip link add v5 type veth peer name eth0 netns /proc/%d/fd/%d;"
-		"ip addr add 100.64.0.21/30 dev v5; ip addr add 100.64.0.25/30 dev v5; ip link set v5 up;"
-		"ip route add local default dev lo table 100; ip rule add fwmark 1 lookup 100;"
-		"printf 'table inet t {\\n chain pre {\\n type filter hook prerouting priority mangle;\\n"
-		" iifname v5 meta l4proto { tcp, udp } th dport 53 tproxy ip to 127.0.0.1:%u meta mark set 1 accept\\n"
-		" iifname v5 meta l4proto { tcp, udp } tproxy ip to 127.0.0.1:4000 meta mark set 1 accept\\n}\\n}\\n' "
-		"| nft -f -",
-		getpid(), w.sandbox, dns_port);
+	(void)snprintf(script, sizeof(script), GATEWAY, getpid(), w.sandbox, dns_port, dns_port);
 	run(script);
 	enter(w.sandbox);
 	run("ip link set lo up; ip addr add 100.64.0.22/30 dev eth0; ip addr add 100.64.0.26/30 dev eth0;"
-	    "ip link set eth0 up; ip route add default via 100.64.0.21");
+	    "ip addr add fd6f:726b::16/126 dev eth0 nodad; ip link set eth0 up;"
+	    "ip route add default via 100.64.0.21; ip -6 route add default via fd6f:726b::15");
 	start_servers();
 	start_egress(dns_port);
 	enter(w.sandbox);
@@ -481,14 +527,15 @@ static _unused_ bool event(enum egress_kind kind, enum egress_verdict verdict, s
 
 static int client_from(const char *from, int type, const char *ip, unsigned int port)
 {
-	struct sockaddr_in a = v4(ip, port), own = v4(from, 0);
+	socklen_t n, own_n;
+	struct sockaddr_storage a = sa(ip, port, &n), own = sa(from, 0, &own_n);
 	struct timeval limit = { .tv_sec = 8 };
-	int fd = socket(AF_INET, type | SOCK_CLOEXEC, 0);
+	int fd = socket(a.ss_family, type | SOCK_CLOEXEC, 0);
 
 	(void)setsockopt(fd, SOL_SOCKET, SO_RCVTIMEO, &limit, sizeof(limit));
 	(void)setsockopt(fd, SOL_SOCKET, SO_SNDTIMEO, &limit, sizeof(limit));
-	cr_assert(bind(fd, (struct sockaddr *)&own, sizeof(own)) == 0);
-	if (connect(fd, (struct sockaddr *)&a, sizeof(a)) < 0) {
+	cr_assert(bind(fd, (struct sockaddr *)&own, own_n) == 0, "%s: errno %d", from, errno);
+	if (connect(fd, (struct sockaddr *)&a, n) < 0) {
 		(void)close(fd);
 		return -1;
 	}
@@ -497,14 +544,14 @@ static int client_from(const char *from, int type, const char *ip, unsigned int 
 
 static _unused_ int client(int type, const char *ip, unsigned int port)
 {
-	return client_from("100.64.0.22", type, ip, port);
+	return client_from(strchr(ip, ':') ? "fd6f:726b::16" : "100.64.0.22", type, ip, port);
 }
 
 /* Asks the resolver; the answer's length, *ret_answer parsed. */
 static _unused_ ssize_t ask_from(const char *from, const char *name, uint16_t type, uint8_t *buf,
 				 struct dns_answer *ret)
 {
-	int fd = client_from(from, SOCK_DGRAM, GATEWAY_RESOLVER, 53);
+	int fd = client_from(from, SOCK_DGRAM, strchr(from, ':') ? "fd6f:726b::15" : GATEWAY_RESOLVER, 53);
 	ssize_t n = dns_build_query(buf, 512, 77, name, type);
 
 	cr_assert(fd >= 0 && n > 0 && send(fd, buf, (size_t)n, 0) == n);

@@ -295,9 +295,11 @@ int tree_empty_trash(int dir, struct err *e _unused_)
 	return close(fd);
 }
 
+static uid_t first_uid = 1;
+
 uid_t idmap_sandbox_uid(const struct idmap *m _unused_, uid_t id)
 {
-	return id + 1;
+	return id + first_uid;
 }
 
 /* ---- snapshots: a mark per sandbox in the state dir, made in a worker ---- */
@@ -413,6 +415,12 @@ int keeper_attach(struct keeper *k _unused_, const char *slot _unused_, uint32_t
 		  keeper_done_fn done _unused_, void *arg _unused_, struct err *e)
 {
 	return err_set(e, ERR_INTERNAL, ENOSYS, NULL, "keeper_attach");
+}
+
+int keeper_set_mode(struct keeper *k _unused_, const char *slot _unused_, uint32_t index _unused_, enum net_mode mode _unused_,
+		    keeper_done_fn done _unused_, void *arg _unused_, struct err *e)
+{
+	return err_set(e, ERR_INTERNAL, ENOSYS, NULL, "keeper_set_mode");
 }
 
 static void fake_init_kill_all(void);

@@ -40,7 +40,7 @@ Test(egress_dns, only_allowed_names_and_addresses)
 		const char *blocked; /* the rule of the event, NULL: none is sent */
 	} table[] = {
 		{ "ok.test", DNS_A, DNS_NOERROR, PUBLIC, NULL },
-		{ "ok.test", DNS_AAAA, DNS_NOERROR, NULL, NULL },
+		{ "mixed.test", DNS_AAAA, DNS_NOERROR, NULL, NULL },
 		{ "ok.test", DNS_HTTPS, DNS_NOERROR, NULL, NULL },
 		{ "ok.test", DNS_SVCB, DNS_NOERROR, NULL, NULL },
 		{ "alias.test", DNS_A, DNS_NOERROR, PUBLIC, NULL },
@@ -308,11 +308,30 @@ TestSuite(egress_dns_port, .fini = world_down, .timeout = 60);
 
 Test(egress_dns_port, answers_come_from_the_port_that_was_asked)
 {
+	uint8_t one[512], two[512], in[512];
 	struct dns_answer a;
+	ssize_t n, m;
+	int fd;
 
 	if (geteuid() != 0)
 		cr_skip_test("needs root for network namespaces");
 	world_up(5353);
 	mode(NET_RESTRICTED, RULES, ARRAY_SIZE(RULES));
 	cr_expect(ask("ok.test", DNS_A, &a) == DNS_NOERROR && is(&a, PUBLIC));
+	/* As glibc does: two questions at once from one socket, here with answers that are cached. */
+	cr_expect(ask("ok.test", DNS_AAAA, &a) == DNS_NOERROR);
+	n = dns_build_query(one, sizeof(one), 1, "ok.test", DNS_A);
+	m = dns_build_query(two, sizeof(two), 2, "ok.test", DNS_AAAA);
+	fd = client(SOCK_DGRAM, GATEWAY_RESOLVER, 53);
+	for (int i = 0; i < 2000; i++) {
+		cr_assert(send(fd, one, (size_t)n, 0) == n && send(fd, two, (size_t)m, 0) == m);
+		cr_assert(recv(fd, in, sizeof(in), 0) > 0 && recv(fd, in, sizeof(in), 0) > 0, "%d", i);
+	}
+	(void)close(fd);
+	/* From two addresses in turn. */
+	for (int i = 0; i < 4; i++) {
+		fd = client(SOCK_DGRAM, i % 2 ? "8.8.8.8" : "1.1.1.1", 53);
+		cr_assert(send(fd, one, (size_t)n, 0) == n && recv(fd, in, sizeof(in), 0) > 0, "%d", i);
+		(void)close(fd);
+	}
 }

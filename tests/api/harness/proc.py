@@ -105,6 +105,13 @@ def holder(suffix: str, pids: set[int]) -> int | None:
     return None
 
 
+def name(pid: int) -> str | None:
+    try:
+        return Path(f"/proc/{pid}/comm").read_text().strip()
+    except OSError:
+        return None
+
+
 def status_kb(pid: int, field: str) -> int:
     """A "VmRSS:" kind of line of /proc/PID/status, in KiB."""
     match = re.search(rf"(?m)^{field}:\s*(\d+)", Path(f"/proc/{pid}/status").read_text())
