@@ -233,8 +233,7 @@ Test(exec_init, what_is_believed)
 		if (t[i].ok && t[i].type == INIT_EXITED)
 			cr_expect(last_background == t[i].background);
 		if (why_lost) {
-			init_free(init);
-			(void)close(peer);
+			tear_down();
 			why_lost = NULL;
 			set_up();
 		}
