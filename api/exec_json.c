@@ -8,6 +8,8 @@
 #include "emulator/base/clock.h"
 #include "emulator/base/text.h"
 
+#define OUTCOME_MAX (128u << 10) /* with EXEC_BLOCKED_MAX names of hosts */
+
 void exec_signal_name(int sig, char ret[static EXEC_SIGNAL_NAME_SIZE])
 {
 	const char *name = sigabbrev_np(sig);
@@ -152,10 +154,11 @@ static struct json_object *command_of(const struct exec_info *i)
 
 static void add_outcome(struct json_object *o, const struct exec_result *r)
 {
-	_cleanup_buf_ struct buf b = BUF_INIT(2048);
+	_cleanup_buf_ struct buf b = BUF_INIT(OUTCOME_MAX);
 	struct json_object *parsed;
 
-	if (buf_puts(&b, "{") < 0 || exec_json_outcome(&b, r) < 0 || buf_puts(&b, "}") < 0)
+	if (buf_puts(&b, "{") < 0 || exec_json_outcome(&b, r) < 0 || buf_puts(&b, ",") < 0 ||
+	    exec_json_blocked(&b, "network_blocked", r) < 0 || buf_puts(&b, "}") < 0)
 		return;
 	parsed = json_tokener_parse(b.p);
 	json_object_object_foreach(parsed, key, value)
@@ -167,8 +170,8 @@ static void add_outcome(struct json_object *o, const struct exec_result *r)
 
 static void add_no_outcome(struct json_object *o)
 {
-	static const char *const names[] = { "exit_code", "duration_ms", "reason",
-					     "signal",	  "evidence",	 "background_processes" };
+	static const char *const names[] = { "exit_code", "duration_ms",	  "reason",	    "signal",
+					     "evidence",  "background_processes", "network_blocked" };
 
 	for (size_t i = 0; i < ARRAY_SIZE(names); i++)
 		json_object_object_add(o, names[i], NULL);

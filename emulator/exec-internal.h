@@ -108,6 +108,8 @@ struct exec {
 	struct exec_result res;
 	struct exec_blocked *blocked; /* res.blocked */
 	bool exited, finished;
+	bool held; /* the sandbox is paused: the timer goes on with held_ms afterwards */
+	uint64_t held_ms;
 	bool paused; /* the primary reader is behind */
 	struct exec_log log;
 	struct exec_reader *readers, *primary;

@@ -70,7 +70,8 @@ void exec_put(struct exec *x)
 
 void exec_signal_tree(struct exec *x, int sig)
 {
-	if (x->sb && x->sb->init && !x->sb->init_lost && x->sb->row.status == SANDBOX_RUNNING)
+	/* A frozen init reads it when it thaws. */
+	if (x->sb && x->sb->init && !x->sb->init_lost && sandbox_has_processes(x->sb))
 		(void)init_signal(x->sb->init, x->id, sig, true);
 }
 
@@ -167,8 +168,10 @@ static void finish(struct exec *x)
 static void ended(struct exec *x)
 {
 	x->exited = true;
-	if (x->phase != PHASE_TERM)
+	if (x->phase != PHASE_TERM) {
 		(void)uv_timer_stop(&x->timer);
+		x->held = false;
+	}
 	x->res.duration_ms = (uint64_t)(clock_mono_us() - x->start_us) / 1000;
 	if (x->res.by == EXEC_BY_TIMEOUT)
 		x->res.reason = EXEC_TIMEOUT;
@@ -271,6 +274,7 @@ void exec_end_all(struct sandbox *sb)
 		count_events(x);
 		x->sb = NULL;
 		x->phase = PHASE_KILL; /* no one is left to be killed */
+		x->held = false;
 		if (x->res.by == EXEC_BY_NONE)
 			x->res.by = EXEC_BY_SANDBOX;
 		set_killed(x, oom ? EXEC_OOM : EXEC_TERMINATED);
@@ -312,8 +316,39 @@ void exec_begin_end(struct exec *x, enum exec_ender by)
 		x->res.by = by;
 	x->phase = PHASE_TERM;
 	exec_signal_tree(x, SIGTERM);
+	x->held_ms = GRACE_MS;
+	if (x->held)
+		return;
 	uv_update_time(x->m->c.loop);
 	(void)uv_timer_start(&x->timer, on_timer, GRACE_MS, 0);
+}
+
+void exec_hold_all(struct sandbox *sb)
+{
+	struct exec *x;
+
+	DL_FOREACH(sb->execs, x)
+	{
+		if (!uv_is_active((uv_handle_t *)&x->timer))
+			continue;
+		x->held = true;
+		x->held_ms = uv_timer_get_due_in(&x->timer);
+		(void)uv_timer_stop(&x->timer);
+	}
+}
+
+void exec_release_all(struct sandbox *sb, int64_t held_us)
+{
+	struct exec *x;
+
+	uv_update_time(sb->m->c.loop);
+	DL_FOREACH(sb->execs, x)
+	{
+		x->start_us += held_us;
+		if (x->held)
+			(void)uv_timer_start(&x->timer, on_timer, x->held_ms + 1, 0);
+		x->held = false;
+	}
 }
 
 void exec_end(struct exec *x)

@@ -49,18 +49,24 @@ static void on_readable(uv_poll_t *h, int status, int events)
 		(void)uv_poll_stop(h);
 }
 
+static void on_closed(uv_handle_t *h)
+{
+	free(h);
+}
+
 void sandbox_net_start(struct sandbox *sb)
 {
 	sb->refused_sock = TAKE_FD(sb->slot->refused_sock);
 	if (sb->refused_sock < 0)
 		return;
-	if (uv_poll_init(sb->m->c.loop, &sb->refused_poll, sb->refused_sock) < 0) {
+	sb->refused_poll = calloc(1, sizeof(*sb->refused_poll));
+	if (!sb->refused_poll || uv_poll_init(sb->m->c.loop, sb->refused_poll, sb->refused_sock) < 0) {
+		free(TAKE_PTR(sb->refused_poll));
 		closep(&sb->refused_sock);
 		return;
 	}
-	sb->refused_poll.data = sb;
-	sb->net_handle = true;
-	(void)uv_poll_start(&sb->refused_poll, UV_READABLE, on_readable);
+	sb->refused_poll->data = sb;
+	(void)uv_poll_start(sb->refused_poll, UV_READABLE, on_readable);
 }
 
 /* ---- the egress process ---- */
@@ -240,7 +246,8 @@ void sandbox_net_stop(struct sandbox *sb)
 	struct egress_msg gone = { .magic = EGRESS_MAGIC, .type = EGRESS_REMOVE };
 
 	if (sb->refused_sock >= 0) {
-		(void)uv_poll_stop(&sb->refused_poll);
+		/* Closed while the fd is still its own: libuv takes the number out of the epoll set, whoever has it then. */
+		uv_close((uv_handle_t *)TAKE_PTR(sb->refused_poll), on_closed);
 		closep(&sb->refused_sock);
 	}
 	if (sb->net_index < 0)

@@ -49,7 +49,7 @@ static int give_address(struct map *m, const char *name)
 		return 0;
 	if (m->n_synthetic >= MAP_MAX)
 		return -E2BIG;
-	v = reallocarray(m->by_number, m->n_synthetic + 1, sizeof(*v));
+	v = reallocarray(m->by_number, m->n_synthetic + 1, sizeof(void *));
 	if (!v)
 		return -ENOMEM;
 	m->by_number = v;
