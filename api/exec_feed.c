@@ -83,7 +83,9 @@ static int add_event(struct exec_feed *f, const struct exec_event *ev)
 		if (r >= 0)
 			r = exec_json_outcome(&f->chunk, ev->result);
 		if (r >= 0)
-			r = buf_puts(&f->chunk, ",\"network_blocked\":[]");
+			r = buf_puts(&f->chunk, ",");
+		if (r >= 0)
+			r = exec_json_blocked(&f->chunk, "network_blocked", ev->result);
 		break;
 	}
 	return r < 0 ? r : end_chunk(f, ev->id);

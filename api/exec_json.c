@@ -4,8 +4,11 @@
 #include <string.h>
 #include <strings.h>
 
+#include "api/json_text.h"
 #include "emulator/base/clock.h"
 #include "emulator/base/text.h"
+
+#define OUTCOME_MAX (128u << 10) /* with EXEC_BLOCKED_MAX names of hosts */
 
 void exec_signal_name(int sig, char ret[static EXEC_SIGNAL_NAME_SIZE])
 {
@@ -55,6 +58,42 @@ static int add_evidence(struct buf *b, const struct exec_result *r, const char *
 			  "\"oom_kills\":%llu,\"pids_denied\":%llu}",
 			  code, sig, quote, by ? by : "null", quote, limit, (unsigned long long)r->oom_kills,
 			  (unsigned long long)r->pids_denied);
+}
+
+/* A string member, null when empty. */
+static int add_nullable(struct buf *b, const char *name, const char *value)
+{
+	int r = buf_printf(b, "\"%s\":", name);
+
+	if (r < 0)
+		return r;
+	return *value ? json_text_string(b, value, strlen(value), true, NULL) : buf_puts(b, "null");
+}
+
+int exec_json_blocked(struct buf *b, const char *name, const struct exec_result *x)
+{
+	int r = buf_printf(b, "\"%s\":[", name);
+
+	for (size_t i = 0; i < x->n_blocked && r >= 0; i++) {
+		const struct exec_blocked *en = &x->blocked[i];
+
+		r = buf_puts(b, i ? ",{" : "{");
+		if (r >= 0)
+			r = add_nullable(b, "host", en->host);
+		if (r >= 0)
+			r = buf_puts(b, ",");
+		if (r >= 0)
+			r = add_nullable(b, "ip", en->ip);
+		if (r >= 0)
+			r = en->port ? buf_printf(b, ",\"port\":%u", en->port) : buf_puts(b, ",\"port\":null");
+		if (r >= 0)
+			r = buf_printf(b, ",\"proto\":\"%s\",", en->proto);
+		if (r >= 0)
+			r = add_nullable(b, "rule", en->rule);
+		if (r >= 0)
+			r = buf_puts(b, "}");
+	}
+	return r < 0 ? r : buf_puts(b, "]");
 }
 
 int exec_json_outcome(struct buf *b, const struct exec_result *r)
@@ -115,10 +154,11 @@ static struct json_object *command_of(const struct exec_info *i)
 
 static void add_outcome(struct json_object *o, const struct exec_result *r)
 {
-	_cleanup_buf_ struct buf b = BUF_INIT(2048);
+	_cleanup_buf_ struct buf b = BUF_INIT(OUTCOME_MAX);
 	struct json_object *parsed;
 
-	if (buf_puts(&b, "{") < 0 || exec_json_outcome(&b, r) < 0 || buf_puts(&b, "}") < 0)
+	if (buf_puts(&b, "{") < 0 || exec_json_outcome(&b, r) < 0 || buf_puts(&b, ",") < 0 ||
+	    exec_json_blocked(&b, "network_blocked", r) < 0 || buf_puts(&b, "}") < 0)
 		return;
 	parsed = json_tokener_parse(b.p);
 	json_object_object_foreach(parsed, key, value)
@@ -130,8 +170,8 @@ static void add_outcome(struct json_object *o, const struct exec_result *r)
 
 static void add_no_outcome(struct json_object *o)
 {
-	static const char *const names[] = { "exit_code", "duration_ms", "reason",
-					     "signal",	  "evidence",	 "background_processes" };
+	static const char *const names[] = { "exit_code", "duration_ms",	  "reason",	    "signal",
+					     "evidence",  "background_processes", "network_blocked" };
 
 	for (size_t i = 0; i < ARRAY_SIZE(names); i++)
 		json_object_object_add(o, names[i], NULL);

@@ -8,6 +8,9 @@
 /* Members, with no comma before or behind: "exit_code":0,... to "background_processes":0. */
 int exec_json_outcome(struct buf *b, const struct exec_result *r) _warn_unused_;
 
+/* "name":[{"host","ip","port","proto","rule"}, ...], as exec_json_outcome. */
+int exec_json_blocked(struct buf *b, const char *name, const struct exec_result *r) _warn_unused_;
+
 /* The state of one, without its output. NULL out of memory. */
 struct json_object *exec_json_info(const struct exec_info *i);
 

@@ -26,6 +26,7 @@
  *
  * The X-Request-Id is always ours; a client's is ignored. OPTIONS is a method like others (405). */
 
+#include "api/conns.h"
 #include "api/req.h"
 
 #include <errno.h>
@@ -414,7 +415,7 @@ static void *on_uri(void *cls, const char *uri, struct MHD_Connection *conn)
 	return r;
 }
 
-static enum MHD_Result on_access(void *cls _unused_, struct MHD_Connection *conn _unused_, const char *url _unused_,
+static enum MHD_Result on_access(void *cls _unused_, struct MHD_Connection *conn, const char *url _unused_,
 				 const char *method, const char *version, const char *p, size_t *n, void **req_cls)
 {
 	struct req *r = *req_cls;
@@ -423,19 +424,22 @@ static enum MHD_Result on_access(void *cls _unused_, struct MHD_Connection *conn
 	if (!r || !r->uri || !r->uri_raw || r->http->dying)
 		return MHD_NO;
 	r->method = method;
-	if (!r->started)
+	if (!r->started) {
+		conns_set_busy(conn, true);
 		return req_headers(r, version);
+	}
 	if (got == 0)
 		return req_finish(r);
 	*n = 0;
 	return req_upload(r, p, got, n);
 }
 
-static void on_completed(void *cls _unused_, struct MHD_Connection *conn _unused_, void **req_cls,
+static void on_completed(void *cls _unused_, struct MHD_Connection *conn, void **req_cls,
 			 enum MHD_RequestTerminationCode code)
 {
 	struct req *r = TAKE_PTR(*req_cls);
 
+	conns_set_busy(conn, false);
 	if (!r)
 		return;
 	log_debug("%s %s %u %.1f ms %s", r->method ? r->method : "-", r->uri_raw ? r->uri_raw : "-", r->status,
@@ -520,6 +524,16 @@ static void on_epoll(uv_poll_t *poll, int status, int events _unused_)
 
 /* ---- the server ---- */
 
+/* Suspended and resumed, a connection is read again, and libmicrohttpd sees the end it missed. */
+static void on_client_left(void *arg, struct MHD_Connection *conn)
+{
+	struct http *h = arg;
+
+	MHD_suspend_connection(conn);
+	MHD_resume_connection(conn);
+	h->dirty = true;
+}
+
 int http_new(const struct http_config *c, struct http **ret, struct err *e)
 {
 	struct http *h = calloc(1, sizeof(*h));
@@ -563,7 +577,8 @@ static int start_listener(struct http *h, int fd, struct err *e)
 				 (size_t)CONNECTION_MEMORY, MHD_OPTION_CONNECTION_MEMORY_INCREMENT,
 				 (size_t)CONNECTION_MEMORY_STEP, MHD_OPTION_CONNECTION_TIMEOUT, h->idle_timeout_s,
 				 MHD_OPTION_UNESCAPE_CALLBACK, on_unescape, NULL, MHD_OPTION_URI_LOG_CALLBACK, on_uri,
-				 l, MHD_OPTION_NOTIFY_COMPLETED, on_completed, h, MHD_OPTION_END);
+				 l, MHD_OPTION_NOTIFY_COMPLETED, on_completed, h, MHD_OPTION_NOTIFY_CONNECTION, conns_notify,
+				 &h->conns, MHD_OPTION_END);
 	if (!l->daemon)
 		return err_set(e, ERR_INTERNAL, errno, NULL, "the HTTP server can't start");
 	info = MHD_get_daemon_info(l->daemon, MHD_DAEMON_INFO_EPOLL_FD);
@@ -583,9 +598,10 @@ int http_start(struct http *h, struct err *e)
 {
 	(void)uv_prepare_init(h->loop, &h->prepare);
 	(void)uv_timer_init(h->loop, &h->timer);
+	(void)conns_init(&h->conns, h->loop, on_client_left, h);
 	h->prepare.data = h;
 	h->timer.data = h;
-	h->handles += 2;
+	h->handles += 3;
 	(void)uv_prepare_start(&h->prepare, on_prepare);
 	for (size_t i = 0; i < HTTP_MAX_LISTENERS; i++) {
 		int r = h->fds[i] < 0 ? 0 : start_listener(h, h->fds[i], e);
@@ -631,6 +647,8 @@ void http_free(struct http *h)
 	if (h->prepare.data) {
 		uv_close((uv_handle_t *)&h->prepare, on_handle_closed);
 		uv_close((uv_handle_t *)&h->timer, on_handle_closed);
+		h->conns.timer.data = h;
+		uv_close((uv_handle_t *)&h->conns.timer, on_handle_closed);
 	}
 	http_release(h);
 }

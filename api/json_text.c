@@ -1,54 +1,126 @@
+/* One pass: runs of plain characters are copied eight bytes at a time, everything else is looked at by
+ * itself. Streams of output go through here, so the room for the worst case of a piece is made beforehand
+ * and nothing is checked twice. */
+
 #include "api/json_text.h"
 
-#include <errno.h>
 #include <string.h>
 
-#include "emulator/base/text.h"
-
 #define PIECE 16384
+#define WORST 6 /* bytes for one: \u001f */
+#define EACH(c) (UINT64_C(0x0101010101010101) * (c))
 
-/* Valid UTF-8 with the characters escaped that RFC 8259, section 7, does not allow bare. */
-static int add_escaped(struct buf *b, const char *p, size_t n)
+/* Some high bit is set if a byte of w is zero; which one is not to be relied on ("Bit Twiddling Hacks", haszero). */
+static uint64_t zeroes(uint64_t w)
+{
+	return (w - EACH(1)) & ~w & EACH(0x80);
+}
+
+/* How many bytes at p can be copied as they are: ASCII but for controls, quotes, backslashes and DEL. */
+static size_t plain_run(const unsigned char *p, size_t n)
+{
+	size_t i = 0;
+	uint64_t w;
+
+	for (; i + sizeof(w) <= n; i += sizeof(w)) {
+		memcpy(&w, p + i, sizeof(w));
+		/* Below 0x20: subtracting borrows into the high bit. */
+		if ((w | (w - EACH(0x20)) | zeroes(w ^ EACH('"')) | zeroes(w ^ EACH('\\')) | zeroes(w ^ EACH(0x7f))) &
+		    EACH(0x80))
+			break;
+	}
+	while (i < n && p[i] >= 0x20 && p[i] < 0x7f && p[i] != '"' && p[i] != '\\')
+		i++;
+	return i;
+}
+
+/* An ASCII character that RFC 8259, section 7, or good sense does not allow bare. */
+static char *add_escape(char *to, unsigned char c)
 {
 	static const char hex[] = "0123456789abcdef";
-	size_t from = 0;
-	int r = 0;
+	static const char pairs[] = "\"\"\\\\\nn\rr\tt\bb\ff";
+	const char *at = c != 0 ? strchr(pairs, c) : NULL;
 
-	for (size_t i = 0; i < n && r >= 0; i++) {
-		unsigned char c = (unsigned char)p[i];
-		char esc[6] = { '\\', 'u', '0', '0', hex[c >> 4], hex[c & 15] };
-		size_t len = 6;
-		const char *at;
-
-		if (c >= 0x20 && c != '"' && c != '\\' && c != 0x7f)
-			continue;
-		at = c ? strchr("\"\"\\\\\nn\rr\tt\bb\ff", c) : NULL;
-		if (at) {
-			esc[1] = at[1];
-			len = 2;
-		}
-		r = buf_add(b, p + from, i - from);
-		if (r >= 0)
-			r = buf_add(b, esc, len);
-		from = i + 1;
+	*to++ = '\\';
+	if (at) {
+		*to++ = at[1];
+		return to;
 	}
-	return r < 0 ? r : buf_add(b, p + from, n - from);
+	memcpy(to, "u00", 3);
+	to[3] = hex[c >> 4];
+	to[4] = hex[c & 15];
+	return to + 5;
+}
+
+/* Bytes at p that are a character above ASCII, or the beginning of one, as far as they may be (RFC 3629,
+ * section 4; at least 1). *ret_len: how many it should have, 0 for what can't begin one. */
+static size_t char_run(const unsigned char *p, size_t n, size_t *ret_len)
+{
+	unsigned char c = p[0], low = 0x80, high = 0xbf;
+	size_t len = c >= 0xc2 && c <= 0xdf ? 2 : c >= 0xe0 && c <= 0xef ? 3 : c >= 0xf0 && c <= 0xf4 ? 4 : 0, k = 1;
+
+	if (c == 0xe0)
+		low = 0xa0;
+	else if (c == 0xed)
+		high = 0x9f;
+	else if (c == 0xf0)
+		low = 0x90;
+	else if (c == 0xf4)
+		high = 0x8f;
+	for (; k < len && k < n && p[k] >= low && p[k] <= high; k++) {
+		low = 0x80;
+		high = 0xbf;
+	}
+	*ret_len = len;
+	return k;
+}
+
+/* At most PIECE bytes, with room for the worst at `to`. Returns the end; *used: how many were taken. */
+static char *add_piece(char *to, const unsigned char *p, size_t n, bool final, size_t *used)
+{
+	size_t i = 0;
+
+	while (i < n) {
+		size_t run = plain_run(p + i, n - i), len;
+
+		memcpy(to, p + i, run);
+		to += run;
+		i += run;
+		if (i == n)
+			break;
+		if (p[i] < 0x80) {
+			to = add_escape(to, p[i++]);
+			continue;
+		}
+		run = char_run(p + i, n - i, &len);
+		if (run < len && i + run == n && !final)
+			break;
+		if (run == len)
+			memcpy(to, p + i, run);
+		else
+			memcpy(to, "\xef\xbf\xbd", 3);
+		to += run == len ? run : 3;
+		i += run;
+	}
+	*used = i;
+	return to;
 }
 
 int json_text_string(struct buf *b, const char *p, size_t n, bool final, size_t *ret_used)
 {
-	_cleanup_buf_ struct buf clean = BUF_INIT(PIECE * 3);
-	size_t old = b->len, i = 0;
+	size_t old = b->len, i = 0, used = 1;
 	int r = buf_puts(b, "\"");
 
-	while (r >= 0 && i < n) {
-		size_t piece = MIN(n - i, (size_t)PIECE), used = 0;
+	while (r >= 0 && i < n && used > 0) {
+		size_t piece = MIN(n - i, (size_t)PIECE);
+		char *to;
 
-		buf_reset(&clean);
-		r = text_utf8_sanitize(p + i, piece, final && i + piece == n, &clean, &used);
-		if (r < 0 || used == 0)
+		r = buf_reserve(b, piece * WORST, &to);
+		if (r < 0)
 			break;
-		r = add_escaped(b, clean.p, clean.len);
+		buf_commit(b,
+			   (size_t)(add_piece(to, (const unsigned char *)p + i, piece, final && i + piece == n, &used) -
+				    to));
 		i += used;
 	}
 	if (r >= 0)

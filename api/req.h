@@ -3,6 +3,7 @@
  * request.c (what a handler reads) and reply.c (what it answers). Handlers use api/http.h; a few use the
  * functions at the end of this header. */
 
+#include "api/conns.h"
 #include "api/http.h" /* before <uv.h>, whose sys/param.h defines MIN and MAX as well */
 #include "api/router.h"
 
@@ -36,6 +37,7 @@ struct http {
 	unsigned int handles; /* uv handles not closed yet; the last one's callback frees the server */
 	unsigned int n_drains;
 	struct drain *drains; /* sockets of closed connections whose input is thrown away */
+	struct conns conns;
 	bool dirty;	      /* a connection was resumed: libmicrohttpd must run before the loop sleeps */
 	bool running;	      /* inside MHD_run */
 	bool quiesced;	      /* no new connections; answers close theirs */

@@ -223,9 +223,33 @@ static int add_result(struct buf *b, const struct exec_result *x)
 		r = buf_puts(b, ",");
 	if (r >= 0)
 		r = exec_json_outcome(b, x);
-	return r < 0 ? r
-		     : buf_printf(b, ",\"stdout_truncated\":%s,\"stderr_truncated\":%s,\"network_blocked\":[]",
-				  x->truncated[0] ? "true" : "false", x->truncated[1] ? "true" : "false");
+	if (r >= 0)
+		r = buf_printf(b, ",\"stdout_truncated\":%s,\"stderr_truncated\":%s,", x->truncated[0] ? "true" : "false",
+			       x->truncated[1] ? "true" : "false");
+	return r < 0 ? r : exec_json_blocked(b, "network_blocked", x);
+}
+
+/* wire.md, Errors: it failed, and something was refused while it ran. */
+static bool is_policy_error(const struct req *r, const struct exec_result *x)
+{
+	return x->n_blocked > 0 && x->exit_code != 0 && x->reason != EXEC_TERMINATED && !req_api(r)->network_errors_report;
+}
+
+static int add_policy_error(struct buf *b, const struct exec_result *x, struct errors_answer *a)
+{
+	const struct exec_blocked *first = &x->blocked[0];
+	struct err e;
+	int k;
+
+	(void)err_set(&e, ERR_POLICY, EPERM, "network_policy", "the network policy refused %s, port %u/%s (%s)",
+		      first->host[0] ? first->host : first->ip, first->port, first->proto, first->rule);
+	errors_map(&e, a);
+	k = buf_puts(b, ",\"detail\":");
+	if (k >= 0)
+		k = json_text_string(b, e.msg, strlen(e.msg), true, NULL);
+	if (k >= 0)
+		k = buf_printf(b, ",\"code\":\"%s\",", a->code);
+	return k < 0 ? k : exec_json_blocked(b, "blocked", x);
 }
 
 static void reply_result(struct req *r, const struct exec_result *x)
@@ -240,6 +264,8 @@ static void reply_result(struct req *r, const struct exec_result *x)
 			      x->timeout_s);
 		errors_map(&e, &a);
 		k = buf_printf(&b, ",\"detail\":\"%s\",\"code\":\"%s\"", e.msg, a.code);
+	} else if (k >= 0 && is_policy_error(r, x)) {
+		k = add_policy_error(&b, x, &a);
 	}
 	if (k >= 0)
 		k = buf_puts(&b, "}");

@@ -395,36 +395,57 @@ static void on_end_gone(void *arg)
 	d->req = NULL;
 }
 
-static void on_terminated(void *arg, const struct err *e, const struct sandbox_row *row)
+static void on_changed(void *arg, const struct err *e, const struct sandbox_row *row)
 {
 	_cleanup_free_ struct end *d = arg;
 
 	if (!d->req)
 		return;
 	req_on_gone(d->req, NULL, NULL);
+	if (row && row->memory_lost && row->status == SANDBOX_RUNNING)
+		req_divergence(d->req, "memory-lost");
 	if (row)
 		req_reply_json(d->req, 200, sandbox_to_json(row));
 	else
 		req_reply_err(d->req, e);
 }
 
-static void handle_delete(struct req *r)
+typedef int (*change_fn)(struct sandboxes *m, const struct account *a, const char *id, sandbox_done_fn done, void *arg,
+			 struct err *e);
+
+/* Terminate, pause, resume: answered with the row once it is so. The change goes on if the client goes. */
+static void change(struct req *r, change_fn fn)
 {
 	struct end *d = calloc(1, sizeof(*d));
 	struct err e = ERR_INIT;
 
 	if (!d) {
-		(void)err_errno(&e, ENOMEM, "terminate");
+		(void)err_errno(&e, ENOMEM, "sandbox");
 		req_reply_err(r, &e);
 		return;
 	}
 	d->req = r;
 	req_on_gone(r, on_end_gone, d);
-	if (sandbox_terminate(req_api(r)->sandboxes, req_account(r), req_param(r, "id"), on_terminated, d, &e) == 0)
+	if (fn(req_api(r)->sandboxes, req_account(r), req_param(r, "id"), on_changed, d, &e) == 0)
 		return;
 	req_on_gone(r, NULL, NULL);
 	free(d);
 	req_reply_err(r, &e);
+}
+
+static void handle_delete(struct req *r)
+{
+	change(r, sandbox_terminate);
+}
+
+static void handle_pause(struct req *r)
+{
+	change(r, sandbox_pause);
+}
+
+static void handle_resume(struct req *r)
+{
+	change(r, sandbox_resume);
 }
 
 /* ---- limits ---- */
@@ -500,16 +521,6 @@ static void reply_missing(struct req *r, const char *what)
 
 	(void)err_set(&e, ERR_UNSUPPORTED, ENOSYS, "not_implemented", "%s not in this build yet", what);
 	req_reply_err(r, &e);
-}
-
-static void handle_pause(struct req *r)
-{
-	reply_missing(r, "pause is");
-}
-
-static void handle_resume(struct req *r)
-{
-	reply_missing(r, "resume is");
 }
 
 static void handle_metrics(struct req *r)

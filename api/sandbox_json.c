@@ -57,7 +57,7 @@ struct json_object *sandbox_to_json(const struct sandbox_row *row)
 	json_object_object_add(o, "created_at", time_or_null(row->created_ms));
 	json_object_object_add(o, "started_at", time_or_null(row->started_ms));
 	json_object_object_add(o, "expires_at", time_or_null(row->expires_ms));
-	json_object_object_add(o, "paused_at", time_or_null(row->paused_ms));
+	json_object_object_add(o, "paused_at", time_or_null(row->status == SANDBOX_PAUSED ? row->paused_ms : 0));
 	json_object_object_add(o, "terminated_at", time_or_null(row->terminated_ms));
 	json_object_object_add(o, "termination_reason", text_or_null(row->termination_reason));
 	return o;

@@ -9,7 +9,7 @@
 #define CGROUP_PREFIX "orkestr-emulator-" /* before the instance's name, wherever a folder or unit is named */
 #define CGROUP_NAME_MAX 64
 #define CGROUP_SLOT_MAX 63
-#define CGROUP_FREEZE_TIMEOUT_MS 1000
+#define CGROUP_FREEZE_TIMEOUT_MS 10000 /* a process in an uninterruptible write to a slow disk freezes after it */
 
 enum cgroup_controller {
 	CGROUP_CPU = 1 << 0,

@@ -227,6 +227,31 @@ int cgroup_kill(struct cgroup_root *r, const char *slot)
 	return k < 0 ? k : r->ops->kill(r, slot);
 }
 
+int cgroup_each_pid(struct cgroup_root *r, const char *slot, int (*fn)(void *arg, pid_t pid), void *arg)
+{
+	char path[CGROUP_SLOT_MAX + 16], line[32];
+	_cleanup_fclose_ FILE *f = NULL;
+	int k = check_slot(slot), fd;
+	uint64_t pid;
+
+	if (k < 0 || r->n_trees == 0)
+		return k < 0 ? k : -ENOTSUP;
+	(void)text_format(path, sizeof(path), "%s/cgroup.procs", slot);
+	fd = openat(r->tree[0].fd, path, O_RDONLY | O_CLOEXEC);
+	f = fd < 0 ? NULL : fdopen(fd, "r");
+	if (!f) {
+		k = -errno;
+		closep(&fd);
+		return k;
+	}
+	while (k == 0 && fgets(line, sizeof(line), f)) {
+		line[strcspn(line, "\n")] = '\0';
+		if (text_parse_u64(line, 1, INT32_MAX, &pid) == 0)
+			k = fn(arg, (pid_t)pid);
+	}
+	return k;
+}
+
 int cgroup_remove(struct cgroup_root *r, const char *slot)
 {
 	int k = check_slot(slot), ret = 0;

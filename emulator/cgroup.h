@@ -66,8 +66,13 @@ int cgroup_read(struct cgroup_root *r, const char *slot, struct cgroup_usage *re
  * that isn't counted; *ret is then as it was. */
 int cgroup_read_oom_kills(struct cgroup_root *r, const char *slot, uint64_t *ret);
 int cgroup_read_pids_denied(struct cgroup_root *r, const char *slot, uint64_t *ret);
-int cgroup_freeze(struct cgroup_root *r, const char *slot, bool freeze, struct err *e); /* returns when it is so */
+/* Freezing returns when every process inside is frozen, those forked meanwhile too; that may take until a
+ * disk answers (10 s at most, then it is undone): for a worker. Thawing doesn't wait. */
+int cgroup_freeze(struct cgroup_root *r, const char *slot, bool freeze, struct err *e);
 int cgroup_kill(struct cgroup_root *r, const char *slot); /* SIGKILL to everything inside */
+
+/* Calls fn with the pid (as this process sees it) of each process inside. */
+int cgroup_each_pid(struct cgroup_root *r, const char *slot, int (*fn)(void *arg, pid_t pid), void *arg);
 
 /* Removes the group: 0 also if it is gone, -EBUSY while something is inside. */
 int cgroup_remove(struct cgroup_root *r, const char *slot);

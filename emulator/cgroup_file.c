@@ -213,7 +213,7 @@ int cgroup_write_u64(int dirfd, const char *slot, const char *file, uint64_t v)
 	return cgroup_write(dirfd, slot, file, text);
 }
 
-static int wait_frozen(int events_fd, bool want)
+static int wait_frozen(int events_fd)
 {
 	int64_t until = clock_mono_us() + CGROUP_FREEZE_TIMEOUT_MS * 1000, left;
 
@@ -228,7 +228,7 @@ static int wait_frozen(int events_fd, bool want)
 		text[n] = '\0';
 		if (cgroup_find_key(text, "frozen", &frozen) < 0)
 			return -EIO;
-		if ((frozen != 0) == want)
+		if (frozen != 0)
 			return 0;
 		left = until - clock_mono_us();
 		if (left <= 0)
@@ -249,8 +249,9 @@ int cgroup_unified_freeze(int dirfd, const char *slot, bool freeze, struct err *
 		fd = openat(dirfd, path, O_RDONLY | O_CLOEXEC);
 		k = fd < 0 ? -errno : cgroup_write(dirfd, slot, "cgroup.freeze", freeze ? "1" : "0");
 	}
-	if (k == 0)
-		k = wait_frozen(fd, freeze);
+	/* What is thawed goes on at once, but "frozen 0" may have to wait for a CPU quota's next period. */
+	if (k == 0 && freeze)
+		k = wait_frozen(fd);
 	if (k < 0 && freeze)
 		(void)cgroup_write(dirfd, slot, "cgroup.freeze", "0");
 	return k < 0 ? err_errno(e, -k, "%s the cgroup %s", freeze ? "freezing" : "thawing", slot) : 0;

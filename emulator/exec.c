@@ -14,6 +14,7 @@
 
 #include "emulator/exec.h"
 
+#include <arpa/inet.h>
 #include <errno.h>
 #include <fcntl.h>
 #include <signal.h>
@@ -57,6 +58,7 @@ static void on_timer_closed(uv_handle_t *h)
 	for (int i = 0; i < 2; i++)
 		output_free(&x->s[i].out);
 	free(x->args);
+	free(x->blocked);
 	free(x);
 }
 
@@ -68,7 +70,8 @@ void exec_put(struct exec *x)
 
 void exec_signal_tree(struct exec *x, int sig)
 {
-	if (x->sb && x->sb->init && !x->sb->init_lost && x->sb->row.status == SANDBOX_RUNNING)
+	/* A frozen init reads it when it thaws. */
+	if (x->sb && x->sb->init && !x->sb->init_lost && sandbox_has_processes(x->sb))
 		(void)init_signal(x->sb->init, x->id, sig, true);
 }
 
@@ -85,6 +88,55 @@ static void count_events(struct exec *x)
 	x->sb->oom_seen = oom;
 	x->res.oom_kills = oom > x->oom_before ? oom - x->oom_before : 0;
 	x->res.pids_denied = denied > x->denied_before ? denied - x->denied_before : 0;
+}
+
+static const char *proto_name(const struct ledger_entry *en)
+{
+	if (en->kind == EGRESS_DNS)
+		return "dns";
+	return en->proto == IPPROTO_TCP ? "tcp" : en->proto == IPPROTO_UDP ? "udp" : en->proto == IPPROTO_ICMP ? "icmp" : "other";
+}
+
+static bool is_known(const struct exec *x, const struct exec_blocked *b)
+{
+	for (size_t i = 0; i < x->res.n_blocked; i++) {
+		const struct exec_blocked *old = &x->blocked[i];
+
+		if (old->port == b->port && old->proto == b->proto && strcmp(old->host, b->host) == 0 &&
+		    strcmp(old->ip, b->ip) == 0 && strcmp(old->rule, b->rule) == 0)
+			return true;
+	}
+	return false;
+}
+
+static int add_blocked(void *arg, const struct ledger_entry *en)
+{
+	struct exec *x = arg;
+	struct exec_blocked *b = &x->blocked[x->res.n_blocked];
+
+	if (en->verdict != EGRESS_BLOCKED)
+		return 0;
+	*b = (struct exec_blocked){ .port = en->port, .proto = proto_name(en) };
+	(void)snprintf(b->host, sizeof(b->host), "%.253s", en->host);
+	(void)snprintf(b->rule, sizeof(b->rule), "%.63s", en->rule);
+	if (IN6_IS_ADDR_V4MAPPED(&en->address))
+		(void)inet_ntop(AF_INET, en->address.s6_addr + 12, b->ip, sizeof(b->ip));
+	else if (!IN6_IS_ADDR_UNSPECIFIED(&en->address))
+		(void)inet_ntop(AF_INET6, &en->address, b->ip, sizeof(b->ip));
+	if (!is_known(x, b))
+		x->res.n_blocked++;
+	return x->res.n_blocked == EXEC_BLOCKED_MAX; /* enough */
+}
+
+/* What the policy refused since the command began. */
+static void collect_blocked(struct exec *x)
+{
+	if (!x->sb || sandbox_net_seq(x->sb) == x->net_before)
+		return;
+	x->blocked = calloc(EXEC_BLOCKED_MAX, sizeof(*x->blocked));
+	if (x->blocked)
+		(void)sandbox_net_each(x->sb, x->net_before, add_blocked, x);
+	x->res.blocked = x->blocked;
 }
 
 /* From running to ended. The result may be read from now on, but for what was collected. */
@@ -114,6 +166,7 @@ static void finish(struct exec *x)
 	exec_io_close(x);
 	for (int i = 0; i < 2; i++)
 		x->res.truncated[i] = x->collect && output_finish(&x->s[i].out);
+	collect_blocked(x);
 	r = x->res;
 	r.out[0] = &x->s[0].out.head;
 	r.out[1] = &x->s[1].out.head;
@@ -132,8 +185,10 @@ static void finish(struct exec *x)
 static void ended(struct exec *x)
 {
 	x->exited = true;
-	if (x->phase != PHASE_TERM)
+	if (x->phase != PHASE_TERM) {
 		(void)uv_timer_stop(&x->timer);
+		x->held = false;
+	}
 	x->res.duration_ms = (uint64_t)(clock_mono_us() - x->start_us) / 1000;
 	if (x->res.by == EXEC_BY_TIMEOUT)
 		x->res.reason = EXEC_TIMEOUT;
@@ -236,6 +291,7 @@ void exec_end_all(struct sandbox *sb)
 		count_events(x);
 		x->sb = NULL;
 		x->phase = PHASE_KILL; /* no one is left to be killed */
+		x->held = false;
 		if (x->res.by == EXEC_BY_NONE)
 			x->res.by = EXEC_BY_SANDBOX;
 		set_killed(x, oom ? EXEC_OOM : EXEC_TERMINATED);
@@ -277,8 +333,39 @@ void exec_begin_end(struct exec *x, enum exec_ender by)
 		x->res.by = by;
 	x->phase = PHASE_TERM;
 	exec_signal_tree(x, SIGTERM);
+	x->held_ms = GRACE_MS;
+	if (x->held)
+		return;
 	uv_update_time(x->m->c.loop);
 	(void)uv_timer_start(&x->timer, on_timer, GRACE_MS, 0);
+}
+
+void exec_hold_all(struct sandbox *sb)
+{
+	struct exec *x;
+
+	DL_FOREACH(sb->execs, x)
+	{
+		if (!uv_is_active((uv_handle_t *)&x->timer))
+			continue;
+		x->held = true;
+		x->held_ms = uv_timer_get_due_in(&x->timer);
+		(void)uv_timer_stop(&x->timer);
+	}
+}
+
+void exec_release_all(struct sandbox *sb, int64_t held_us)
+{
+	struct exec *x;
+
+	uv_update_time(sb->m->c.loop);
+	DL_FOREACH(sb->execs, x)
+	{
+		x->start_us += held_us;
+		if (x->held)
+			(void)uv_timer_start(&x->timer, on_timer, x->held_ms + 1, 0);
+		x->held = false;
+	}
 }
 
 void exec_end(struct exec *x)
@@ -441,6 +528,7 @@ static int launch(struct exec *x, const struct exec_spec *s, const char *cwd, co
 	r = exec_io_open(x, s, ie.stdio, e);
 	if (r >= 0) {
 		(void)snprintf(x->program, sizeof(x->program), "%s", ie.argv[0]);
+		x->net_before = sandbox_net_seq(x->sb);
 		x->oom_before = sandbox_oom_kills(x->sb);
 		x->denied_before = sandbox_pids_denied(x->sb);
 		x->start_us = clock_mono_us();

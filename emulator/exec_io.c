@@ -143,7 +143,7 @@ void exec_io_let_go(struct exec *x)
 			stream_close(s);
 		fd = TAKE_FD(s->fd);
 		stream_close(s);
-		if (fd >= 0 && x->sb && x->sb->row.status == SANDBOX_RUNNING)
+		if (fd >= 0 && x->sb && sandbox_has_processes(x->sb))
 			linger_add(x->sb, fd);
 		else
 			closep(&fd);

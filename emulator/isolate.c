@@ -275,6 +275,21 @@ static int loopback_up(struct err *e)
 	return 0;
 }
 
+#define SHM_FLAGS (MS_NOSUID | MS_NODEV | MS_NOEXEC)
+#define SHM_BYTES (UINT64_C(64) << 20)
+#define SHM_OPTIONS(size) "mode=1777,nr_inodes=16k,size=" size
+
+/* What is in /dev/shm counts as the sandbox's memory and can't be reclaimed: a full one must not be all of it. */
+static int size_shm(uint64_t memory_bytes, struct err *e)
+{
+	char options[64];
+
+	if (memory_bytes == 0 || memory_bytes / 2 >= SHM_BYTES)
+		return 0;
+	(void)snprintf(options, sizeof(options), SHM_OPTIONS("%llu"), (unsigned long long)memory_bytes / 2);
+	return do_mount("shm", ISOLATE_STAGE "/dev/shm", "tmpfs", SHM_FLAGS | MS_REMOUNT, options, e);
+}
+
 static int stage_dev(struct err *e)
 {
 	int r = attach_tree(AT_FDCWD, ISOLATE_DEV, AT_RECURSIVE, ISOLATE_STAGE "/dev", e);
@@ -282,7 +297,7 @@ static int stage_dev(struct err *e)
 	if (r >= 0)
 		r = do_mount("devpts", ISOLATE_STAGE "/dev/pts", "devpts", MS_NOSUID | MS_NOEXEC, "newinstance,ptmxmode=0666,mode=0620", e);
 	if (r >= 0)
-		r = do_mount("shm", ISOLATE_STAGE "/dev/shm", "tmpfs", MS_NOSUID | MS_NODEV | MS_NOEXEC, "mode=1777,size=64m,nr_inodes=16k", e);
+		r = do_mount("shm", ISOLATE_STAGE "/dev/shm", "tmpfs", SHM_FLAGS, SHM_OPTIONS("64m"), e);
 	if (r >= 0)
 		r = do_mount("mqueue", ISOLATE_STAGE "/dev/mqueue", "mqueue", MS_NOSUID | MS_NODEV | MS_NOEXEC, NULL, e);
 	return r;
@@ -382,6 +397,8 @@ int isolate_enter_root(const struct isolate_root *root, struct err *e)
 	/* What get_nprocs(3) reads; absent on kernels without it, or when the sandbox sees all CPUs. */
 	if (access(cpus, F_OK) == 0 && access(ISOLATE_STAGE "/sys/devices/system/cpu/online", F_OK) == 0)
 		r = attach_tree(AT_FDCWD, cpus, 0, ISOLATE_STAGE "/sys/devices/system/cpu/online", e);
+	if (r >= 0)
+		r = size_shm(root->memory_bytes, e);
 	if (r >= 0)
 		r = move_staged("proc", e);
 	if (r >= 0)

@@ -33,6 +33,7 @@ struct isolate_root {
 	size_t n_layers;
 	uint32_t cpus;
 	const char *hostname;
+	uint64_t memory_bytes; /* its limit: /dev/shm may have half of it */
 };
 
 /* Init, step 2: the overlay, the staged mounts on it, pivot_root; the host is out of reach after it. */

@@ -17,6 +17,7 @@
 
 #include "emulator/base/fd.h"
 #include "emulator/base/log.h"
+#include "emulator/base/procname.h"
 #include "emulator/base/sys.h"
 #include "emulator/isolate.h"
 #include "emulator/keeper_net.h"
@@ -88,6 +89,7 @@ static _noreturn_ void child_main(struct keeper_process *k, int ctl)
 	if (sys_close_range(4, ~0u, 0) < 0)
 		_exit(1);
 	log_set_name("init");
+	procname_set("init");
 	pid1_main(&c);
 }
 
@@ -415,7 +417,7 @@ static int keeper_main(void *arg)
 	(void)signal(SIGPIPE, SIG_IGN);
 	(void)signal(SIGHUP, SIG_IGN);
 	(void)signal(SIGINT, SIG_IGN);
-	(void)prctl(PR_SET_NAME, "ork-keeper");
+	procname_set("ork-keeper");
 	k.cgroup_view = cgroup_root_backend(k.c->cgroups) != CGROUP_NONE;
 	make_gateway(&k, &egress, why); /* opens a library, so before the host's files are out of reach */
 	if (keeper_prepare(&k, &e) < 0) {

@@ -11,6 +11,7 @@
 
 #include "emulator/base/fd.h"
 #include "emulator/base/log.h"
+#include "emulator/base/procname.h"
 #include "netpolicy/egress.h"
 #include "netpolicy/gateway.h"
 
@@ -73,7 +74,7 @@ static void run_dialer(int sock, void *arg)
 {
 	(void)arg;
 	log_set_name("dialer");
-	(void)prctl(PR_SET_NAME, "ork-dialer");
+	procname_set("ork-dialer");
 	dialer_main(sock);
 }
 
@@ -88,7 +89,7 @@ static void run_egress(int sock, void *arg)
 
 	(void)close(s->rpc);
 	log_set_name("egress");
-	(void)prctl(PR_SET_NAME, "ork-egress");
+	procname_set("ork-egress");
 	s->c.control = sock;
 	egress_main(&s->c);
 }
@@ -141,7 +142,7 @@ static _noreturn_ void net_main(int sock)
 	int r, fd = -1;
 
 	log_set_name("gateway");
-	(void)prctl(PR_SET_NAME, "ork-gateway");
+	procname_set("ork-gateway");
 	(void)prctl(PR_SET_PDEATHSIG, SIGKILL);
 	(void)signal(SIGCHLD, SIG_IGN); /* its children end with it; none is waited for */
 	r = start_all(sock, &g, &fd, &e);

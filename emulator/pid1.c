@@ -90,7 +90,7 @@ static void configure(const struct pid1_config *c, struct init_configure_msg *m)
 				     .layers = (const char(*)[40])m->layers,
 				     .n_layers = m->n_layers,
 				     .cpus = m->cpus,
-				     .hostname = m->hostname };
+				     .hostname = m->hostname, .memory_bytes = m->memory_bytes };
 	struct err e = ERR_INIT;
 
 	if (!proto_slot_ok(m->slot) || m->n_layers == 0 || m->n_layers > TEMPLATE_MAX_LAYERS ||
@@ -525,7 +525,7 @@ _noreturn_ void pid1_main(const struct pid1_config *c)
 	if (become_root_inside(c->single_id, &e) < 0)
 		die(c, &e);
 	/* Only now, when the cgroup is its own, does a cgroup namespace start at it (cgroup_namespaces(7)). */
-	if (c->cgroup_view && unshare(CLONE_NEWCGROUP) < 0) {
+	if (unshare(CLONE_NEWCGROUP) < 0) {
 		err_errno(&e, errno, "unshare of the cgroup namespace");
 		die(c, &e);
 	}

@@ -16,6 +16,11 @@
  *         |                  `---------------- init died by itself -----------------------> terminated
  *         `--any step fails--> terminating (in memory: undoing) ---------------------dead--> failed
  *
+ *     running --pause--> pausing --frozen, snapshot on disk--> paused --resume--> running
+ *     paused, its processes gone --resume--> resuming --new slot, disk unpacked--> running
+ *
+ *   (sandbox_pause.c, sandbox_cold.c.) A paused one whose processes are gone has no slot.
+ *
  * A sandbox is in memory from its row's first write until its last one; after that only the row is left.
  * Every wait has a timer behind it: the create (SANDBOX_CREATE_MS), the kill (SLOT_KILL_MS), the cgroup's
  * removal, the shutdown. Callbacks to callers run from the loop, never from inside a call. */
@@ -33,6 +38,7 @@
 #include "emulator/keeper.h"
 #include "emulator/sandbox.h"
 #include "netpolicy/ledger.h"
+#include "rootfs/snapshot.h"
 #include "rootfs/template.h"
 
 #define SANDBOX_CREATE_MS 30000	  /* a create that isn't ready by then has failed */
@@ -40,6 +46,8 @@
 #define SANDBOX_MAX_EXECS 256	  /* running commands in one sandbox */
 #define SANDBOX_MAX_LINGERS 256	  /* pipes emptied for background children of one sandbox */
 #define SANDBOX_SCRATCH_SIZE (64u << 10)
+
+#define SANDBOX_MAX_JOBS 6	  /* workers for snapshots at the same time; more wait in line */
 
 struct sandbox;
 struct exec_linger;
@@ -130,6 +138,26 @@ struct waiter {
 	void *arg;
 };
 
+/* A snapshot being written or unpacked in a worker. It outlives its sandbox, if that ends meanwhile. */
+struct job_result {
+	struct err e;
+	volatile bool cancelled;
+};
+
+struct job {
+	struct job *next; /* while it waits in line */
+	struct sandboxes *m;
+	struct sandbox *sb; /* NULL: it has ended */
+	int (*run)(struct job *j);			      /* in the worker; fills shared->e when it fails */
+	void (*done)(struct job *j, const struct err *e); /* in the loop; e: NULL when it worked */
+	struct job_result *shared;
+	char id[SANDBOX_ID_SIZE];
+	char slot[KEEPER_SLOT_SIZE];
+	char *template_name, *template_digest;
+	int64_t paused_ms;
+	struct snapshot_info snapshot; /* to be unpacked */
+};
+
 struct sandbox {
 	struct sandboxes *m;
 	UT_hash_handle hh;
@@ -146,7 +174,12 @@ struct sandbox {
 	int64_t deadline_us;
 
 	struct waiter *creator;
+	struct waiter *changer; /* who asked for the pause or resume under way */
 	struct waiter *enders;
+	struct job *job;
+	int64_t held_us;       /* since when its clocks stand still; 0: they run */
+	char *template_digest; /* of what its disk is made on; NULL: not known any more */
+	bool snapshot;	       /* there may be one in the state dir */
 	struct err failure;	/* kind ERR_NONE: none */
 	const char *end_reason; /* static; why it is terminating */
 
@@ -159,13 +192,14 @@ struct sandbox {
 	unsigned int n_lingers;
 
 	int refused_sock; /* hears of refused packets (sandbox_net.c), or -1 */
-	uv_poll_t refused_poll;
-	bool net_handle; /* refused_poll was initialised */
+	uv_poll_t *refused_poll; /* NULL: nobody listens */
 	struct ledger *ledger; /* or NULL: nothing was tried */
 	bool net_pending;   /* the keeper's answer is due: this memory must stay */
 	bool net_abandoned; /* and nobody waits for it any more */
 	int net_index; /* its number in the gateway, or -1 */
 	void (*net_done)(struct sandbox *sb, const struct err *e);
+	struct waiter *net_changer; /* who waits for another mode */
+	enum net_mode net_wanted;   /* and which */
 };
 
 struct deferred {
@@ -210,6 +244,10 @@ struct sandboxes {
 	void *stopped_arg;
 	uv_timer_t stop_timer;
 
+	uv_timer_t jobs_timer;
+	struct job *jobs_waiting;
+	unsigned int n_jobs; /* running workers of jobs */
+
 	unsigned int handles; /* open uv handles of this struct */
 	bool freeing;
 };
@@ -235,7 +273,53 @@ void sandbox_ended(struct sandbox *sb, int status);
 /* Frees one that never got as far as having a slot. */
 void sandbox_discard(struct sandbox *sb);
 
-/* The cgroup's counts of memory kills and of refused forks; the last known ones if they can't be read. */
+/* ---- pause and resume ---- */
+
+/* Its processes exist, frozen or not. */
+static inline bool sandbox_has_processes(const struct sandbox *sb)
+{
+	return sb->row.status == SANDBOX_RUNNING || sb->row.status == SANDBOX_PAUSING || sb->row.status == SANDBOX_PAUSED;
+}
+
+/* sandbox_jobs.c. The job is freed after done(). ERR_CAPACITY. */
+struct job *job_new(struct sandbox *sb, struct err *e);
+void job_drop(struct job *j); /* one that was not started */
+void job_start(struct job *j);
+/* Its sandbox has ended: done() is called all the same, with sb NULL. */
+void job_leave(struct job *j);
+
+/* Answers whoever waits for the pause or resume. e: NULL when it worked. */
+void sandbox_changed(struct sandbox *sb, const struct err *e);
+/* "sandbox ... is terminated, not ...". */
+int sandbox_not_ready(const char *id, enum sandbox_status status, const char *wanted, struct err *e);
+/* May the account have one more at a time? */
+int sandbox_check_concurrent(struct sandboxes *m, const struct account *a, struct err *e);
+/* The lifetime's clock and those of the commands. */
+void sandbox_hold_clocks(struct sandbox *sb);
+void sandbox_release_clocks(struct sandbox *sb);
+void sandbox_arm_deadline(struct sandbox *sb);
+/* Moves its snapshot, if any, to the trash. */
+void sandbox_drop_snapshot(struct sandbox *sb);
+
+/* sandbox_cold.c: the processes of a paused sandbox are gone. */
+void sandbox_gone_cold(struct sandbox *sb);
+int sandbox_resume_cold(struct sandbox *sb, struct err *e);
+void sandbox_cold_ready(struct sandbox *sb, const struct err *e, int root_fd);
+void sandbox_cold_failed(struct sandbox *sb, const struct err *e);
+/* Start-up: takes over a paused row (copied) whose snapshot is whole. *ret: whether it did. */
+int sandbox_load_paused(struct sandboxes *m, const struct sandbox_row *row, bool *ret, struct err *e);
+
+/* sandbox_create.c, for sandbox_cold.c */
+struct sandbox *sandbox_alloc(struct sandboxes *m);
+void sandbox_set_limits(struct sandbox *sb);
+int sandbox_configure(struct sandbox *sb, int ctl_sock, struct err *e);
+void sandbox_on_slot_dead(void *arg, int status);
+
+/* sandbox_procs.c: for a manifest; in a worker. Either may be NULL out of memory. */
+void sandbox_collect_processes(struct cgroup_root *r, const char *slot, struct json_object **ret_processes,
+			       struct json_object **ret_ports);
+
+/* The cgroup's count of memory kills; the last known one if it can't be read. */
 uint64_t sandbox_oom_kills(struct sandbox *sb);
 uint64_t sandbox_pids_denied(struct sandbox *sb);
 
@@ -255,6 +339,9 @@ void sandbox_net_stop(struct sandbox *sb);
 /* For a network that is not off: a number in the gateway, the veth pair, the rules; done() once it is so. */
 int sandbox_net_connect(struct sandbox *sb, void (*done)(struct sandbox *sb, const struct err *e), struct err *e);
 
+/* May an account of this plan have it, on this host (sandbox_create.c)? */
+int sandbox_check_network(struct sandboxes *m, const struct plan *p, const char *network, struct err *e);
+
 /* The manager's part: the egress process's socket. */
 int sandboxes_net_start(struct sandboxes *m, struct err *e);
 void sandboxes_net_stop(struct sandboxes *m);
@@ -262,9 +349,9 @@ void sandboxes_net_stop(struct sandboxes *m);
 /* Takes in what is queued: afterwards the ledger knows all that the sandbox's programs know. */
 void sandbox_net_catch_up(struct sandbox *sb);
 
-/* What was refused since then; see ledger_blocked_between. */
-size_t sandbox_net_blocked(struct sandbox *sb, int64_t since_ms, size_t max,
-			   void (*fn)(void *arg, const struct ledger_entry *en), void *arg);
+/* The number of the newest entry by now (0: none), for sandbox_net_each, which calls ledger_each. */
+uint64_t sandbox_net_seq(struct sandbox *sb);
+int sandbox_net_each(struct sandbox *sb, uint64_t since_seq, int (*fn)(void *arg, const struct ledger_entry *en), void *arg);
 
 /* ---- execs ---- */
 
@@ -272,6 +359,9 @@ void exec_on_started(struct sandbox *sb, uint64_t id, pid_t pid);
 void exec_on_exited(struct sandbox *sb, uint64_t id, const struct init_exit *ie);
 /* The sandbox's processes are gone. */
 void exec_end_all(struct sandbox *sb);
+/* Their time-outs stand still, and go on with what was left; held_us: how long they stood. */
+void exec_hold_all(struct sandbox *sb);
+void exec_release_all(struct sandbox *sb, int64_t held_us);
 
 /* exec_env.c: base (may be NULL: the defaults) with the members of a JSON object text (may be NULL) over
  * it, as an array of its own. terminal: the default TERM is one that has escapes. ERR_INVALID for a name or

@@ -54,6 +54,7 @@ int sandboxes_new(const struct sandboxes_config *c, struct sandboxes **ret, stru
 	add_timer(m, &m->pool_timer);
 	add_timer(m, &m->trash_timer);
 	add_timer(m, &m->stop_timer);
+	add_timer(m, &m->jobs_timer);
 	*ret = m;
 	return sandboxes_net_start(m, e);
 }
@@ -185,6 +186,8 @@ int sandbox_root(struct sandboxes *m, const struct account *a, const char *id, s
 
 void sandboxes_count(const struct sandboxes *m, struct sandboxes_counts *ret)
 {
+	const struct sandbox *sb, *next;
+
 	*ret = (struct sandboxes_counts){
 		.live = HASH_COUNT(m->by_id),
 		.execs = m->n_execs,
@@ -193,6 +196,8 @@ void sandboxes_count(const struct sandboxes *m, struct sandboxes_counts *ret)
 		.terminated = m->terminated,
 		.failed = m->failed,
 	};
+	HASH_ITER(hh, m->by_id, sb, next)
+		ret->paused += sb->row.status == SANDBOX_PAUSED;
 }
 
 /* ---- answers from the loop ---- */
@@ -252,7 +257,7 @@ static void on_stop_limit(uv_timer_t *t)
 
 void sandboxes_check_stopped(struct sandboxes *m)
 {
-	if (!m->stopping || !m->stopped || m->by_id || m->slots || m->deferred)
+	if (!m->stopping || !m->stopped || m->by_id || m->slots || m->deferred || m->n_jobs > 0 || m->jobs_waiting)
 		return;
 	if (m->trash_pending || m->trash_running)
 		return;
@@ -282,10 +287,10 @@ void sandboxes_maybe_free(struct sandboxes *m)
 {
 	struct deferred *d, *next;
 
-	if (!m->freeing || m->handles > 0 || m->trash_running)
+	if (!m->freeing || m->handles > 0 || m->trash_running || m->n_jobs > 0)
 		return;
 	/* What a stop that took too long left behind still points here. */
-	if (m->by_id || m->slots)
+	if (m->by_id || m->slots || m->jobs_waiting)
 		return;
 	LL_FOREACH_SAFE(m->deferred, d, next)
 	{
@@ -313,4 +318,5 @@ void sandboxes_free(struct sandboxes *m)
 	uv_close((uv_handle_t *)&m->pool_timer, on_handle_closed);
 	uv_close((uv_handle_t *)&m->trash_timer, on_handle_closed);
 	uv_close((uv_handle_t *)&m->stop_timer, on_handle_closed);
+	uv_close((uv_handle_t *)&m->jobs_timer, on_handle_closed);
 }

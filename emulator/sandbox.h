@@ -10,6 +10,7 @@
 #include "emulator/cgroup.h"
 #include "emulator/idmap.h"
 #include "emulator/store.h"
+#include "netpolicy/policy.h"
 
 struct uv_loop_s;
 struct keeper;
@@ -33,6 +34,7 @@ struct sandboxes_config {
 	int state_fd;
 	struct sandboxes_network network;
 	uint32_t warm;	   /* inits kept parked, so that a create finds one */
+	bool strict_resume; /* a resume that can't bring the processes back is ERR_NOT_READY "memory_lost" */
 	uint32_t max_live; /* refuse (ERR_CAPACITY) beyond this many on this host; 0: no limit */
 };
 
@@ -77,12 +79,46 @@ int sandbox_get(struct sandboxes *m, const struct account *a, const char *id, st
 int sandbox_terminate(struct sandboxes *m, const struct account *a, const char *id, sandbox_done_fn done, void *arg,
 		      struct err *e);
 
+/* Freezes every process and writes the disk's snapshot; done when that is durable. While it is under way
+ * and until the resume the sandbox answers ERR_NOT_READY to all but a terminate; its lifetime, its commands'
+ * time-outs and their durations stand still; commands that run stay attached. A paused one answers its row
+ * at once. A failure leaves it running. ERR_PLAN "snapshot_cap_reached", ERR_UNSUPPORTED "pause_unsupported"
+ * (nothing here can freeze) or "snapshot_unsupported", ERR_FULL, ERR_TIMEOUT. */
+int sandbox_pause(struct sandboxes *m, const struct account *a, const char *id, sandbox_done_fn done, void *arg,
+		  struct err *e);
+
+/* The same processes go on; expires_ms moves by how long it was paused. Where they are gone (a reboot, a keeper
+ * that died), the disk alone comes back, and the row says memory_lost. A running one answers its row at
+ * once. A failure leaves it paused. ERR_PLAN "concurrent_limit", ERR_UNAVAILABLE "snapshot_damaged",
+ * "template_unavailable", ERR_NOT_READY "memory_lost" (strict_resume). */
+int sandbox_resume(struct sandboxes *m, const struct account *a, const char *id, sandbox_done_fn done, void *arg,
+		   struct err *e);
+
 /* O_PATH fd of the running sandbox's root (the caller's, dup'ed): for emulator/files.h.
  * ERR_NOT_READY "sandbox_not_ready" unless it runs. */
 int sandbox_root(struct sandboxes *m, const struct account *a, const char *id, struct err *e);
 
+/* ---- its network ---- */
+
+struct ledger;
+
+/* What it asked the network for, as of now. *ret: borrowed until the loop runs again; NULL: nothing was tried.
+ * ERR_NOT_FOUND; ERR_NOT_READY once it has ended: a ledger ends with its sandbox. */
+int sandbox_network_ledger(struct sandboxes *m, const struct account *a, const char *id, const struct ledger **ret,
+			   enum net_mode *ret_mode, struct err *e);
+
+/* Another mode for a running sandbox. A stricter one ends what stands; a wider one lets it stand.
+ * ERR_NOT_READY "network_is_off" for one that was created without a network: it has no interface.
+ * Plan and host as at create. ERR_BUSY while an earlier change is under way. */
+int sandbox_network_set(struct sandboxes *m, const struct account *a, const char *id, enum net_mode mode,
+			sandbox_done_fn done, void *arg, struct err *e);
+
+/* One more "HOST[:PORT]=ADDR:PORT" for all sandboxes, as --map; NULL: forget all of them. */
+int sandboxes_network_map(struct sandboxes *m, const char *text, struct err *e);
+
 struct sandboxes_counts {
 	uint32_t live, execs;
+	uint32_t paused; /* of the live ones */
 	uint32_t warm; /* parked slots: their folders and cgroups belong to no sandbox yet */
 	uint64_t created, terminated, failed;
 };

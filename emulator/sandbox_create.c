@@ -21,6 +21,7 @@
 /* Processes: one for every 4 MB, within these. small 512, medium 1024, large 2048. */
 #define PIDS_MIN 512u
 #define PIDS_MAX 2048u
+#define PIDS_SLACK 16u
 
 /* ---- may it be ---- */
 
@@ -85,7 +86,7 @@ static int choose_size(const struct plan *p, const struct sandbox_spec *s, struc
 	return 0;
 }
 
-static int check_network(struct sandboxes *m, const struct plan *p, const char *network, struct err *e)
+int sandbox_check_network(struct sandboxes *m, const struct plan *p, const char *network, struct err *e)
 {
 	if (!network || strcmp(network, "off") == 0)
 		return 0;
@@ -96,6 +97,17 @@ static int check_network(struct sandboxes *m, const struct plan *p, const char *
 	if (m->egress_lost)
 		return err_set(e, ERR_UNAVAILABLE, ENETDOWN, "network_unavailable", "network \"%s\" can't be had on this host: %s",
 			       network, m->c.network.why_none ? m->c.network.why_none : "the egress process is gone");
+	return 0;
+}
+
+int sandbox_check_concurrent(struct sandboxes *m, const struct account *a, struct err *e)
+{
+	const struct plan *p = plan_get(a->plan);
+	uint32_t live = count_account(m, a->id);
+
+	if (live >= p->max_concurrent)
+		return err_set(e, ERR_PLAN, EAGAIN, "concurrent_limit",
+			       "plan \"%s\" allows %u sandboxes at a time; %u are running", p->name, p->max_concurrent, live);
 	return 0;
 }
 
@@ -122,22 +134,17 @@ static int check(struct sandboxes *m, const struct account *a, const struct sand
 		 struct err *e)
 {
 	const struct plan *p = plan_get(a->plan);
-	uint32_t live;
 	int r;
 
 	r = choose_size(p, s, row, e);
 	if (r >= 0)
-		r = check_network(m, p, s->network, e);
+		r = sandbox_check_network(m, p, s->network, e);
 	if (r >= 0)
 		r = choose_timeout(p, s, &row->timeout_s, e);
 	if (r < 0)
 		return r;
-	live = count_account(m, a->id);
-	if (live >= p->max_concurrent)
-		return err_set(e, ERR_PLAN, EAGAIN, "concurrent_limit",
-			       "plan \"%s\" allows %u sandboxes at a time; %u are running", p->name, p->max_concurrent,
-			       live);
-	return check_host(m, e);
+	r = sandbox_check_concurrent(m, a, e);
+	return r < 0 ? r : check_host(m, e);
 }
 
 /* ---- what it will be ---- */
@@ -167,7 +174,7 @@ static int fill_row(const struct account *a, const struct sandbox_spec *s, struc
 	return 0;
 }
 
-static void set_limits(struct sandbox *sb)
+void sandbox_set_limits(struct sandbox *sb)
 {
 	sb->limits = (struct cgroup_limits){
 		.cpu_millis = sb->row.cpu_millis,
@@ -188,7 +195,7 @@ static int prepare(struct sandbox *sb, const struct account *a, const struct san
 	if (r >= 0)
 		r = fill_row(a, s, &sb->row, e);
 	if (r >= 0)
-		set_limits(sb);
+		sandbox_set_limits(sb);
 	return r;
 }
 
@@ -206,6 +213,13 @@ static void on_deadline(uv_timer_t *t)
 	}
 	log_info("%s: its time is over", sb->row.id);
 	sandbox_end(sb, "timeout", NULL);
+}
+
+void sandbox_arm_deadline(struct sandbox *sb)
+{
+	uv_update_time(sb->m->c.loop);
+	(void)uv_timer_start(&sb->timer, on_deadline,
+			     (uint64_t)(MAX(sb->deadline_us - clock_mono_us(), INT64_C(0)) / 1000), 0);
 }
 
 static void on_create_limit(uv_timer_t *t)
@@ -233,7 +247,8 @@ static void set_running(struct sandbox *sb)
 		return;
 	}
 	sb->deadline_us = clock_mono_us() + (int64_t)row->timeout_s * 1000000;
-	(void)uv_timer_start(&sb->timer, on_deadline, (uint64_t)row->timeout_s * 1000, 0);
+	sandbox_arm_deadline(sb);
+	sb->template_digest = sb->template->t->digest ? strdup(sb->template->t->digest) : NULL;
 	template_ref_put(TAKE_PTR(sb->template));
 	m->created++;
 	w = TAKE_PTR(sb->creator);
@@ -246,8 +261,12 @@ static void on_init_ready(void *arg, const struct err *e, int root_fd)
 {
 	struct sandbox *sb = arg;
 
-	if (sb->row.status != SANDBOX_CREATING || sb->root_fd >= 0) {
+	if ((sb->row.status != SANDBOX_CREATING && sb->row.status != SANDBOX_RESUMING) || sb->root_fd >= 0) {
 		closep(&root_fd);
+		return;
+	}
+	if (sb->row.status == SANDBOX_RESUMING) {
+		sandbox_cold_ready(sb, e, root_fd);
 		return;
 	}
 	if (e) {
@@ -283,15 +302,36 @@ static void on_init_lost(void *arg, const char *why)
 		sandbox_end(sb, "failed", &e);
 		return;
 	}
+	if (sb->row.status == SANDBOX_RESUMING) {
+		(void)err_set(&e, ERR_INTERNAL, EIO, NULL, "the sandbox's init is lost: %s", why);
+		sandbox_cold_failed(sb, &e);
+		return;
+	}
+	if (sb->row.status == SANDBOX_PAUSED) {
+		slot_kill(sb->slot); /* then its disk is all that is left */
+		return;
+	}
 	if (!sb->row.failure)
 		sb->row.failure = strdup(why);
 	sandbox_end(sb, "failed", NULL);
 }
 
-static void on_slot_dead(void *arg, int status)
+void sandbox_on_slot_dead(void *arg, int status)
 {
 	struct sandbox *sb = arg;
+	struct err e = ERR_INIT;
 
+	if (sb->row.status == SANDBOX_PAUSED) {
+		sandbox_gone_cold(sb);
+		return;
+	}
+	if (sb->row.status == SANDBOX_RESUMING) {
+		sb->slot = NULL;
+		(void)err_set(&e, ERR_INTERNAL, EIO, NULL, "the sandbox's init ended while it was set up (status %#x)",
+			      (unsigned int)status);
+		sandbox_cold_failed(sb, &e);
+		return;
+	}
 	if (sb->row.status == SANDBOX_CREATING)
 		(void)err_set(&sb->failure, ERR_INTERNAL, EIO, NULL,
 			      "the sandbox's init ended while it was set up (status %#x)", (unsigned int)status);
@@ -301,7 +341,7 @@ static void on_slot_dead(void *arg, int status)
 	sandbox_ended(sb, status);
 }
 
-static int configure(struct sandbox *sb, int ctl_sock, struct err *e)
+int sandbox_configure(struct sandbox *sb, int ctl_sock, struct err *e)
 {
 	const struct init_events ev = { .ready = on_init_ready,
 					.started = on_init_started,
@@ -316,7 +356,8 @@ static int configure(struct sandbox *sb, int ctl_sock, struct err *e)
 		.cpus = (sb->limits.cpu_millis + 999) / 1000,
 		.hostname = "sandbox", /* the name that a template's /etc/hosts knows */
 		.memory_bytes = sb->limits.memory_bytes,
-		.pids_max = sb->limits.pids_max,
+		/* Where there is a cgroup it is to say no first: it counts how often. */
+		.pids_max = sb->limits.pids_max + PIDS_SLACK,
 		.no_cgroup_view = cgroup_root_backend(sb->m->c.cgroups) == CGROUP_NONE,
 	};
 
@@ -325,7 +366,7 @@ static int configure(struct sandbox *sb, int ctl_sock, struct err *e)
 
 static void use_slot(struct sandbox *sb, const struct err *net)
 {
-	const struct slot_events ev = { .dead = on_slot_dead, .arg = sb };
+	const struct slot_events ev = { .dead = sandbox_on_slot_dead, .arg = sb };
 	struct err e = ERR_INIT;
 	int r, sock = -1;
 
@@ -338,7 +379,7 @@ static void use_slot(struct sandbox *sb, const struct err *net)
 		r = slot_use(sb->slot, &sb->limits, &ev, &sock, &e);
 	}
 	if (r >= 0)
-		r = configure(sb, sock, &e);
+		r = sandbox_configure(sb, sock, &e);
 	if (r >= 0)
 		sandbox_net_start(sb);
 	if (r < 0) {
@@ -369,18 +410,13 @@ static void on_slot_ready(void *arg, const struct err *err)
 
 /* ---- the request ---- */
 
-static struct sandbox *sandbox_alloc(struct sandboxes *m, sandbox_done_fn done, void *arg)
+struct sandbox *sandbox_alloc(struct sandboxes *m)
 {
 	struct sandbox *sb = calloc(1, sizeof(*sb));
-	struct waiter *w = calloc(1, sizeof(*w));
 
-	if (!sb || !w) {
-		free(sb);
-		free(w);
+	if (!sb)
 		return NULL;
-	}
-	*w = (struct waiter){ .done = done, .arg = arg };
-	*sb = (struct sandbox){ .m = m, .root_fd = -1, .refused_sock = -1, .net_index = -1, .creator = w };
+	*sb = (struct sandbox){ .m = m, .root_fd = -1, .refused_sock = -1, .net_index = -1 };
 	(void)uv_timer_init(m->c.loop, &sb->timer);
 	sb->timer.data = sb;
 	return sb;
@@ -400,7 +436,7 @@ static void mark_failed(struct sandbox *sb, const struct err *e)
 
 static int start(struct sandbox *sb, struct err *e)
 {
-	const struct slot_events ev = { .ready = on_slot_ready, .dead = on_slot_dead, .arg = sb };
+	const struct slot_events ev = { .ready = on_slot_ready, .dead = sandbox_on_slot_dead, .arg = sb };
 	struct sandboxes *m = sb->m;
 	struct slot *warm = pool_take(m, &ev);
 	int r;
@@ -438,13 +474,18 @@ int sandbox_create(struct sandboxes *m, const struct account *a, const struct sa
 		   void *arg, struct err *e)
 {
 	struct err own = ERR_INIT;
-	struct sandbox *sb = sandbox_alloc(m, done, arg);
+	struct waiter *w = calloc(1, sizeof(*w));
+	struct sandbox *sb = w ? sandbox_alloc(m) : NULL;
 	int r;
 
 	if (!e)
 		e = &own;
-	if (!sb)
+	if (!sb) {
+		free(w);
 		return err_errno(e, ENOMEM, "can't make a sandbox");
+	}
+	*w = (struct waiter){ .done = done, .arg = arg };
+	sb->creator = w;
 	r = prepare(sb, a, s, e);
 	if (r >= 0)
 		r = start(sb, e);

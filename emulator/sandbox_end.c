@@ -31,8 +31,15 @@ static void save(struct sandbox *sb)
 		log_error("%s: its row can't be written: %s", sb->row.id, e.msg);
 }
 
+static void on_cold_end(uv_timer_t *t)
+{
+	sandbox_ended(t->data, 0);
+}
+
 void sandbox_end(struct sandbox *sb, const char *reason, const struct err *failure)
 {
+	bool frozen = sb->row.status == SANDBOX_PAUSING || sb->row.status == SANDBOX_PAUSED;
+
 	if (sb->row.status == SANDBOX_TERMINATING)
 		return;
 	sb->end_reason = reason;
@@ -43,7 +50,14 @@ void sandbox_end(struct sandbox *sb, const char *reason, const struct err *failu
 	sb->row.status = SANDBOX_TERMINATING;
 	if (!failure)
 		save(sb);
+	if (!sb->slot) { /* paused, and its processes gone before */
+		(void)uv_timer_start(&sb->timer, on_cold_end, 0, 0);
+		return;
+	}
 	slot_kill(sb->slot);
+	/* The v1 freezer keeps even SIGKILL from its processes; this thaws it. */
+	if (frozen)
+		(void)cgroup_kill(sb->m->c.cgroups, sb->slot->name);
 }
 
 static void on_closed(uv_handle_t *h)
@@ -52,27 +66,16 @@ static void on_closed(uv_handle_t *h)
 
 	ledger_free(sb->ledger);
 	exec_env_free(sb->env);
+	free(sb->template_digest);
 	template_ref_put(sb->template);
 	sandbox_row_clear(&sb->row);
 	free(sb);
-}
-
-static void on_net_closed(uv_handle_t *h)
-{
-	struct sandbox *sb = h->data;
-
-	uv_close((uv_handle_t *)&sb->timer, on_closed);
 }
 
 void sandbox_discard(struct sandbox *sb)
 {
 	if (sb->net_pending) {
 		sb->net_abandoned = true;
-		return;
-	}
-	if (sb->net_handle) {
-		sb->refused_poll.data = sb;
-		uv_close((uv_handle_t *)&sb->refused_poll, on_net_closed);
 		return;
 	}
 	uv_close((uv_handle_t *)&sb->timer, on_closed);
@@ -116,6 +119,12 @@ static void answer(struct sandbox *sb)
 		w->done(w->arg, NULL, &sb->row);
 		free(w);
 	}
+	if (sb->changer) {
+		struct err ended = ERR_INIT;
+
+		(void)sandbox_not_ready(sb->row.id, sb->row.status, "paused or running", &ended);
+		sandbox_changed(sb, &ended);
+	}
 	w = sb->creator;
 	if (w) {
 		if (e.kind == ERR_NONE && strcmp(sb->row.termination_reason, "user") != 0)
@@ -139,7 +148,10 @@ void sandbox_ended(struct sandbox *sb, int status)
 		init_free(TAKE_PTR(sb->init));
 	closep(&sb->root_fd);
 	sandbox_net_stop(sb);
+	if (sb->job)
+		job_leave(sb->job);
 	settle_row(sb, reason);
+	sandbox_drop_snapshot(sb);
 	log_info("%s: %s (%s)", sb->row.id, sandbox_status_name(sb->row.status), reason);
 	/* Out of the table first: a callback may look it up, or make another. */
 	HASH_DEL(m->by_id, sb);

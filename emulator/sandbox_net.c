@@ -49,18 +49,24 @@ static void on_readable(uv_poll_t *h, int status, int events)
 		(void)uv_poll_stop(h);
 }
 
+static void on_closed(uv_handle_t *h)
+{
+	free(h);
+}
+
 void sandbox_net_start(struct sandbox *sb)
 {
 	sb->refused_sock = TAKE_FD(sb->slot->refused_sock);
 	if (sb->refused_sock < 0)
 		return;
-	if (uv_poll_init(sb->m->c.loop, &sb->refused_poll, sb->refused_sock) < 0) {
+	sb->refused_poll = calloc(1, sizeof(*sb->refused_poll));
+	if (!sb->refused_poll || uv_poll_init(sb->m->c.loop, sb->refused_poll, sb->refused_sock) < 0) {
+		free(TAKE_PTR(sb->refused_poll));
 		closep(&sb->refused_sock);
 		return;
 	}
-	sb->refused_poll.data = sb;
-	sb->net_handle = true;
-	(void)uv_poll_start(&sb->refused_poll, UV_READABLE, on_readable);
+	sb->refused_poll->data = sb;
+	(void)uv_poll_start(sb->refused_poll, UV_READABLE, on_readable);
 }
 
 /* ---- the egress process ---- */
@@ -240,7 +246,8 @@ void sandbox_net_stop(struct sandbox *sb)
 	struct egress_msg gone = { .magic = EGRESS_MAGIC, .type = EGRESS_REMOVE };
 
 	if (sb->refused_sock >= 0) {
-		(void)uv_poll_stop(&sb->refused_poll);
+		/* Closed while the fd is still its own: libuv takes the number out of the epoll set, whoever has it then. */
+		uv_close((uv_handle_t *)TAKE_PTR(sb->refused_poll), on_closed);
 		closep(&sb->refused_sock);
 	}
 	if (sb->net_index < 0)
@@ -261,9 +268,128 @@ void sandbox_net_catch_up(struct sandbox *sb)
 		read_events(sb->m);
 }
 
-size_t sandbox_net_blocked(struct sandbox *sb, int64_t since_ms, size_t max,
-			   void (*fn)(void *arg, const struct ledger_entry *en), void *arg)
+uint64_t sandbox_net_seq(struct sandbox *sb)
 {
+	struct ledger_counters n;
+
 	sandbox_net_catch_up(sb);
-	return sb->ledger ? ledger_blocked_between(sb->ledger, since_ms, clock_real_ms(), max, fn, arg) : 0;
+	if (!sb->ledger)
+		return 0;
+	ledger_counters(sb->ledger, &n);
+	return n.allowed + n.blocked + n.failed; /* entries are numbered from 1 on */
+}
+
+int sandbox_net_each(struct sandbox *sb, uint64_t since_seq, int (*fn)(void *arg, const struct ledger_entry *en), void *arg)
+{
+	return sb->ledger ? ledger_each(sb->ledger, since_seq, fn, arg) : 0;
+}
+
+/* ---- what the API asks ---- */
+
+int sandbox_network_ledger(struct sandboxes *m, const struct account *a, const char *id, const struct ledger **ret,
+			   enum net_mode *ret_mode, struct err *e)
+{
+	struct sandbox *sb;
+	int r = sandbox_find_running(m, a, id, &sb, e);
+
+	if (r < 0)
+		return r;
+	if (net_mode_parse(sb->row.network, ret_mode) < 0)
+		return err_set(e, ERR_INTERNAL, EINVAL, NULL, "network %s", sb->row.network);
+	sandbox_net_catch_up(sb);
+	*ret = sb->ledger;
+	return 0;
+}
+
+static void set_row(struct sandbox *sb)
+{
+	struct err e = ERR_INIT;
+
+	(void)snprintf(sb->row.network, sizeof(sb->row.network), "%s", net_mode_name(sb->net_wanted));
+	/* The kernel has the new mode already; a row that says otherwise is only a row. */
+	if (store_sandbox_update(sb->m->c.store, &sb->row, &e) < 0)
+		log_error("%s: its row can't be written: %s", sb->row.id, e.msg);
+}
+
+static void on_mode_set(void *arg, const struct err *e)
+{
+	struct sandbox *sb = arg;
+	struct waiter *w = TAKE_PTR(sb->net_changer);
+	bool gone = sb->net_abandoned;
+	enum net_mode old;
+	struct err over;
+
+	sb->net_pending = false;
+	(void)err_set(&over, ERR_NOT_READY, EBUSY, "sandbox_not_ready", "sandbox %s ended meanwhile", sb->row.id);
+	if (!gone && !e)
+		set_row(sb);
+	else if (!gone && net_mode_parse(sb->row.network, &old) == 0)
+		(void)send_rules(sb, old, NULL);
+	w->done(w->arg, gone ? &over : e, gone || e ? NULL : &sb->row);
+	free(w);
+	if (gone)
+		sandbox_discard(sb);
+}
+
+static int change_mode(struct sandbox *sb, enum net_mode from, enum net_mode to, struct err *e)
+{
+	struct egress_msg gone = { .magic = EGRESS_MAGIC, .type = EGRESS_REMOVE, .index = (uint32_t)sb->net_index };
+	int r = 0;
+
+	/* What stands was allowed by rules that no longer hold. */
+	if (to < from)
+		r = tell_egress(sb->m, &gone);
+	if (r < 0)
+		return err_errno(e, -r, "telling the egress process");
+	r = send_rules(sb, to, e);
+	if (r >= 0)
+		r = keeper_set_mode(sb->m->keeper, sb->row.slot, (uint32_t)sb->net_index, to, on_mode_set, sb, e);
+	if (r < 0)
+		(void)send_rules(sb, from, NULL);
+	return r;
+}
+
+int sandbox_network_set(struct sandboxes *m, const struct account *a, const char *id, enum net_mode mode,
+			sandbox_done_fn done, void *arg, struct err *e)
+{
+	struct sandbox *sb;
+	enum net_mode old;
+	struct waiter *w;
+	int r = sandbox_find_running(m, a, id, &sb, e);
+
+	if (r >= 0)
+		r = sandbox_check_network(m, plan_get(a->plan), net_mode_name(mode), e);
+	if (r >= 0 && (r = net_mode_parse(sb->row.network, &old)) < 0)
+		r = err_set(e, ERR_INTERNAL, EINVAL, NULL, "network %s", sb->row.network);
+	if (r >= 0 && sb->net_index < 0)
+		r = err_set(e, ERR_NOT_READY, ENETDOWN, "network_is_off",
+			    "sandbox %.40s was created with network \"off\": it has no interface; create another one", id);
+	if (r >= 0 && sb->net_pending)
+		r = err_set(e, ERR_BUSY, EBUSY, NULL, "an earlier change of this sandbox's network is under way");
+	if (r < 0)
+		return r;
+	w = calloc(1, sizeof(*w));
+	if (!w)
+		return err_errno(e, ENOMEM, "can't change the network");
+	*w = (struct waiter){ .done = done, .arg = arg };
+	sb->net_changer = w;
+	sb->net_wanted = mode;
+	r = change_mode(sb, old, mode, e);
+	sb->net_pending = r >= 0;
+	if (r < 0)
+		free(TAKE_PTR(sb->net_changer));
+	return r;
+}
+
+int sandboxes_network_map(struct sandboxes *m, const char *text, struct err *e)
+{
+	const struct egress_msg forget = { .magic = EGRESS_MAGIC, .type = EGRESS_MAP };
+	int r;
+
+	if (text && egress_map_check(text) < 0)
+		return err_set(e, ERR_INVALID, EINVAL, "map_invalid", "\"%.64s\" is not of the form HOST[:PORT]=ADDRESS:PORT", text);
+	r = text ? tell_text(m, EGRESS_MAP, 0, text) : tell_egress(m, &forget);
+	if (r < 0)
+		return err_set(e, ERR_UNAVAILABLE, -r, "network_unavailable", "there is no egress process to tell");
+	return 0;
 }

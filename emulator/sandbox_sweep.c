@@ -163,8 +163,14 @@ static int add_row(void *arg, const struct sandbox_row *row)
 	return r;
 }
 
-static int mark_row(struct sandboxes *m, struct sandbox_row *row, struct err *e)
+/* Of a run whose processes are gone: a paused one can go on, the others have failed. */
+static int settle_row(struct sandboxes *m, struct sandbox_row *row, struct err *e)
 {
+	bool paused = false;
+	int r = sandbox_load_paused(m, row, &paused, e);
+
+	if (r < 0 || paused)
+		return r;
 	row->status = SANDBOX_FAILED;
 	(void)snprintf(row->termination_reason, sizeof(row->termination_reason), "failed");
 	row->terminated_ms = clock_real_ms();
@@ -181,11 +187,20 @@ static int sweep_rows(struct sandboxes *m, struct err *e)
 
 	for (size_t i = 0; i < l.n; i++) {
 		if (r >= 0)
-			r = mark_row(m, &l.v[i], e);
+			r = settle_row(m, &l.v[i], e);
 		sandbox_row_clear(&l.v[i]);
 	}
 	free(l.v);
 	return r < 0 ? r : 0;
+}
+
+static bool snapshot_wanted(void *arg, const char *id)
+{
+	struct sandboxes *m = arg;
+	struct sandbox *sb;
+
+	HASH_FIND(hh, m->by_id, id, strlen(id), sb);
+	return sb && sb->row.status == SANDBOX_PAUSED;
 }
 
 int sandboxes_sweep(struct sandboxes *m, struct err *e)
@@ -196,7 +211,10 @@ int sandboxes_sweep(struct sandboxes *m, struct err *e)
 	r = sweep_folders(m, e);
 	if (r < 0)
 		return r;
+	r = sweep_rows(m, e);
+	if (r >= 0)
+		r = snapshot_sweep(m->c.state_fd, snapshot_wanted, m, e);
 	/* Also what a killed worker left in the trash itself. */
 	sandbox_trash_kick(m);
-	return sweep_rows(m, e);
+	return r;
 }

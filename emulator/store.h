@@ -40,6 +40,7 @@ struct sandbox_row {
 	int64_t started_ms, expires_ms, paused_ms, terminated_ms; /* 0: not yet */
 	char termination_reason[16];				  /* "", "user", "timeout", "oom", "failed", "reset" */
 	char *failure;						  /* why it failed, for a person, or NULL */
+	bool memory_lost; /* not stored: it was resumed from its disk alone in this run */
 };
 void sandbox_row_clear(struct sandbox_row *r); /* frees the strings, zeroes the rest */
 int sandbox_row_copy(const struct sandbox_row *from, struct sandbox_row *to);

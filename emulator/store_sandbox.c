@@ -24,7 +24,7 @@ const struct store_sql store_sandbox_sql[] = {
 	{ STMT_SANDBOX_UPDATE,
 	  "UPDATE sandbox SET slot = ?2, status = ?3, timeout_s = ?4, started_ms = ?5, expires_ms = ?6, paused_ms = "
 	  "?7, "
-	  "terminated_ms = ?8, termination_reason = ?9, failure = ?10, cpu_millis = ?11, memory_mb = ?12, "
+	  "terminated_ms = ?8, termination_reason = ?9, failure = ?10, cpu_millis = ?11, memory_mb = ?12, network = ?13, "
 	  "env = CASE WHEN ?3 IN ('terminated', 'failed') THEN '{}' ELSE env END WHERE id = ?1" },
 	{ STMT_SANDBOX_GET, "SELECT " COLUMNS " FROM sandbox WHERE id = ?1" },
 	{ STMT_SANDBOX_LIST, "SELECT " COLUMNS " FROM sandbox WHERE account = ?1 AND (created_ms, id) < (?2, ?3) "
@@ -208,6 +208,7 @@ int store_sandbox_update(struct store *s, const struct sandbox_row *r, struct er
 	store_bind_text(st, 10, r->failure);
 	store_bind_int(st, 11, r->cpu_millis);
 	store_bind_int(st, 12, r->memory_mb);
+	store_bind_text(st, 13, r->network);
 	rc = store_step(st);
 	if (rc != SQLITE_DONE)
 		return store_err(s, rc, e, "cannot store the sandbox's state");

@@ -49,9 +49,18 @@ static int drop_capabilities(void)
 	return syscall(SYS_capset, &h, caps) < 0 ? -errno : 0;
 }
 
+static int limit_memory(uint64_t max_data)
+{
+#ifdef __SANITIZE_ADDRESS__ /* its shadow is larger than any limit */
+	(void)max_data;
+	return 0;
+#else
+	return setrlimit(RLIMIT_DATA, &(struct rlimit){ .rlim_cur = max_data, .rlim_max = max_data }) < 0 ? -errno : 0;
+#endif
+}
+
 int worker_confine(int dirfd, uint64_t max_data)
 {
-	struct rlimit data = { .rlim_cur = max_data, .rlim_max = max_data };
 	int r;
 
 	if (prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) < 0)
@@ -59,9 +68,5 @@ int worker_confine(int dirfd, uint64_t max_data)
 	r = restrict_paths(dirfd);
 	if (r == 0)
 		r = drop_capabilities();
-#ifndef __SANITIZE_ADDRESS__ /* its shadow is larger than any limit */
-	if (r == 0 && setrlimit(RLIMIT_DATA, &data) < 0)
-		r = -errno;
-#endif
-	return r;
+	return r < 0 ? r : limit_memory(max_data);
 }

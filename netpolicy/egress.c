@@ -160,19 +160,22 @@ static bool events_flush(struct egress *eg)
 	return true;
 }
 
-/* A flood of refusals is worth its first lines only: a token bucket keeps the daemon's time for the others. */
-static bool event_affordable(struct sandbox *s)
+/* A flood is worth its first lines only: token buckets keep the daemon's time for the others. Connections have
+ * their own, so that questions and refusals can't hide them. */
+static bool event_affordable(struct sandbox *s, const struct egress_event *ev)
 {
-	int64_t now = clock_mono_us();
-	int64_t won = (now - s->tokens_at) * (EVENT_BURST / 4) / 1000000;
+	bool flow = ev->verdict == EGRESS_ALLOWED && ev->kind != EGRESS_DNS;
+	struct bucket *b = &s->buckets[flow];
+	int64_t burst = flow ? EVENT_BURST * 5 : EVENT_BURST, now = clock_mono_us();
+	int64_t won = (now - b->at) * (burst / 4) / 1000000;
 
 	if (won > 0) {
-		s->tokens = MIN(EVENT_BURST, s->tokens + won);
-		s->tokens_at = now;
+		b->tokens = MIN(burst, b->tokens + won);
+		b->at = now;
 	}
-	if (s->tokens <= 0)
+	if (b->tokens <= 0)
 		return false;
-	s->tokens--;
+	b->tokens--;
 	return true;
 }
 
@@ -181,7 +184,7 @@ void event_send(struct egress *eg, struct sandbox *s, const struct egress_event 
 	struct queued_event *q;
 
 	/* The end of a flow is always told: its start was. */
-	if (ev->verdict != EGRESS_ALLOWED && ev->kind != EGRESS_CLOSED && !event_affordable(s))
+	if (ev->kind != EGRESS_CLOSED && !event_affordable(s, ev))
 		return;
 	if (!eg->control.ready || eg->n_events >= EVENT_QUEUE_MAX || !(q = malloc(sizeof(*q))))
 		return;
@@ -295,8 +298,6 @@ static int sandbox_add(struct egress *eg, const struct egress_msg *m)
 		}
 		TAILQ_INIT(&s->ages);
 		s->serial = ++eg->next_serial;
-		s->tokens = EVENT_BURST;
-		s->tokens_at = clock_mono_us();
 		eg->sandboxes[m->index] = s;
 	}
 	known_clear(s);
@@ -333,7 +334,7 @@ static int control_apply(struct egress *eg, const struct egress_msg *m)
 		map_clear(&eg->map);
 		return 0;
 	case EGRESS_ZONE:
-		if (m->value)
+		if (m->text[0])
 			return zone_add(&eg->map, m->text);
 		zone_clear(&eg->map);
 		return 0;
@@ -477,6 +478,31 @@ static int raw_socket(int family, int proto)
 	return socket(family, SOCK_RAW | SOCK_NONBLOCK | SOCK_CLOEXEC, proto);
 }
 
+static int fd_cmp(const void *a, const void *b)
+{
+	return *(const int *)a - *(const int *)b;
+}
+
+/* Whatever else the parent had open is not for a process that reads what sandboxes write. */
+static int close_others(const struct egress_config *c)
+{
+	const struct gateway_sockets *g = c->sockets;
+	int keep[] = { STDERR_FILENO, c->control, c->dialer,	 g->nflog,	g->tcp[0],     g->tcp[1],
+		       g->udp[0],     g->udp[1],  g->dns_tcp[0], g->dns_tcp[1], g->dns_udp[0], g->dns_udp[1] };
+	size_t n = ARRAY_SIZE(keep);
+
+	qsort(keep, n, sizeof(keep[0]), fd_cmp);
+	for (size_t i = 0; i < n; i++) {
+		unsigned int from = (unsigned int)keep[i] + 1, to = i + 1 < n ? (unsigned int)keep[i + 1] : ~0u;
+
+		if (keep[i] < STDERR_FILENO || from >= to)
+			continue;
+		if (sys_close_range(from, to == ~0u ? to : to - 1, 0) < 0)
+			return -errno;
+	}
+	return 0;
+}
+
 static int egress_init(struct egress *eg, const struct egress_config *c)
 {
 	struct rlimit files;
@@ -487,6 +513,9 @@ static int egress_init(struct egress *eg, const struct egress_config *c)
 		(void)setrlimit(RLIMIT_NOFILE, &files);
 	}
 	(void)signal(SIGPIPE, SIG_IGN);
+	r = close_others(c);
+	if (r < 0)
+		return r;
 	STAILQ_INIT(&eg->events);
 	for (size_t i = 0; i < WAIT_KINDS; i++)
 		TAILQ_INIT(&eg->waits[i]);
@@ -507,6 +536,20 @@ static int egress_init(struct egress *eg, const struct egress_config *c)
 	if (r >= 0)
 		blank_fill(eg);
 	return r;
+}
+
+/* What the daemon said before a sandbox sent anything is also done before. */
+static void turn(struct egress *eg, const struct epoll_event *ev, int n)
+{
+	for (int i = 0; i < n; i++)
+		if (ev[i].data.ptr == &eg->control && eg->control.ready)
+			eg->control.ready(&eg->control, ev[i].events);
+	for (int i = 0; i < n; i++) {
+		struct source *s = ev[i].data.ptr;
+
+		if (s->ready && s != &eg->control)
+			s->ready(s, ev[i].events);
+	}
 }
 
 static void sweep(struct egress *eg)
@@ -534,12 +577,7 @@ _noreturn_ void egress_main(const struct egress_config *c)
 		int wait = deadlines_run(eg);
 		int n = epoll_wait(eg->ep, ev, LOOP_BATCH, eg->garbage ? 0 : wait);
 
-		for (int i = 0; i < n; i++) {
-			struct source *s = ev[i].data.ptr;
-
-			if (s->ready)
-				s->ready(s, ev[i].events);
-		}
+		turn(eg, ev, n);
 		sweep(eg);
 	}
 	log_error("egress: the dialer is gone");

@@ -20,6 +20,9 @@ struct egress_config {
 	char nameservers[3][64]; /* the host's, as text with optional #port; "" = none */
 };
 
+/* Whether an EGRESS_MAP's text makes sense: 0 or -EINVAL. For who sends it: egress answers nothing. */
+int egress_map_check(const char *text);
+
 /* Never returns. */
 _noreturn_ void egress_main(const struct egress_config *c);
 
@@ -35,9 +38,9 @@ enum egress_msg_type {
 	EGRESS_ALLOW,	/* one more rule for index: text */
 	EGRESS_REMOVE,	/* index: connections end */
 	EGRESS_MAP,	/* text: "HOST[:PORT]=ADDR:PORT"; value 1 = add, 0 = remove all */
-	EGRESS_ZONE,	/* text: "NAME=ADDR": the built-in zone */
+	EGRESS_ZONE,	/* text: "NAME=ADDR": the built-in zone; "" removes all */
 	/* from egress */
-	EGRESS_EVENT,	/* struct egress_event follows the header */
+	EGRESS_EVENT,	/* a struct egress_event, by itself */
 };
 
 #define EGRESS_ALLOW_PRIVATE 1u

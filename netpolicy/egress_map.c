@@ -49,7 +49,7 @@ static int give_address(struct map *m, const char *name)
 		return 0;
 	if (m->n_synthetic >= MAP_MAX)
 		return -E2BIG;
-	v = reallocarray(m->by_number, m->n_synthetic + 1, sizeof(*v));
+	v = reallocarray(m->by_number, m->n_synthetic + 1, sizeof(void *));
 	if (!v)
 		return -ENOMEM;
 	m->by_number = v;
@@ -63,16 +63,29 @@ static int give_address(struct map *m, const char *name)
 	return 0;
 }
 
+static int parse_map(const char *text, struct policy_rule *ret_left, struct target *ret_to)
+{
+	const char *right;
+	int r = split(text, ret_left, &right);
+
+	return r < 0 ? r : parse_target(right, &ret_to->address, &ret_to->port, true);
+}
+
+int egress_map_check(const char *text)
+{
+	struct policy_rule left;
+	struct target to;
+
+	return strlen(text) < sizeof(((struct egress_msg *)NULL)->text) ? parse_map(text, &left, &to) : -EINVAL;
+}
+
 int map_add(struct map *m, const char *text)
 {
 	struct mapping entry = { 0 }, *v;
 	struct policy_rule left;
-	const char *right;
 	size_t i;
-	int r = split(text, &left, &right);
+	int r = parse_map(text, &left, &entry.to);
 
-	if (r == 0)
-		r = parse_target(right, &entry.to.address, &entry.to.port, true);
 	if (r == 0)
 		r = give_address(m, left.name);
 	if (r < 0)

@@ -16,10 +16,10 @@
  * pipe for splice(2), if there are any left: pipes are scarce (fds, and the kernel's limit of pipe pages a user). */
 
 #define LANE_READ 65536
-#define LANE_ROUNDS 8		/* reads of one lane in a turn of the loop */
+#define LANE_ROUNDS 4		/* reads of one lane in a turn of the loop */
 #define LANE_SPLICE_FROM 262144 /* bytes after which a lane is worth a pipe */
 #define PIPES_MAX 256
-#define PIPE_SIZE 1048576
+#define PIPE_SIZE 262144 /* 256 of these are what a user may have (pipe(7), pipe-user-pages-soft) */
 
 enum conn_state { CONN_SNIFF, CONN_SOCKET, CONN_CONNECT, CONN_OPEN, CONN_DEAD };
 

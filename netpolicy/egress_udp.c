@@ -210,21 +210,36 @@ static void flow_server_ready(struct source *s, uint32_t events _unused_)
 	flow_move(f, s->fd, f->client.fd, &f->bytes_in, true);
 }
 
-/* A socket that speaks as `local` to `peer`, in the gateway. */
+/* A socket in the gateway that speaks as the destination of k. */
 static int transparent_socket(const struct flow_key *k)
 {
-	struct sockaddr_storage local, peer;
+	struct sockaddr_storage local;
 	socklen_t n = egress_to_sockaddr(&k->to, k->to_port, &local);
 	int family = local.ss_family, one = 1;
 	int fd = socket(family, SOCK_DGRAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0);
 
 	if (fd < 0)
 		return -errno;
-	(void)egress_to_sockaddr(&k->from, k->from_port, &peer);
 	if (setsockopt(fd, family == AF_INET ? SOL_IP : SOL_IPV6, family == AF_INET ? IP_TRANSPARENT : IPV6_TRANSPARENT,
 		       &one, sizeof(one)) < 0 ||
 	    setsockopt(fd, SOL_SOCKET, SO_REUSEADDR, &one, sizeof(one)) < 0 ||
-	    bind(fd, (struct sockaddr *)&local, n) < 0 || connect(fd, (struct sockaddr *)&peer, n) < 0) {
+	    bind(fd, (struct sockaddr *)&local, n) < 0) {
+		int r = -errno;
+
+		(void)close(fd);
+		return r;
+	}
+	return fd;
+}
+
+/* Connected to the sandbox, it is where tproxy hands the flow's later datagrams. */
+static int flow_socket(const struct flow_key *k)
+{
+	struct sockaddr_storage peer;
+	socklen_t n = egress_to_sockaddr(&k->from, k->from_port, &peer);
+	int fd = transparent_socket(k);
+
+	if (fd >= 0 && connect(fd, (struct sockaddr *)&peer, n) < 0) {
 		int r = -errno;
 
 		(void)close(fd);
@@ -253,7 +268,7 @@ static void flow_got_socket(struct egress *eg _unused_, struct blank_wait *w, in
 		flow_fail(f, fd < 0 ? ENETUNREACH : errno);
 		return;
 	}
-	client = transparent_socket(&f->key);
+	client = flow_socket(&f->key);
 	if (client < 0) {
 		flow_fail(f, -client);
 		return;
@@ -435,6 +450,29 @@ static bool same_port(int sock, const struct sockaddr_storage *from)
 	return have == want;
 }
 
+/* The socket that answers from this address, for a gateway that listens at another port than the one that is asked.
+ * Kept, since it is nearly always the same; and never connected: tproxy would hand it the client's next question. */
+static int answering_socket(const struct sockaddr_storage *from)
+{
+	static struct {
+		struct sockaddr_storage from;
+		int fd;
+	} kept[2] = { { .fd = -1 }, { .fd = -1 } };
+	size_t i = from->ss_family == AF_INET6;
+	struct flow_key k, have;
+
+	memset(&k, 0, sizeof(k));
+	memset(&have, 0, sizeof(have));
+	egress_from_sockaddr(from, &k.to, &k.to_port);
+	egress_from_sockaddr(&kept[i].from, &have.to, &have.to_port);
+	if (kept[i].fd >= 0 && memcmp(&k, &have, sizeof(k)) == 0)
+		return kept[i].fd;
+	closep(&kept[i].fd);
+	kept[i].fd = transparent_socket(&k);
+	kept[i].from = *from;
+	return kept[i].fd;
+}
+
 ssize_t udp_send_as(int sock, const void *p, size_t n, const struct sockaddr_storage *from,
 		    const struct sockaddr_storage *to)
 {
@@ -449,14 +487,11 @@ ssize_t udp_send_as(int sock, const void *p, size_t n, const struct sockaddr_sto
 		.msg_namelen = v4 ? sizeof(struct sockaddr_in) : sizeof(struct sockaddr_in6),
 		.msg_iov = &iov,
 		.msg_iovlen = 1,
-		.msg_control = &control,
-		.msg_controllen = CMSG_SPACE(v4 ? sizeof(struct in_pktinfo) : sizeof(struct in6_pktinfo)),
 	};
-	struct flow_key k;
-	ssize_t r;
-	int fd;
 
 	if (same_port(sock, from)) {
+		msg.msg_control = &control;
+		msg.msg_controllen = CMSG_SPACE(v4 ? sizeof(struct in_pktinfo) : sizeof(struct in6_pktinfo));
 		control.c.cmsg_level = v4 ? SOL_IP : SOL_IPV6;
 		control.c.cmsg_type = v4 ? IP_PKTINFO : IPV6_PKTINFO;
 		control.c.cmsg_len = CMSG_LEN(v4 ? sizeof(struct in_pktinfo) : sizeof(struct in6_pktinfo));
@@ -466,16 +501,10 @@ ssize_t udp_send_as(int sock, const void *p, size_t n, const struct sockaddr_sto
 		else
 			((struct in6_pktinfo *)(void *)CMSG_DATA(&control.c))->ipi6_addr =
 				((const struct sockaddr_in6 *)(const void *)from)->sin6_addr;
-		return sendmsg(sock, &msg, MSG_DONTWAIT | MSG_NOSIGNAL) < 0 ? -errno : (ssize_t)n;
+	} else {
+		sock = answering_socket(from);
+		if (sock < 0)
+			return sock;
 	}
-	/* The gateway listens at another port than the one that was asked: only a socket there can answer from it. */
-	memset(&k, 0, sizeof(k));
-	egress_from_sockaddr(to, &k.from, &k.from_port);
-	egress_from_sockaddr(from, &k.to, &k.to_port);
-	fd = transparent_socket(&k);
-	if (fd < 0)
-		return fd;
-	r = send(fd, p, n, MSG_DONTWAIT | MSG_NOSIGNAL) < 0 ? -errno : (ssize_t)n;
-	(void)close(fd);
-	return r;
+	return sendmsg(sock, &msg, MSG_DONTWAIT | MSG_NOSIGNAL) < 0 ? -errno : (ssize_t)n;
 }

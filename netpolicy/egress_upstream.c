@@ -229,11 +229,12 @@ static void udp_answer_ready(struct source *s, uint32_t events _unused_)
 /* 0: more to come, else the connection's end. */
 static int tcp_answer_read(struct lookup *l)
 {
-	size_t want = l->have < 2 ? 2 : 2 + ((size_t)l->in[0] << 8 | l->in[1]);
+	size_t want;
 	ssize_t k;
 
 	if (!l->in && !(l->in = malloc(2 + DNS_MAX)))
 		return -ENOMEM;
+	want = l->have < 2 ? 2 : 2 + ((size_t)l->in[0] << 8 | l->in[1]);
 	k = recv(l->s.fd, l->in + l->have, want - l->have, MSG_DONTWAIT);
 	if (k < 0)
 		return errno == EAGAIN || errno == EINTR ? 0 : -errno;

@@ -28,8 +28,9 @@
  * A packet of a sandbox comes in at its veth's gateway end. The prerouting chain sees it first: a source that
  * is not the sandbox's is dropped (fib: the way back must be the interface it came from); port 53 goes to the
  * resolver's sockets and the rest of TCP and UDP to the relay's, by tproxy, which changes no address, so the
- * sockets can tell the original destination; what is neither is refused with an ICMP and logged. tproxy needs
- * the marked packets routed locally: one rule and one route. Input accepts what was marked, forward nothing.
+ * sockets can tell the original destination; what is neither is refused with an ICMP and logged, but for ICMP
+ * errors, which a kernel sends by itself: they are nobody's attempt, and dropped. tproxy needs the marked
+ * packets routed locally: one rule and one route. Input accepts what was marked, forward nothing.
  *
  * A mode is the interface's *group* (ip-link(8)), so that another mode is one netlink message and no rule
  * changes: 1 restricted (no UDP but DNS), 2 open, 3 off.
@@ -68,6 +69,8 @@ static const char gateway_rules[] =
 	"    icmpv6 type { nd-neighbor-solicit, nd-neighbor-advert } ip6 hoplimit 255 accept\n"
 	"    icmpv6 type { nd-router-solicit, mld2-listener-report, mld-listener-report } drop\n"
 	"    fib saddr . iif oif missing drop\n"
+	"    icmp type { destination-unreachable, time-exceeded, parameter-problem } drop\n"
+	"    icmpv6 type { destination-unreachable, packet-too-big, time-exceeded, parameter-problem } drop\n"
 	"    meta l4proto { tcp, udp } th dport 53 jump dns\n"
 	"    ip daddr @never4 jump refuse_address\n"
 	"    iifgroup 1 meta l4proto udp jump refuse_udp\n"
@@ -109,11 +112,14 @@ static const char gateway_rules[] =
 	"}\n";
 
 /* In a sandbox that is off. Its loopback works; all else is refused at once. TCP by a reset: an ICMP error that
- * comes back within connect(2) itself is only a soft one, and the connect would wait (tcp_v4_err). */
+ * comes back within connect(2) itself is only a soft one, and the connect would wait (tcp_v4_err). Once a pair is
+ * attached, the gateway decides about what leaves by it: taking these rules away again would cost more than the
+ * rest of the attach (closing an nftables socket waits for the kernel's RCU). */
 static const char off_rules[] =
 	"table inet orkestr {\n"
 	"  chain leaving {\n"
 	"    type filter hook output priority filter; policy accept;\n"
+	"    oifname \"eth0\" accept\n"
 	"    ip daddr 127.0.0.0/8 accept\n"
 	"    ip6 daddr ::1 accept\n"
 	"    fib daddr type local accept\n"
@@ -469,6 +475,7 @@ static int make_pair(struct nl_sock *s, uint32_t index, pid_t pid, enum net_mode
 	rtnl_link_set_group(link, (uint32_t)group_of(mode));
 	rtnl_link_set_name(peer, "eth0");
 	rtnl_link_set_ns_pid(peer, pid);
+	rtnl_link_set_flags(link, IFF_UP); /* the peer can't be yet: veth_open wants both ends there */
 	r = rtnl_link_add(s, link, NLM_F_CREATE | NLM_F_EXCL);
 	rtnl_link_put(peer);
 	rtnl_link_put(link);
@@ -489,7 +496,7 @@ static int configure(struct gateway *g, struct nl_sock *s, const char *name, uin
 	r = add_address(s, ifindex, AF_INET, &v4, sizeof(v4), 30, e);
 	if (r >= 0 && g->v6)
 		r = add_address(s, ifindex, AF_INET6, &v6, sizeof(v6), 126, e);
-	if (r >= 0)
+	if (r >= 0 && inside)
 		r = link_up(s, ifindex, e);
 	if (r >= 0 && inside)
 		r = add_route(s, ifindex, AF_INET, &gw4, sizeof(gw4), 0, RTN_UNICAST, true, e);
@@ -521,9 +528,6 @@ static int configure_inside(struct gateway *g, void *arg, struct err *e)
 	_cleanup_nl_ struct nl_sock *s = NULL;
 	int r = nl_open(&s, e);
 
-	/* A parked init was set to "off"; what noticed its attempts must not refuse them now. */
-	if (r >= 0)
-		r = nft_run(&g->nft, "add table inet orkestr; delete table inet orkestr", e);
 	return r < 0 ? r : configure(g, s, "eth0", *(uint32_t *)arg, true, e);
 }
 

@@ -26,7 +26,8 @@ int ledger_new(struct ledger **ret)
 
 static struct ledger_entry *at(const struct ledger *l, size_t i)
 {
-	return &l->v[(l->first + i) % l->cap];
+	i += l->first;
+	return &l->v[i >= l->cap ? i - l->cap : i];
 }
 
 static void entry_free(struct ledger_entry *e)
@@ -51,9 +52,9 @@ static int make_room(struct ledger *l)
 
 	if (l->n < l->cap)
 		return 0;
-	if (l->n == LEDGER_ENTRIES) {
+	if (l->n >= LEDGER_ENTRIES) {
 		entry_free(at(l, 0));
-		l->first = (l->first + 1) % l->cap;
+		l->first = l->first + 1 == l->cap ? 0 : l->first + 1;
 		l->n--;
 		l->counters.lost++;
 		return 0;

@@ -218,9 +218,8 @@ static ssize_t next_line(const char *p, size_t n)
 	const char *lf = memchr(p, '\n', n);
 	size_t len = lf ? (size_t)(lf - p) : n;
 
-	if (lf && len > 0 && p[len - 1] == '\r')
-		len--;
-	else if (!lf && len > 0 && p[len - 1] == '\r')
+	/* Without an LF it may be still to come. */
+	if (len > 0 && p[len - 1] == '\r')
 		len--;
 	if (memchr(p, '\r', len) || memchr(p, '\0', len))
 		return -2;
@@ -245,7 +244,7 @@ enum sniff sniff_http(const void *start, size_t n, char ret[static POLICY_NAME_M
 {
 	const char *p = start, *absolute = NULL;
 	enum sniff host = SNIFF_MORE, s;
-	size_t absolute_len = 0;
+	size_t absolute_len = 0, whole = n;
 
 	/* Whatever does not begin like a method is refused at its first byte, not after a wait for more. */
 	for (size_t i = 0; i < n && p[i] != ' '; i++)
@@ -255,7 +254,7 @@ enum sniff sniff_http(const void *start, size_t n, char ret[static POLICY_NAME_M
 		ssize_t len = next_line(p, n);
 
 		if (len < 0)
-			return len == -1 && n < SNIFF_MAX ? SNIFF_MORE : SNIFF_BAD;
+			return len == -1 && whole < SNIFF_MAX ? SNIFF_MORE : SNIFF_BAD;
 		if (line == 0) {
 			if (request_line(p, (size_t)len, &absolute, &absolute_len) != SNIFF_NAME)
 				return SNIFF_BAD;

@@ -15,4 +15,4 @@ enum sniff {
 };
 
 enum sniff sniff_tls(const void *p, size_t n, char ret[static POLICY_NAME_MAX]);
-enum sniff sniff_http(const void *p, size_t n, char ret[static POLICY_NAME_MAX]);
+enum sniff sniff_http(const void *start, size_t n, char ret[static POLICY_NAME_MAX]);

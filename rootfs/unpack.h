@@ -21,6 +21,7 @@ struct unpack_spec {
 	uid_t sandbox_uid;  /* added to every owner in the archive */
 	bool single_id;	    /* no chown at all */
 	bool whiteouts;	    /* there are layers below: .wh. entries mean something */
+	bool root_too;	    /* the root folder's own mode, owner, attributes and time are the archive's */
 	bool as_root;	    /* everything is owned by the sandbox's root, whatever the archive says */
 	const char *strip;  /* a first path component that goes ("package"); other entries are skipped. Or NULL */
 	const char *prefix; /* a folder in root_fd everything goes under, made where missing. Or NULL */

@@ -283,6 +283,23 @@ static int make_dir(struct unpacker *u, const struct place *at, struct archive_e
 	return 0;
 }
 
+static int make_root(struct unpacker *u, struct archive_entry *entry)
+{
+	const struct place at = { .dirfd = u->base_fd, .name = "." };
+	int r;
+
+	if (archive_entry_filetype(entry) != AE_IFDIR)
+		return unpack_refuse(u, ".", "the root is no folder");
+	r = own_entry(u, &at, entry);
+	if (r < 0)
+		return r;
+	if (fchmod(u->base_fd, archive_entry_perm(entry) & 07777) < 0)
+		return unpack_entry_errno(u, errno, ".", "set the mode of");
+	set_xattrs(u, u->base_fd, entry);
+	note_dir_time(u, ".", entry_mtime(entry));
+	return 0;
+}
+
 static int symlink_at(void *target, int dirfd, const char *name)
 {
 	return symlinkat(target, dirfd, name) < 0 ? -errno : 0;
@@ -427,8 +444,8 @@ int unpack_entry(struct unpacker *u, struct archive_entry *entry)
 
 	if (r != 0)
 		return MIN(r, 0);
-	if (!at.name)
-		return 0; /* the root folder: a layer's is always 0755 and the sandbox's root's */
+	if (!at.name) /* the root folder: a layer's is always 0755 and the sandbox's root's */
+		return u->s->root_too ? make_root(u, entry) : 0;
 	r = make_entry(u, &at, entry);
 	if (r == 0)
 		u->res->made++;

@@ -40,6 +40,7 @@ struct serve {
 	char state_path[4096];
 	char key[ACCOUNT_KEY_SIZE]; /* the generated one, or empty */
 	int state_fd, lock_fd, listen_fd, unix_fd, port_file_fd;
+	struct listen_guard unix_guard;
 	struct keeper_started kept;
 	uint16_t port;
 
@@ -67,9 +68,7 @@ static int open_sockets(struct serve *s, struct err *e)
 {
 	int r = listen_open(s->o.host, s->o.port, &s->listen_fd, &s->port, e);
 
-	if (r >= 0 && s->o.unix_path)
-		r = listen_unix_open(s->o.unix_path, &s->unix_fd, e);
-	return r;
+	return r < 0 || !s->o.unix_path ? r : listen_unix_open(s->o.unix_path, &s->unix_fd, e);
 }
 
 static int load_accounts(struct serve *s, struct err *e)
@@ -119,10 +118,16 @@ static int launch(struct serve *s, struct err *e)
 	r = cgroup_prepare(name, s->idmap.own_uid, s->idmap.own_gid, &s->cgroups, e);
 	if (r < 0)
 		return r;
+	/* After cgroup_prepare: its janitor would hold the leash. */
+	if (s->o.unix_path) {
+		r = listen_unix_guard(s->o.unix_path, &s->unix_guard, e);
+		if (r < 0)
+			return r;
+	}
 	kc.cgroups = s->cgroups;
 	kc.state_fd = s->state_fd;
-	kc.not_inherited = (const int[]){ s->lock_fd, s->listen_fd, s->unix_fd, s->port_file_fd };
-	kc.n_not_inherited = 4;
+	kc.not_inherited = (const int[]){ s->lock_fd, s->listen_fd, s->unix_fd, s->unix_guard.leash, s->port_file_fd };
+	kc.n_not_inherited = 5;
 	r = keeper_start(&kc, &s->kept, e);
 	if (r < 0)
 		return r;
@@ -194,6 +199,7 @@ static int start_manager(struct serve *s, struct err *e)
 			.zone = (const char *const *)s->o.zone, .allow_private = s->o.allow_private,
 		},
 		.state_fd = s->state_fd, .max_live = s->o.max_sandboxes, .warm = s->o.warm,
+		.strict_resume = s->o.strict_resume,
 	};
 	struct keeper_events ke;
 	int r = sandboxes_new(&sc, &s->sandboxes, e);
@@ -220,10 +226,12 @@ static int start_http(struct serve *s, struct err *e)
 	if (r < 0)
 		return r;
 	s->api = (struct api){ .sandboxes = s->sandboxes, .store = s->store, .idmap = &s->idmap, .cgroups = s->cgroups,
-			       .state_fd = s->state_fd, .started_ms = clock_real_ms() };
+			       .state_fd = s->state_fd, .started_ms = clock_real_ms(),
+			       .network_errors_report = s->o.network_errors_report };
 	api_add_sandbox_routes(s->http);
 	api_add_exec_routes(s->http);
 	api_add_file_routes(s->http);
+	api_add_network_routes(s->http);
 	api_add_emulator_routes(s->http);
 	return http_start(s->http, e);
 }
@@ -347,11 +355,10 @@ static void teardown(struct serve *s, bool loop_ran)
 		cgroup_destroy_root(s->cgroups);
 		cgroup_root_free(s->cgroups);
 	}
-	if (s->o.unix_path && s->unix_fd >= 0)
-		(void)unlink(s->o.unix_path);
 	accounts_free(s->accounts);
 	closep(&s->listen_fd);
 	closep(&s->unix_fd);
+	listen_guard_end(&s->unix_guard);
 	closep(&s->port_file_fd);
 	closep(&s->kept.egress);
 	closep(&s->kept.userns_fd);
@@ -362,7 +369,8 @@ static void teardown(struct serve *s, bool loop_ran)
 
 int cmd_serve(int argc, char **argv)
 {
-	struct serve s = { .state_fd = -1, .lock_fd = -1, .listen_fd = -1, .unix_fd = -1, .port_file_fd = -1,
+	struct serve s = { .state_fd = -1, .lock_fd = -1, .listen_fd = -1, .unix_fd = -1, .unix_guard = { .leash = -1 },
+			   .port_file_fd = -1,
 			   .kept = { .userns_fd = -1, .sock = -1, .egress = -1 } };
 	struct err e = ERR_INIT;
 	bool started = false;

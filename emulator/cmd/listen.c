@@ -1,14 +1,21 @@
 #include "emulator/cmd/listen.h"
 
 #include <errno.h>
+#include <fcntl.h>
+#include <limits.h>
 #include <netdb.h>
 #include <netinet/in.h>
+#include <signal.h>
 #include <string.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
 #include <sys/un.h>
+#include <sys/wait.h>
 
+#include "emulator/base/fd.h"
 #include "emulator/base/log.h"
+#include "emulator/base/procname.h"
+#include "emulator/base/sys.h"
 #include "emulator/base/text.h"
 
 static bool is_loopback(const struct sockaddr *a)
@@ -161,4 +168,55 @@ int listen_unix_open(const char *path, int *ret_fd, struct err *e)
 	}
 	*ret_fd = TAKE_FD(fd);
 	return 0;
+}
+
+static _noreturn_ void guard_main(const char *path, const struct stat *was, int leash)
+{
+	char own_path[PATH_MAX], c;
+	struct stat st;
+
+	/* The path lies in the arguments, which procname_set overwrites. */
+	(void)snprintf(own_path, sizeof(own_path), "%s", path);
+	procname_set("ork-socket");
+	(void)setsid();
+	(void)signal(SIGHUP, SIG_IGN);
+	(void)signal(SIGINT, SIG_IGN);
+	(void)signal(SIGTERM, SIG_IGN);
+	if (dup2(leash, 0) < 0 || sys_close_range(1, ~0u, 0) < 0)
+		_exit(1);
+	(void)fd_read_all(0, &c, 1);
+	if (lstat(own_path, &st) == 0 && st.st_dev == was->st_dev && st.st_ino == was->st_ino)
+		(void)unlink(own_path);
+	_exit(0);
+}
+
+int listen_unix_guard(const char *path, struct listen_guard *ret, struct err *e)
+{
+	struct stat st;
+	int leash[2];
+	pid_t pid;
+
+	if (lstat(path, &st) < 0 || pipe2(leash, O_CLOEXEC) < 0)
+		return err_errno(e, errno, "%s", path);
+	pid = fork();
+	if (pid == 0) {
+		(void)close(leash[1]);
+		guard_main(path, &st, leash[0]);
+	}
+	(void)close(leash[0]);
+	if (pid < 0) {
+		(void)close(leash[1]);
+		return err_errno(e, errno, "fork");
+	}
+	*ret = (struct listen_guard){ .leash = leash[1], .pid = pid };
+	return 0;
+}
+
+void listen_guard_end(struct listen_guard *g)
+{
+	if (g->leash < 0)
+		return;
+	closep(&g->leash);
+	while (waitpid(g->pid, NULL, 0) < 0 && errno == EINTR)
+		;
 }

@@ -2,6 +2,7 @@
 #include <fcntl.h>
 #include <string.h>
 
+#include "emulator/base/procname.h"
 #include "emulator/cmd/cmd.h"
 
 static const struct {
@@ -92,6 +93,7 @@ static int run(int argc, char **argv)
 
 int main(int argc, char **argv)
 {
+	procname_init(argc, argv);
 	int status;
 
 	have_stdio();

@@ -177,7 +177,10 @@ def new_emulator(binary, new_state):
     yield start
     problems = []
     for emulator in reversed(started):
-        if emulator.process is None or emulator.process.returncode is not None:
+        if emulator.process is None:
+            continue
+        if emulator.process.returncode is not None:
+            emulator.kill_all()  # orphans, where the test killed it
             continue
         try:
             status = emulator.stop()

@@ -24,6 +24,7 @@
 #include "emulator/init.h"
 #include "emulator/keeper.h"
 #include "emulator/sandbox.h"
+#include "rootfs/snapshot.h"
 #include "rootfs/template.h"
 #include "rootfs/tree.h"
 
@@ -225,6 +226,25 @@ int cgroup_kill(struct cgroup_root *r _unused_, const char *slot _unused_)
 	return 0;
 }
 
+static struct cgroup_features features = { .cpu = true, .memory = true, .pids = true, .freeze = true };
+
+const struct cgroup_features *cgroup_root_features(const struct cgroup_root *r _unused_)
+{
+	return &features;
+}
+
+/* Frozen in a worker, thawed in the loop. */
+int cgroup_freeze(struct cgroup_root *r _unused_, const char *slot _unused_, bool freeze, struct err *e)
+{
+	return step(freeze ? "freeze" : "thaw", e);
+}
+
+int cgroup_each_pid(struct cgroup_root *r _unused_, const char *slot _unused_, int (*fn)(void *arg, pid_t pid) _unused_,
+		    void *arg _unused_)
+{
+	return 0;
+}
+
 int cgroup_remove(struct cgroup_root *r _unused_, const char *slot)
 {
 	char *p = find_name(cgroups, slot);
@@ -275,9 +295,61 @@ int tree_empty_trash(int dir, struct err *e _unused_)
 	return close(fd);
 }
 
+static uid_t first_uid = 1;
+
 uid_t idmap_sandbox_uid(const struct idmap *m _unused_, uid_t id)
 {
-	return id + 1;
+	return id + first_uid;
+}
+
+/* ---- snapshots: a mark per sandbox in the state dir, made in a worker ---- */
+
+static uint64_t snapshot_takes_ms;
+static struct snapshot_info snapshot_saved; /* what snapshot_load says; id "": there is none */
+
+int snapshot_write(int dir, const struct snapshot_spec *s, struct snapshot_info *ret _unused_, struct err *e)
+{
+	int fd;
+
+	(void)usleep((unsigned int)snapshot_takes_ms * 1000);
+	if (strcmp(fail_step, "snapshot") == 0)
+		return err_set(e, ERR_FULL, ENOSPC, NULL, "snapshot failed");
+	fd = openat(dir, s->id, O_CREAT | O_WRONLY | O_CLOEXEC, 0600);
+	return fd < 0 ? -EIO : close(fd);
+}
+
+static _unused_ bool snapshot_there(const char *id)
+{
+	return faccessat(state_fd, id, F_OK, 0) == 0;
+}
+
+int snapshot_load(int dir _unused_, const char *id, struct snapshot_info *ret, struct err *e)
+{
+	if (strcmp(snapshot_saved.id, id) != 0)
+		return err_set(e, ERR_NOT_FOUND, ENOENT, NULL, "no snapshot");
+	*ret = snapshot_saved;
+	return 0;
+}
+
+int snapshot_unpack(int dir _unused_, const struct snapshot_info *i _unused_, const char *slot _unused_, uid_t uid _unused_,
+		    bool single _unused_, const volatile bool *cancelled _unused_, struct err *e)
+{
+	return strcmp(fail_step, "unpack") == 0 ?
+		       err_set(e, ERR_UNAVAILABLE, EBADMSG, "snapshot_damaged", "unpack failed") : 0;
+}
+
+int snapshot_discard(int dir _unused_, const char *id, struct err *e _unused_)
+{
+	note("discard");
+	(void)unlinkat(state_fd, id, 0);
+	return 0;
+}
+
+int snapshot_sweep(int dir _unused_, bool (*wanted)(void *arg, const char *id), void *arg, struct err *e _unused_)
+{
+	if (snapshot_saved.id[0] && !wanted(arg, snapshot_saved.id))
+		note("swept");
+	return 0;
 }
 
 /* ---- keeper ---- */
@@ -343,6 +415,12 @@ int keeper_attach(struct keeper *k _unused_, const char *slot _unused_, uint32_t
 		  keeper_done_fn done _unused_, void *arg _unused_, struct err *e)
 {
 	return err_set(e, ERR_INTERNAL, ENOSYS, NULL, "keeper_attach");
+}
+
+int keeper_set_mode(struct keeper *k _unused_, const char *slot _unused_, uint32_t index _unused_, enum net_mode mode _unused_,
+		    keeper_done_fn done _unused_, void *arg _unused_, struct err *e)
+{
+	return err_set(e, ERR_INTERNAL, ENOSYS, NULL, "keeper_set_mode");
 }
 
 static void fake_init_kill_all(void);

@@ -86,6 +86,7 @@ static int wipe(void *arg _unused_)
 
 	(void)tree_each_slot(state_fd, count_entry, &n);
 	(void)tree_remove(state_fd, "disk", NULL);
+	(void)tree_remove(state_fd, "snapshots", NULL);
 	return tree_remove(state_fd, "templates", NULL) < 0;
 }
 

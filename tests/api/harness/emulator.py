@@ -19,6 +19,7 @@ from .wire import Api
 READY_SECONDS = 15.0
 STOP_SECONDS = 10.0
 AUDIT_SECONDS = 5.0
+EGRESS_STOCK = 4 * 40 + 32  # sockets kept blank (netpolicy/egress_pool.c), and what it listens on
 
 
 class Emulator:
@@ -88,7 +89,7 @@ class Emulator:
         sandbox = api.post("/v1/sandboxes", {"template": self.warm})
         assert sandbox.status == 201, sandbox
         sandbox_id = sandbox.json["id"]
-        inside = min(self.family() - self.core(), default=None)
+        inside = min(self.parked(), default=None)
         if inside is not None:
             self.cgroups = [folder.parent for folder in proc.cgroups_of(inside) if folder.name.startswith("s-")]
         api.exec(sandbox_id, "true")
@@ -157,7 +158,8 @@ class Emulator:
             return "(no log)"
 
     def family(self) -> set[int]:
-        return proc.family(self.process.pid, self.tag)
+        # Once it was waited for, its number may be anyone's.
+        return proc.family(self.process.pid if self.process.returncode is None else -1, self.tag)
 
     def daemon_rss_kb(self) -> int:
         return proc.status_kb(self.daemon_pid, "VmRSS")
@@ -178,12 +180,13 @@ class Emulator:
     def core(self) -> set[int]:
         """Launcher, keeper, daemon and their workers; the others are sandboxes' processes, or inits that
         are kept ready for the next create."""
-        own = _pid_namespace(self.process.pid)
-        return {pid for pid in self.family() if _pid_namespace(pid) in (own, None)}
+        own = proc.pid_depth(self.process.pid)
+        return {pid for pid in self.family() if proc.pid_depth(pid) == own}
 
     def parked(self) -> set[int]:
-        """With no sandbox alive: the inits that are kept ready. Each has a slot, and nothing else."""
-        return self.family() - self.core()
+        """Those others. With no sandbox alive: inits that are kept ready, each with a slot and nothing else."""
+        own = proc.pid_depth(self.process.pid)
+        return {pid for pid in self.family() if proc.pid_depth(pid) > own}
 
     def _look(self) -> dict[str, Counter]:
         """Everything that must be the same again when no sandbox lives. Inits that are kept ready are
@@ -202,7 +205,10 @@ class Emulator:
         for pid in sorted(core):
             open_fds = proc.fds(pid)
             if open_fds is not None:
-                seen[f"descriptors of process {pid}"] = Counter(_plain(fd) for fd in open_fds)
+                seen[f"descriptors of process {pid}"] = held = Counter(_plain(fd) for fd in open_fds)
+                if proc.name(pid) == "ork-egress":
+                    # Its stock of blank sockets goes up and down; a connection that stays is beyond it.
+                    held["socket"] = max(0, held["socket"] - EGRESS_STOCK)
         for pid in proc.namespaces(core, "mnt").values():
             inside = proc.mounts(pid)
             if inside is not None and inside != own_mounts:
@@ -264,13 +270,6 @@ class Emulator:
 
 def _own_group(folder: Path) -> bool:
     return "orkestr" in str(folder)
-
-
-def _pid_namespace(pid: int) -> str | None:
-    try:
-        return os.readlink(f"/proc/{pid}/ns/pid")
-    except OSError:
-        return None  # it just ended, or is a zombie
 
 
 def _plain(fd: str) -> str:

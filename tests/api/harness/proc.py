@@ -53,6 +53,15 @@ def describe(pid: int) -> str:
         return f"{pid} (gone)"
 
 
+def pid_depth(pid: int) -> int:
+    """How many pid namespaces deep a process is (anyone may ask that, unlike for its namespaces); 0: gone."""
+    try:
+        match = re.search(r"(?m)^NSpid:(.*)", Path(f"/proc/{pid}/status").read_text())
+    except OSError:
+        return 0
+    return len(match.group(1).split()) if match else 0
+
+
 def fds(pid: int) -> list[str] | None:
     """What each descriptor of a process is, or None where we may not look."""
     try:
@@ -94,6 +103,13 @@ def holder(suffix: str, pids: set[int]) -> int | None:
         if any(fd.endswith(suffix) for fd in fds(pid) or []):
             return pid
     return None
+
+
+def name(pid: int) -> str | None:
+    try:
+        return Path(f"/proc/{pid}/comm").read_text().strip()
+    except OSError:
+        return None
 
 
 def status_kb(pid: int, field: str) -> int:

@@ -1,0 +1,333 @@
+#include "rootfs/snapshot.h"
+
+#include <dirent.h>
+#include <errno.h>
+#include <fcntl.h>
+#include <string.h>
+#include <sys/stat.h>
+
+#include "emulator/base/clock.h"
+#include "emulator/base/fd.h"
+#include "emulator/base/sys.h"
+#include "rootfs/json.h"
+#include "rootfs/snapshot_tar.h"
+#include "rootfs/unpack.h"
+
+#define MANIFEST_MAX (4u << 20)
+#define TAR_SUFFIX ".tar.zst"
+#define NAME_SIZE (SNAPSHOT_ID_SIZE + 16)
+
+static bool id_valid(const char *id)
+{
+	size_t n = strspn(id, "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789_");
+
+	return n > 0 && n < SNAPSHOT_ID_SIZE && id[n] == '\0';
+}
+
+static int bad_id(struct err *e)
+{
+	return err_set(e, ERR_INVALID, EINVAL, NULL, "not a snapshot's name");
+}
+
+static int open_folder(int state_fd, const char *path, struct err *e)
+{
+	int fd = sys_openat2(state_fd, path, O_RDONLY | O_DIRECTORY, 0, RESOLVE_BENEATH | RESOLVE_NO_SYMLINKS);
+
+	return fd < 0 ? err_errno(e, -fd, "cannot open %s", path) : fd;
+}
+
+static int open_upper(int state_fd, const char *slot, struct err *e)
+{
+	char path[96];
+
+	if (strchr(slot, '/') || text_format(path, sizeof(path), "disk/s/%s/u", slot) < 0)
+		return err_set(e, ERR_INVALID, EINVAL, NULL, "not a slot name");
+	return open_folder(state_fd, path, e);
+}
+
+static void names_of(const char *id, char tar[static NAME_SIZE], char manifest[static NAME_SIZE])
+{
+	(void)text_format(tar, NAME_SIZE, "%s" TAR_SUFFIX, id);
+	(void)text_format(manifest, NAME_SIZE, "%s.json", id);
+}
+
+/* ---- writing ---- */
+
+static int write_tar(int dirfd, int upper_fd, const char *name, const struct snapshot_spec *s,
+		     struct snapshot_tar_result *res, struct err *e)
+{
+	struct snapshot_tar_spec ts = { .upper_fd = upper_fd,
+					.sandbox_uid = s->sandbox_uid,
+					.single_id = s->single_id,
+					.cancelled = s->cancelled };
+	_cleanup_close_ int fd = -1;
+	char tmp[NAME_SIZE + 8];
+	int r;
+
+	(void)text_format(tmp, sizeof(tmp), ".tmp-%s", name);
+	(void)unlinkat(dirfd, tmp, 0);
+	fd = openat(dirfd, tmp, O_WRONLY | O_CREAT | O_EXCL | O_NOFOLLOW | O_CLOEXEC, 0600);
+	if (fd < 0)
+		return err_errno(e, errno, "cannot make the snapshot");
+	ts.out_fd = fd;
+	r = snapshot_tar_write(&ts, res, e);
+	if (r == 0 && fsync(fd) < 0)
+		r = err_errno(e, errno, "cannot write the snapshot");
+	if (r == 0 && renameat(dirfd, tmp, dirfd, name) < 0)
+		r = err_errno(e, errno, "cannot name the snapshot");
+	if (r < 0)
+		(void)unlinkat(dirfd, tmp, 0);
+	return r;
+}
+
+static struct json_object *number(uint64_t n)
+{
+	return json_object_new_uint64(n);
+}
+
+/* What a resume without the processes' memory can't bring back. */
+static struct json_object *lost_list(const struct snapshot_tar_result *res)
+{
+	struct json_object *a = json_object_new_array();
+	static const char *const always[] = { "processes and their memory", "network connections",
+					      "open files that were deleted", "/dev/shm and other tmpfs" };
+
+	for (size_t i = 0; a && i < ARRAY_SIZE(always); i++)
+		(void)json_object_array_add(a, json_object_new_string(always[i]));
+	if (a && res->sockets_skipped > 0)
+		(void)json_object_array_add(a, json_object_new_string("sockets in the file system"));
+	return a;
+}
+
+static int write_manifest(int dirfd, const char *name, const struct snapshot_spec *s,
+			  const struct snapshot_tar_result *res, struct err *e)
+{
+	_cleanup_json_ struct json_object *o = json_object_new_object();
+	char iso[CLOCK_ISO_SIZE];
+
+	clock_iso(s->paused_ms, iso);
+	if (!o || !json_put(o, "version", json_object_new_int(SNAPSHOT_VERSION)) ||
+	    !json_put(o, "sandbox", json_object_new_string(s->id)) ||
+	    !json_put(o, "paused_at", json_object_new_string(iso)) ||
+	    !json_put(o, "paused_ms", number((uint64_t)s->paused_ms)) ||
+	    !json_put(o, "template", json_object_new_string(s->template_name)) ||
+	    !json_put(o, "template_digest", json_object_new_string(s->template_digest)) ||
+	    !json_put(o, "tar_sha256", json_object_new_string(res->digest)) ||
+	    !json_put(o, "tar_bytes", number(res->tar_bytes)) || !json_put(o, "size_bytes", number(res->size_bytes)) ||
+	    !json_put(o, "file_bytes", number(res->file_bytes)) || !json_put(o, "entries", number(res->entries)) ||
+	    !json_put(o, "processes", json_object_get(s->processes)) ||
+	    !json_put(o, "listening", json_object_get(s->ports)) || !json_put(o, "lost_on_cold_resume", lost_list(res)))
+		return err_errno(e, ENOMEM, "snapshot");
+	return json_write_file(dirfd, name, o, e);
+}
+
+static void fill_info(const struct snapshot_spec *s, const struct snapshot_tar_result *res, struct snapshot_info *ret)
+{
+	*ret = (struct snapshot_info){ .tar_bytes = res->tar_bytes,
+				       .size_bytes = res->size_bytes,
+				       .file_bytes = res->file_bytes,
+				       .entries = res->entries,
+				       .paused_ms = s->paused_ms };
+	(void)snprintf(ret->id, sizeof(ret->id), "%s", s->id);
+	(void)snprintf(ret->template_name, sizeof(ret->template_name), "%s", s->template_name);
+	(void)snprintf(ret->template_digest, sizeof(ret->template_digest), "%s", s->template_digest);
+	(void)snprintf(ret->tar_digest, sizeof(ret->tar_digest), "%s", res->digest);
+}
+
+int snapshot_write(int state_fd, const struct snapshot_spec *s, struct snapshot_info *ret, struct err *e)
+{
+	_cleanup_close_ int dirfd = -1, upper_fd = -1;
+	struct snapshot_tar_result res;
+	char tar[NAME_SIZE], manifest[NAME_SIZE];
+	int r;
+
+	if (!id_valid(s->id))
+		return bad_id(e);
+	names_of(s->id, tar, manifest);
+	dirfd = open_folder(state_fd, "snapshots", e);
+	if (dirfd < 0)
+		return dirfd;
+	upper_fd = open_upper(state_fd, s->slot, e);
+	if (upper_fd < 0)
+		return upper_fd;
+	/* From here on an earlier one of that name is none. */
+	if (unlinkat(dirfd, manifest, 0) < 0 && errno != ENOENT)
+		return err_errno(e, errno, "cannot replace the snapshot");
+	r = write_tar(dirfd, upper_fd, tar, s, &res, e);
+	if (r == 0)
+		r = write_manifest(dirfd, manifest, s, &res, e); /* its fsync of the folder is the tar's, too */
+	if (r < 0) {
+		(void)unlinkat(dirfd, manifest, 0);
+		(void)unlinkat(dirfd, tar, 0);
+		return r;
+	}
+	fill_info(s, &res, ret);
+	return 0;
+}
+
+/* ---- reading ---- */
+
+static int damaged(const char *id, const char *why, struct err *e)
+{
+	return err_set(e, ERR_UNAVAILABLE, EBADMSG, "snapshot_damaged", "the snapshot of %s is damaged: %s", id, why);
+}
+
+int snapshot_manifest(int state_fd, const char *id, struct json_object **ret, struct err *e)
+{
+	_cleanup_close_ int dirfd = -1;
+	char tar[NAME_SIZE], manifest[NAME_SIZE];
+
+	if (!id_valid(id))
+		return bad_id(e);
+	names_of(id, tar, manifest);
+	dirfd = open_folder(state_fd, "snapshots", e);
+	return dirfd < 0 ? dirfd : json_read_file(dirfd, manifest, MANIFEST_MAX, ret, e);
+}
+
+static bool read_info(struct json_object *o, struct snapshot_info *i)
+{
+	uint64_t paused = 0;
+
+	if (json_get_string(o, "sandbox", i->id, sizeof(i->id)) < 0 ||
+	    json_get_string(o, "template", i->template_name, sizeof(i->template_name)) < 0 ||
+	    json_get_string(o, "template_digest", i->template_digest, sizeof(i->template_digest)) < 0 ||
+	    json_get_string(o, "tar_sha256", i->tar_digest, sizeof(i->tar_digest)) < 0 ||
+	    json_get_u64(o, "tar_bytes", &i->tar_bytes) < 0 || json_get_u64(o, "size_bytes", &i->size_bytes) < 0 ||
+	    json_get_u64(o, "file_bytes", &i->file_bytes) < 0 || json_get_u64(o, "entries", &i->entries) < 0 ||
+	    json_get_u64(o, "paused_ms", &paused) < 0 || paused > INT64_MAX)
+		return false;
+	i->paused_ms = (int64_t)paused;
+	return strlen(i->tar_digest) == TEXT_SHA256_SIZE - 1;
+}
+
+int snapshot_load(int state_fd, const char *id, struct snapshot_info *ret, struct err *e)
+{
+	_cleanup_json_ struct json_object *o = NULL;
+	struct snapshot_info i = { .paused_ms = 0 };
+	char path[NAME_SIZE + 16];
+	uint64_t version = 0;
+	struct stat st;
+	int r = snapshot_manifest(state_fd, id, &o, e);
+
+	if (r == -ENOENT)
+		return r;
+	if (r < 0)
+		return damaged(id, "its manifest can't be read", e);
+	if (json_get_u64(o, "version", &version) < 0 || version != SNAPSHOT_VERSION)
+		return damaged(id, "its manifest is of another version", e);
+	if (!read_info(o, &i) || strcmp(i.id, id) != 0)
+		return damaged(id, "its manifest makes no sense", e);
+	(void)text_format(path, sizeof(path), "snapshots/%s" TAR_SUFFIX, id);
+	if (fstatat(state_fd, path, &st, AT_SYMLINK_NOFOLLOW) < 0)
+		return damaged(id, "its tar is not there", e);
+	if (!S_ISREG(st.st_mode) || (uint64_t)st.st_size != i.size_bytes)
+		return damaged(id, "its tar has another size", e);
+	*ret = i;
+	return 0;
+}
+
+int snapshot_unpack(int state_fd, const struct snapshot_info *i, const char *slot, uid_t sandbox_uid, bool single_id,
+		    const volatile bool *cancelled, struct err *e)
+{
+	_cleanup_close_ int upper_fd = -1, fd = -1;
+	struct unpack_spec us = { .read = unpack_read_fd,
+				  .read_arg = &fd,
+				  .sandbox_uid = sandbox_uid,
+				  .single_id = single_id,
+				  .whiteouts = true,
+				  .root_too = true,
+				  .stop = cancelled };
+	struct unpack_result res;
+	char path[NAME_SIZE + 16];
+	int r;
+
+	if (!id_valid(i->id))
+		return bad_id(e);
+	(void)text_format(path, sizeof(path), "snapshots/%s" TAR_SUFFIX, i->id);
+	fd = openat(state_fd, path, O_RDONLY | O_NOFOLLOW | O_CLOEXEC);
+	if (fd < 0)
+		return damaged(i->id, "its tar can't be opened", e);
+	upper_fd = open_upper(state_fd, slot, e);
+	if (upper_fd < 0)
+		return upper_fd;
+	us.root_fd = upper_fd;
+	/* The manifest's own numbers: what claims more is something else. */
+	us.limits = (struct unpack_limits){ .max_bytes = MAX(i->tar_bytes, i->file_bytes), .max_entries = i->entries };
+	r = unpack_archive(&us, &res, e);
+	if (r < 0 && e && (e->kind == ERR_INVALID || e->kind == ERR_TOO_LARGE))
+		return damaged(i->id, "its tar is no tar, or not the one it was", e);
+	if (r < 0)
+		return r;
+	if (strcmp(res.digest, i->tar_digest) != 0)
+		return damaged(i->id, "its content is not what was written", e);
+	return 0;
+}
+
+/* ---- the end ---- */
+
+static int to_trash(int state_fd, const char *name, struct err *e)
+{
+	char from[300], to[300], ulid[TEXT_ULID_SIZE];
+
+	text_ulid(clock_real_ms(), ulid);
+	if (text_format(from, sizeof(from), "snapshots/%s", name) < 0 ||
+	    text_format(to, sizeof(to), "disk/trash/%s.%s", name, ulid) < 0)
+		return err_set(e, ERR_INVALID, ENAMETOOLONG, NULL, "the name is too long");
+	if (renameat(state_fd, from, state_fd, to) < 0 && errno != ENOENT)
+		return err_errno(e, errno, "cannot move %s to the trash", from);
+	return 0;
+}
+
+int snapshot_discard(int state_fd, const char *id, struct err *e)
+{
+	char tar[NAME_SIZE], manifest[NAME_SIZE], half[NAME_SIZE + 8];
+	int r;
+
+	if (!id_valid(id))
+		return bad_id(e);
+	names_of(id, tar, manifest);
+	(void)text_format(half, sizeof(half), ".tmp-%s", tar);
+	r = to_trash(state_fd, manifest, e); /* first: without it the tar is nothing */
+	if (r == 0)
+		r = to_trash(state_fd, tar, e);
+	return r < 0 ? r : to_trash(state_fd, half, e); /* a killed worker's */
+}
+
+/* The id of "<id>.json" or "<id>.tar.zst". */
+static bool id_of(const char *name, char ret[static SNAPSHOT_ID_SIZE])
+{
+	const char *dot = strchr(name, '.');
+	size_t n = dot ? (size_t)(dot - name) : 0;
+
+	if (!dot || n >= SNAPSHOT_ID_SIZE || (strcmp(dot, ".json") != 0 && strcmp(dot, TAR_SUFFIX) != 0))
+		return false;
+	memcpy(ret, name, n);
+	ret[n] = '\0';
+	return id_valid(ret);
+}
+
+int snapshot_sweep(int state_fd, bool (*wanted)(void *arg, const char *id), void *arg, struct err *e)
+{
+	int fd = open_folder(state_fd, "snapshots", e), r = 0;
+	const struct dirent *de;
+	DIR *d;
+
+	if (fd < 0)
+		return fd == -ENOENT ? 0 : fd;
+	d = fdopendir(fd);
+	if (!d) {
+		r = err_errno(e, errno, "cannot list the snapshots");
+		closep(&fd);
+		return r;
+	}
+	/* A renamed entry may be skipped or seen again (readdir(3)); a skipped one is swept the next time. */
+	while (r == 0 && (de = readdir(d))) {
+		char id[SNAPSHOT_ID_SIZE];
+
+		if (strcmp(de->d_name, ".") != 0 && strcmp(de->d_name, "..") != 0 &&
+		    !(id_of(de->d_name, id) && wanted(arg, id)))
+			r = to_trash(state_fd, de->d_name, e);
+	}
+	(void)closedir(d);
+	return r;
+}
