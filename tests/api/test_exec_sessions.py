@@ -7,6 +7,7 @@ import re
 import statistics
 import threading
 import time
+from pathlib import Path
 
 import pytest
 
@@ -106,7 +107,8 @@ def test_remembered_output_is_bounded(api, sandbox, emulator):
     before = emulator.daemon_rss_kb()
     for _ in range(80):
         api.exec(sandbox, "head -c 3000000 /dev/zero | tr '\\0' x", stdin="")
-    assert emulator.daemon_rss_kb() - before < 160 * 1024  # 64 MiB of logs, and one collected output
+    if "libasan" not in Path(f"/proc/{emulator.daemon_pid}/maps").read_text():  # which keeps what was freed
+        assert emulator.daemon_rss_kb() - before < 160 * 1024  # 64 MiB of logs, and one collected output
     state = get(api, sandbox, api.get(exec_path(sandbox)).json["execs"][0]["exec_id"])
     assert state["stdout_truncated"] is True and state["stdout_bytes"] == 3000000
     assert state["stdout"].startswith("xxx") and "bytes left out" in state["stdout"] and state["stdout"].endswith("xxx")
@@ -182,15 +184,16 @@ def test_a_reader_that_comes_back_goes_on_where_it_was(api, sandbox, how, ndjson
         exec_id = stream.exec_id
         while len(events) < 5:
             events.append(next(stream))
-    for _ in range(50):
+    turns = 0
+    while not events[-1]["is_final"]:
+        turns += 1  # a few short visits, then longer ones: each line may be an event of its own
         with Stream.attach(api, sandbox, exec_id, after=events[-1]["seq"], how=how, ndjson=ndjson) as stream:
             assert stream.exec_id == exec_id
-            for event in stream:
-                events.append({k: v for k, v in event.items()})
-                if len(events) % 7 == 0:
+            for count, event in enumerate(stream, 1):
+                events.append(event)
+                if count == (3 if turns < 10 else 50):
                     break
-        if events[-1]["is_final"]:
-            break
+    assert turns > 2
     ids = [e["seq"] for e in events]
     assert ids == sorted(set(ids))
     out, err = output(events)
