@@ -381,6 +381,7 @@ static enum MHD_Result req_finish(struct req *r)
 	if (!r->body_over && r->watch_made)
 		(void)uv_poll_stop(&r->watch);
 	r->body_over = true;
+	conns_set_busy(r->conn, true);
 	if (r->status == 0 && !r->handled) {
 		r->handled = true;
 		r->route->handle(r);
@@ -415,7 +416,7 @@ static void *on_uri(void *cls, const char *uri, struct MHD_Connection *conn)
 	return r;
 }
 
-static enum MHD_Result on_access(void *cls _unused_, struct MHD_Connection *conn, const char *url _unused_,
+static enum MHD_Result on_access(void *cls _unused_, struct MHD_Connection *conn _unused_, const char *url _unused_,
 				 const char *method, const char *version, const char *p, size_t *n, void **req_cls)
 {
 	struct req *r = *req_cls;
@@ -424,10 +425,8 @@ static enum MHD_Result on_access(void *cls _unused_, struct MHD_Connection *conn
 	if (!r || !r->uri || !r->uri_raw || r->http->dying)
 		return MHD_NO;
 	r->method = method;
-	if (!r->started) {
-		conns_set_busy(conn, true);
+	if (!r->started)
 		return req_headers(r, version);
-	}
 	if (got == 0)
 		return req_finish(r);
 	*n = 0;
@@ -528,7 +527,11 @@ static void on_epoll(uv_poll_t *poll, int status, int events _unused_)
 static void on_client_left(void *arg, struct MHD_Connection *conn)
 {
 	struct http *h = arg;
+	struct req *r;
 
+	DL_FOREACH(h->reqs, r)
+		if (r->conn == conn && (r->suspended || r->body_over))
+			return; /* somebody else's to resume */
 	MHD_suspend_connection(conn);
 	MHD_resume_connection(conn);
 	h->dirty = true;
