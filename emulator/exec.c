@@ -94,7 +94,10 @@ static const char *proto_name(const struct ledger_entry *en)
 {
 	if (en->kind == EGRESS_DNS)
 		return "dns";
-	return en->proto == IPPROTO_TCP ? "tcp" : en->proto == IPPROTO_UDP ? "udp" : en->proto == IPPROTO_ICMP ? "icmp" : "other";
+	return en->proto == IPPROTO_TCP	   ? "tcp"
+	       : en->proto == IPPROTO_UDP  ? "udp"
+	       : en->proto == IPPROTO_ICMP ? "icmp"
+					   : "other";
 }
 
 static void add_blocked(void *arg, const struct ledger_entry *en)
@@ -236,8 +239,10 @@ static struct exec *find_running(struct sandbox *sb, uint64_t id)
 	struct exec *x;
 
 	DL_FOREACH(sb->execs, x)
-	if (x->id == id)
-		return x;
+	{
+		if (x->id == id)
+			return x;
+	}
 	return NULL;
 }
 

@@ -61,9 +61,9 @@ struct exec_spec {
  * once in a sandbox each of them gets it: whose it was can't be told. */
 #define EXEC_BLOCKED_MAX 32
 struct exec_blocked {
-	char host[254]; /* "" if no name is known */
-	char ip[46];	/* "" if none */
-	uint16_t port;	/* 0: none */
+	char host[254];	   /* "" if no name is known */
+	char ip[46];	   /* "" if none */
+	uint16_t port;	   /* 0: none */
 	const char *proto; /* static: "tcp", "udp", "dns", "icmp", "other" */
 	char rule[64];
 };
@@ -76,8 +76,8 @@ struct exec_result {
 	uint64_t duration_ms;
 	/* What the sandbox's cgroup counted while the command ran. */
 	uint64_t oom_kills, pids_denied;
-	int background;	    /* processes it left behind; -1: unknown */
-	uint32_t timeout_s; /* as asked for; EXEC_NO_TIMEOUT */
+	int background;			    /* processes it left behind; -1: unknown */
+	uint32_t timeout_s;		    /* as asked for; EXEC_NO_TIMEOUT */
 	const struct exec_blocked *blocked; /* n_blocked of them */
 	size_t n_blocked;
 	/* Collected output (raw bytes, as written), for done() only. */

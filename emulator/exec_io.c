@@ -154,14 +154,15 @@ void exec_io_let_go(struct exec *x)
 
 static void feed_close(struct feed *f, struct exec *x)
 {
-	struct stdin_piece *p, *next;
+	struct stdin_piece *p;
 
 	close_poll(&f->poll, &f->has_poll, x);
 	f->polling = false;
 	closep(&f->fd);
-	LL_FOREACH_SAFE(f->pieces, p, next)
-	free(p);
-	f->pieces = NULL;
+	while ((p = f->pieces)) {
+		f->pieces = p->next;
+		free(p);
+	}
 	f->waiting = 0;
 	f->open = false;
 }

@@ -178,7 +178,7 @@ def test_characters_split_over_writes_stay_whole_in_every_reader(api, sandbox):
 @pytest.mark.parametrize("ndjson", [False, True])
 @pytest.mark.parametrize("how", ["header", "query"])
 def test_a_reader_that_comes_back_goes_on_where_it_was(api, sandbox, how, ndjson):
-    command = "for i in $(seq 400); do echo line-$i; echo err-$i >&2; done; sleep 0.3; for i in $(seq 401 500); do echo line-$i; done; exit 9"
+    command = "for i in $(seq 60); do echo line-$i; echo err-$i >&2; sleep 0.01; done; for i in $(seq 61 500); do echo line-$i; done; exit 9"
     events = []
     with Stream(api, sandbox, command, detach_on_disconnect=True, ndjson=ndjson) as stream:
         exec_id = stream.exec_id
@@ -198,7 +198,7 @@ def test_a_reader_that_comes_back_goes_on_where_it_was(api, sandbox, how, ndjson
     assert ids == sorted(set(ids))
     out, err = output(events)
     assert out == "".join(f"line-{n}\n" for n in range(1, 501))
-    assert err == "".join(f"err-{n}\n" for n in range(1, 401))
+    assert err == "".join(f"err-{n}\n" for n in range(1, 61))
     assert [e["is_final"] for e in events].count(True) == 1 and events[-1]["exit_code"] == 9
     assert not [e for e in events if e.get("gap")]
 
