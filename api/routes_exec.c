@@ -335,7 +335,7 @@ static void start_stream(struct req *r, const struct exec_request *q)
 	struct exec *x;
 
 	if (start(r, q, NULL, &x) >= 0 && !exec_feed_start(r, x, &o))
-		exec_end(x);
+		(void)exec_end(x, NULL);
 }
 
 static void start_background(struct req *r, const struct exec_request *q)

@@ -138,8 +138,8 @@ int exec_text(const struct exec *x, enum exec_stream s, struct buf *ret, bool *r
 int exec_stdin(struct exec *x, const char *p, size_t n, bool eof, size_t *ret_waiting, struct err *e);
 int exec_signal(struct exec *x, int sig, bool tree, struct err *e);
 int exec_resize(struct exec *x, struct exec_size size, struct err *e); /* ERR_NOT_READY "not_a_terminal" */
-/* SIGTERM to the tree, SIGKILL after the grace time; also to what an ended one left behind. */
-void exec_end(struct exec *x);
+/* SIGTERM to the tree, SIGKILL after the grace time; also to what an ended one left behind, so never too late. */
+int exec_end(struct exec *x, struct err *e);
 
 /* ---- reading ---- */
 
