@@ -72,6 +72,10 @@ asan: ## unit tests and API suite under ASan and UBSan, in build-asan
 lint: ## the whole of it: clang-tidy, cppcheck, include direction, banned functions, lengths, format
 	@tests/lint/lint.sh
 
+# For the tools that need to know what the compiler is told.
+print-cflags:
+	@echo $(PKG_CFLAGS)
+
 format: ## clang-format over every C file
 	@git ls-files '*.c' '*.h' | xargs clang-format -i
 
@@ -128,6 +132,6 @@ $(BUILD)/bench/bench: $(call OBJ,$(BENCH_SRC)) $(BUILD)/liborkestr.a
 	$(call say,LD)
 	$(Q)$(CC) $(ALL_CFLAGS) $(ALL_LDFLAGS) -o $@ $^ $(LIBS) -lm
 
-.PHONY: all help deps demo test unit unit-bins api-test asan lint format bench test-vm install clean
+.PHONY: all help deps print-cflags demo test unit unit-bins api-test asan lint format bench test-vm install clean
 .SECONDARY:
 -include $(patsubst %.c,$(BUILD)/%.d,$(LIB_SRC) $(CMD_SRC) $(UNIT_SRC) $(BENCH_SRC))

@@ -107,6 +107,7 @@ struct exec {
 	uint64_t oom_before, denied_before;
 	struct exec_result res;
 	struct exec_blocked *blocked; /* res.blocked */
+	uint64_t net_before;	      /* the ledger's newest entry when it began */
 	bool exited, finished;
 	bool held; /* the sandbox is paused: the timer goes on with held_ms afterwards */
 	uint64_t held_ms;

@@ -100,11 +100,25 @@ static const char *proto_name(const struct ledger_entry *en)
 					   : "other";
 }
 
-static void add_blocked(void *arg, const struct ledger_entry *en)
+static bool is_known(const struct exec *x, const struct exec_blocked *b)
+{
+	for (size_t i = 0; i < x->res.n_blocked; i++) {
+		const struct exec_blocked *old = &x->blocked[i];
+
+		if (old->port == b->port && old->proto == b->proto && strcmp(old->host, b->host) == 0 &&
+		    strcmp(old->ip, b->ip) == 0 && strcmp(old->rule, b->rule) == 0)
+			return true;
+	}
+	return false;
+}
+
+static int add_blocked(void *arg, const struct ledger_entry *en)
 {
 	struct exec *x = arg;
-	struct exec_blocked *b = &x->blocked[x->res.n_blocked++];
+	struct exec_blocked *b = &x->blocked[x->res.n_blocked];
 
+	if (en->verdict != EGRESS_BLOCKED)
+		return 0;
 	*b = (struct exec_blocked){ .port = en->port, .proto = proto_name(en) };
 	(void)snprintf(b->host, sizeof(b->host), "%.253s", en->host);
 	(void)snprintf(b->rule, sizeof(b->rule), "%.63s", en->rule);
@@ -112,16 +126,19 @@ static void add_blocked(void *arg, const struct ledger_entry *en)
 		(void)inet_ntop(AF_INET, en->address.s6_addr + 12, b->ip, sizeof(b->ip));
 	else if (!IN6_IS_ADDR_UNSPECIFIED(&en->address))
 		(void)inet_ntop(AF_INET6, &en->address, b->ip, sizeof(b->ip));
+	if (!is_known(x, b))
+		x->res.n_blocked++;
+	return x->res.n_blocked == EXEC_BLOCKED_MAX; /* enough */
 }
 
 /* What the policy refused since the command began. */
 static void collect_blocked(struct exec *x)
 {
-	if (!x->sb || !sandbox_net_any(x->sb))
+	if (!x->sb || sandbox_net_seq(x->sb) == x->net_before)
 		return;
 	x->blocked = calloc(EXEC_BLOCKED_MAX, sizeof(*x->blocked));
 	if (x->blocked)
-		(void)sandbox_net_blocked(x->sb, x->started_ms, EXEC_BLOCKED_MAX, add_blocked, x);
+		(void)sandbox_net_each(x->sb, x->net_before, add_blocked, x);
 	x->res.blocked = x->blocked;
 }
 
@@ -520,6 +537,7 @@ static int launch(struct exec *x, const struct exec_spec *s, const char *cwd, co
 	r = exec_io_open(x, s, ie.stdio, e);
 	if (r >= 0) {
 		(void)snprintf(x->program, sizeof(x->program), "%s", ie.argv[0]);
+		x->net_before = sandbox_net_seq(x->sb);
 		x->oom_before = sandbox_oom_kills(x->sb);
 		x->denied_before = sandbox_pids_denied(x->sb);
 		x->start_us = clock_mono_us();

@@ -349,12 +349,9 @@ void sandboxes_net_stop(struct sandboxes *m);
 /* Takes in what is queued: afterwards the ledger knows all that the sandbox's programs know. */
 void sandbox_net_catch_up(struct sandbox *sb);
 
-/* Catches up and tells whether there is anything in the ledger. */
-bool sandbox_net_any(struct sandbox *sb);
-
-/* What was refused since then; see ledger_blocked_between. */
-size_t sandbox_net_blocked(struct sandbox *sb, int64_t since_ms, size_t max,
-			   void (*fn)(void *arg, const struct ledger_entry *en), void *arg);
+/* The number of the newest entry by now (0: none), for sandbox_net_each, which calls ledger_each. */
+uint64_t sandbox_net_seq(struct sandbox *sb);
+int sandbox_net_each(struct sandbox *sb, uint64_t since_seq, int (*fn)(void *arg, const struct ledger_entry *en), void *arg);
 
 /* ---- execs ---- */
 

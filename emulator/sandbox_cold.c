@@ -49,7 +49,8 @@ static void on_limit(uv_timer_t *t)
 {
 	struct err e = ERR_INIT;
 
-	(void)err_set(&e, ERR_INTERNAL, ETIMEDOUT, NULL, "the sandbox was not ready after %d s", SANDBOX_CREATE_MS / 1000);
+	(void)err_set(&e, ERR_INTERNAL, ETIMEDOUT, NULL, "the sandbox was not ready after %d s",
+		      SANDBOX_CREATE_MS / 1000);
 	sandbox_cold_failed(t->data, &e);
 }
 
@@ -89,8 +90,9 @@ static int run_unpack(struct job *j)
 	int fd = j->m->c.state_fd;
 	int r = worker_keep_only(&fd, 1);
 
-	return r < 0 ? r : snapshot_unpack(fd, &j->snapshot, j->slot, idmap_sandbox_uid(map, 0),
-					   map && map->kind == IDMAP_SINGLE, &j->shared->cancelled, &j->shared->e);
+	return r < 0 ? r
+		     : snapshot_unpack(fd, &j->snapshot, j->slot, idmap_sandbox_uid(map, 0),
+				       map && map->kind == IDMAP_SINGLE, &j->shared->cancelled, &j->shared->e);
 }
 
 static void use_slot(struct sandbox *sb, const struct err *net)
@@ -164,14 +166,14 @@ static int get_template(struct sandbox *sb, const struct snapshot_info *i, struc
 
 	if (r < 0)
 		return err_set(e, ERR_UNAVAILABLE, ENOENT, "template_unavailable",
-			       "the sandbox was made of template \"%s\" (%s), which is not here any more", i->template_name,
-			       i->template_digest);
+			       "the sandbox was made of template \"%s\" (%s), which is not here any more",
+			       i->template_name, i->template_digest);
 	now = sb->template->t->digest ? sb->template->t->digest : "";
 	if (strcmp(now, i->template_digest) == 0)
 		return 0;
 	r = err_set(e, ERR_UNAVAILABLE, ESTALE, "template_unavailable",
-		    "the sandbox was made of template \"%s\" as it was then (%s); now it is another (%s)", i->template_name,
-		    i->template_digest, now);
+		    "the sandbox was made of template \"%s\" as it was then (%s); now it is another (%s)",
+		    i->template_name, i->template_digest, now);
 	template_ref_put(TAKE_PTR(sb->template));
 	return r;
 }
@@ -212,9 +214,10 @@ int sandbox_resume_cold(struct sandbox *sb, struct err *e)
 	int r;
 
 	if (sb->m->c.strict_resume)
-		return err_set(e, ERR_NOT_READY, ESRCH, "memory_lost",
-			       "the processes of sandbox %s are gone; without --strict-resume its disk alone would be resumed",
-			       sb->row.id);
+		return err_set(
+			e, ERR_NOT_READY, ESRCH, "memory_lost",
+			"the processes of sandbox %s are gone; without --strict-resume its disk alone would be resumed",
+			sb->row.id);
 	if (sb->net_pending) /* of a try that failed: its answer would be taken for this one's */
 		return err_set(e, ERR_BUSY, EBUSY, NULL, "the sandbox's network is being taken apart; try again");
 	r = snapshot_load(sb->m->c.state_fd, sb->row.id, &info, e);

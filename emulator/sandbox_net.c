@@ -268,16 +268,20 @@ void sandbox_net_catch_up(struct sandbox *sb)
 		read_events(sb->m);
 }
 
-bool sandbox_net_any(struct sandbox *sb)
+uint64_t sandbox_net_seq(struct sandbox *sb)
 {
+	struct ledger_counters n;
+
 	sandbox_net_catch_up(sb);
-	return sb->ledger != NULL;
+	if (!sb->ledger)
+		return 0;
+	ledger_counters(sb->ledger, &n);
+	return n.allowed + n.blocked + n.failed; /* entries are numbered from 1 on */
 }
 
-size_t sandbox_net_blocked(struct sandbox *sb, int64_t since_ms, size_t max,
-			   void (*fn)(void *arg, const struct ledger_entry *en), void *arg)
+int sandbox_net_each(struct sandbox *sb, uint64_t since_seq, int (*fn)(void *arg, const struct ledger_entry *en), void *arg)
 {
-	return sb->ledger ? ledger_blocked_between(sb->ledger, since_ms, clock_real_ms(), max, fn, arg) : 0;
+	return sb->ledger ? ledger_each(sb->ledger, since_seq, fn, arg) : 0;
 }
 
 /* ---- what the API asks ---- */

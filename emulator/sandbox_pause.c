@@ -81,16 +81,22 @@ static int run_pause(struct job *j)
 	struct sandboxes *m = j->m;
 	struct err *e = &j->shared->e;
 	struct snapshot_spec s = {
-		.id = j->id, .slot = j->slot, .template_name = j->template_name, .template_digest = j->template_digest,
-		.paused_ms = j->paused_ms, .sandbox_uid = idmap_sandbox_uid(m->c.idmap, 0),
-		.single_id = m->c.idmap && m->c.idmap->kind == IDMAP_SINGLE, .cancelled = &j->shared->cancelled,
+		.id = j->id,
+		.slot = j->slot,
+		.template_name = j->template_name,
+		.template_digest = j->template_digest,
+		.paused_ms = j->paused_ms,
+		.sandbox_uid = idmap_sandbox_uid(m->c.idmap, 0),
+		.single_id = m->c.idmap && m->c.idmap->kind == IDMAP_SINGLE,
+		.cancelled = &j->shared->cancelled,
 	};
 	struct snapshot_info info;
 	int fd = m->c.state_fd;
 	int r = cgroup_freeze(m->c.cgroups, j->slot, true, e);
 
 	if (r == -ETIMEDOUT)
-		return err_set(e, ERR_BUSY, EBUSY, "pause_busy", "a process of the sandbox is busy with a disk and can't be frozen now");
+		return err_set(e, ERR_BUSY, EBUSY, "pause_busy",
+			       "a process of the sandbox is busy with a disk and can't be frozen now");
 	if (r < 0)
 		return r;
 	sandbox_collect_processes(m->c.cgroups, j->slot, &s.processes, &s.ports);
@@ -150,14 +156,15 @@ static int check_pause(struct sandboxes *m, const struct account *a, const struc
 	if (sb->row.status != SANDBOX_RUNNING || sb->init_lost)
 		return sandbox_not_ready(sb->row.id, sb->row.status, "running", e);
 	if (!cgroup_root_features(m->c.cgroups)->freeze)
-		return err_set(e, ERR_UNSUPPORTED, EOPNOTSUPP, "pause_unsupported",
-			       "pausing needs a cgroup that can be frozen, which this host does not give the emulator: see "
-			       "`orkestr-emulator doctor`");
+		return err_set(
+			e, ERR_UNSUPPORTED, EOPNOTSUPP, "pause_unsupported",
+			"pausing needs a cgroup that can be frozen, which this host does not give the emulator: see "
+			"`orkestr-emulator doctor`");
 	if (m->stopping)
 		return err_set(e, ERR_CAPACITY, ESHUTDOWN, NULL, "the emulator is stopping");
 	HASH_ITER(hh, m->by_id, other, next)
-		n += (other->row.status == SANDBOX_PAUSED || other->row.status == SANDBOX_PAUSING) &&
-		     strcmp(other->row.account, a->id) == 0;
+	n += (other->row.status == SANDBOX_PAUSED || other->row.status == SANDBOX_PAUSING) &&
+	     strcmp(other->row.account, a->id) == 0;
 	if (n >= p->max_snapshots)
 		return err_set(e, ERR_PLAN, EAGAIN, "snapshot_cap_reached",
 			       "plan \"%s\" keeps %u snapshots; resume or terminate a paused sandbox first", p->name,

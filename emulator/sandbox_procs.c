@@ -110,7 +110,9 @@ static void ask_ports(struct collector *c, int sock, int family)
 		struct nlmsghdr h;
 		struct inet_diag_req_v2 q;
 	} m = {
-		.h = { .nlmsg_len = sizeof(m), .nlmsg_type = SOCK_DIAG_BY_FAMILY, .nlmsg_flags = NLM_F_REQUEST | NLM_F_DUMP },
+		.h = { .nlmsg_len = sizeof(m),
+		       .nlmsg_type = SOCK_DIAG_BY_FAMILY,
+		       .nlmsg_flags = NLM_F_REQUEST | NLM_F_DUMP },
 		.q = { .sdiag_family = (__u8)family, .sdiag_protocol = IPPROTO_TCP, .idiag_states = 1u << TCP_LISTEN },
 	};
 

@@ -56,7 +56,9 @@ static void names_of(const char *id, char tar[static NAME_SIZE], char manifest[s
 static int write_tar(int dirfd, int upper_fd, const char *name, const struct snapshot_spec *s,
 		     struct snapshot_tar_result *res, struct err *e)
 {
-	struct snapshot_tar_spec ts = { .upper_fd = upper_fd, .sandbox_uid = s->sandbox_uid, .single_id = s->single_id,
+	struct snapshot_tar_spec ts = { .upper_fd = upper_fd,
+					.sandbox_uid = s->sandbox_uid,
+					.single_id = s->single_id,
 					.cancelled = s->cancelled };
 	_cleanup_close_ int fd = -1;
 	char tmp[NAME_SIZE + 8];
@@ -97,8 +99,8 @@ static struct json_object *lost_list(const struct snapshot_tar_result *res)
 	return a;
 }
 
-static int write_manifest(int dirfd, const char *name, const struct snapshot_spec *s, const struct snapshot_tar_result *res,
-			  struct err *e)
+static int write_manifest(int dirfd, const char *name, const struct snapshot_spec *s,
+			  const struct snapshot_tar_result *res, struct err *e)
 {
 	_cleanup_json_ struct json_object *o = json_object_new_object();
 	char iso[CLOCK_ISO_SIZE];
@@ -106,22 +108,26 @@ static int write_manifest(int dirfd, const char *name, const struct snapshot_spe
 	clock_iso(s->paused_ms, iso);
 	if (!o || !json_put(o, "version", json_object_new_int(SNAPSHOT_VERSION)) ||
 	    !json_put(o, "sandbox", json_object_new_string(s->id)) ||
-	    !json_put(o, "paused_at", json_object_new_string(iso)) || !json_put(o, "paused_ms", number((uint64_t)s->paused_ms)) ||
+	    !json_put(o, "paused_at", json_object_new_string(iso)) ||
+	    !json_put(o, "paused_ms", number((uint64_t)s->paused_ms)) ||
 	    !json_put(o, "template", json_object_new_string(s->template_name)) ||
 	    !json_put(o, "template_digest", json_object_new_string(s->template_digest)) ||
 	    !json_put(o, "tar_sha256", json_object_new_string(res->digest)) ||
 	    !json_put(o, "tar_bytes", number(res->tar_bytes)) || !json_put(o, "size_bytes", number(res->size_bytes)) ||
 	    !json_put(o, "file_bytes", number(res->file_bytes)) || !json_put(o, "entries", number(res->entries)) ||
-	    !json_put(o, "processes", json_object_get(s->processes)) || !json_put(o, "listening", json_object_get(s->ports)) ||
-	    !json_put(o, "lost_on_cold_resume", lost_list(res)))
+	    !json_put(o, "processes", json_object_get(s->processes)) ||
+	    !json_put(o, "listening", json_object_get(s->ports)) || !json_put(o, "lost_on_cold_resume", lost_list(res)))
 		return err_errno(e, ENOMEM, "snapshot");
 	return json_write_file(dirfd, name, o, e);
 }
 
 static void fill_info(const struct snapshot_spec *s, const struct snapshot_tar_result *res, struct snapshot_info *ret)
 {
-	*ret = (struct snapshot_info){ .tar_bytes = res->tar_bytes, .size_bytes = res->size_bytes, .file_bytes = res->file_bytes,
-				       .entries = res->entries, .paused_ms = s->paused_ms };
+	*ret = (struct snapshot_info){ .tar_bytes = res->tar_bytes,
+				       .size_bytes = res->size_bytes,
+				       .file_bytes = res->file_bytes,
+				       .entries = res->entries,
+				       .paused_ms = s->paused_ms };
 	(void)snprintf(ret->id, sizeof(ret->id), "%s", s->id);
 	(void)snprintf(ret->template_name, sizeof(ret->template_name), "%s", s->template_name);
 	(void)snprintf(ret->template_digest, sizeof(ret->template_digest), "%s", s->template_digest);
@@ -224,8 +230,13 @@ int snapshot_unpack(int state_fd, const struct snapshot_info *i, const char *slo
 		    const volatile bool *cancelled, struct err *e)
 {
 	_cleanup_close_ int upper_fd = -1, fd = -1;
-	struct unpack_spec us = { .read = unpack_read_fd, .read_arg = &fd, .sandbox_uid = sandbox_uid, .single_id = single_id,
-				  .whiteouts = true, .root_too = true, .stop = cancelled };
+	struct unpack_spec us = { .read = unpack_read_fd,
+				  .read_arg = &fd,
+				  .sandbox_uid = sandbox_uid,
+				  .single_id = single_id,
+				  .whiteouts = true,
+				  .root_too = true,
+				  .stop = cancelled };
 	struct unpack_result res;
 	char path[NAME_SIZE + 16];
 	int r;
@@ -313,7 +324,8 @@ int snapshot_sweep(int state_fd, bool (*wanted)(void *arg, const char *id), void
 	while (r == 0 && (de = readdir(d))) {
 		char id[SNAPSHOT_ID_SIZE];
 
-		if (strcmp(de->d_name, ".") != 0 && strcmp(de->d_name, "..") != 0 && !(id_of(de->d_name, id) && wanted(arg, id)))
+		if (strcmp(de->d_name, ".") != 0 && strcmp(de->d_name, "..") != 0 &&
+		    !(id_of(de->d_name, id) && wanted(arg, id)))
 			r = to_trash(state_fd, de->d_name, e);
 	}
 	(void)closedir(d);

@@ -50,8 +50,8 @@
 #define MAX_DEPTH (PATH_MAX / 2)
 #define READ_SIZE (1u << 20)
 #define HOLE_SIZE (16u << 20)
-#define NAMES_MAX (512u << 20)	 /* of the folders that are being walked */
-#define EXTENTS_MAX 65536	 /* of one file; what comes behind is stored with its holes filled */
+#define NAMES_MAX (512u << 20) /* of the folders that are being walked */
+#define EXTENTS_MAX 65536      /* of one file; what comes behind is stored with its holes filled */
 #define ZSTD_LEVEL 1
 #define PIPE_AFTER (8u << 20)
 #define PIPE_SIZE (1 << 20) /* the most without privilege (pipe(7)) */
@@ -351,7 +351,8 @@ static int put_marker(struct tarer *t, const char *folder, size_t folder_len, co
 	const struct stat st = { .st_mode = S_IFREG | 0600, .st_uid = t->s->sandbox_uid, .st_gid = t->s->sandbox_uid };
 	char path[PATH_MAX + 8];
 
-	if (text_format(path, sizeof(path), "%.*s%s%s%s", (int)folder_len, folder, folder_len ? "/" : "", name, suffix) < 0)
+	if (text_format(path, sizeof(path), "%.*s%s%s%s", (int)folder_len, folder, folder_len ? "/" : "", name,
+			suffix) < 0)
 		return refuse(t, "its path is too long");
 	fill_entry(t, path, &st);
 	return put_header(t);
@@ -763,7 +764,8 @@ int snapshot_tar_write(const struct snapshot_tar_spec *s, struct snapshot_tar_re
 	free(t.frames);
 	if (t.hole)
 		(void)munmap(t.hole, HOLE_SIZE);
-	HASH_ITER(hh, t.links, l, next) {
+	HASH_ITER(hh, t.links, l, next)
+	{
 		HASH_DEL(t.links, l);
 		free(l);
 	}

@@ -72,7 +72,7 @@ static int unknown_option(const char *word, const struct option *longs, struct e
 	char plain[WORD_MAX + 2];
 	size_t n = 0;
 
-	for (; longs[n].name && n < NAMES_MAX; n++)
+	for (; n < NAMES_MAX && longs[n].name; n++)
 		names[n] = longs[n].name;
 	if (strncmp(word, "--", 2) == 0) {
 		(void)snprintf(plain, sizeof(plain), "%.*s", (int)MIN(strcspn(word + 2, "="), sizeof(plain) - 1),

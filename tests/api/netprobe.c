@@ -127,6 +127,14 @@ static int tcp(const char *addr, const char *port, const char *hex)
 		if (got < 0)
 			error = errno;
 	}
+	/* An answer may come in pieces. */
+	while (got > 0 && got < (ssize_t)sizeof(in) && wait_for(fd, POLLIN, WAIT_MS / 4) > 0) {
+		ssize_t more = recv(fd, in + got, sizeof(in) - (size_t)got, 0);
+
+		if (more <= 0)
+			break;
+		got += more;
+	}
 	return report(start, error, in, got);
 }
 

@@ -130,7 +130,7 @@ def test_a_process_goes_on_where_it_was(api, sandbox):
 
 
 def test_nothing_runs_while_paused(api, emulator, sandbox):
-    api.sh(sandbox, COUNT)
+    api.sh(sandbox, COUNT + " while [ ! -e /workspace/n ]; do sleep 0.01; done")
     pause(api, sandbox)
     slot = next(s for s in emulator.slots() if (emulator.state_dir / "disk" / "s" / s / "u/workspace/n").exists())
     file = emulator.state_dir / "disk" / "s" / slot / "u/workspace/n"

@@ -3,4 +3,5 @@
 
 #define HASH_ITER(hh, head, el, tmp) for ((el) = (head); (el); (el) = (tmp))
 #define DL_FOREACH_SAFE(head, el, tmp) for ((el) = (head); (el); (el) = (tmp))
+#define LL_FOREACH_SAFE(head, el, tmp) for ((el) = (head); (el); (el) = (tmp))
 #define json_object_object_foreach(o, k, v) for (char *k = (char *)(o), *v = k; k; k = v)

@@ -8,7 +8,7 @@ mapfile -t sources < <(git ls-files --cached --others --exclude-standard 'emulat
 mapfile -t scripts < <(git ls-files --cached --others --exclude-standard '*.sh' .ci/run tests/api/run)
 mapfile -t all < <(git ls-files --cached --others --exclude-standard '*.c' '*.h')
 flags=(-std=gnu17 -D_GNU_SOURCE -I.)
-read -ra pkg < <(pkg-config --cflags libmicrohttpd libuv json-c libarchive libzstd libseccomp sqlite3 nettle libsystemd)
+read -ra pkg < <(make -s print-cflags)
 
 step() { # name, tool, command...
 	local name=$1 tool=$2

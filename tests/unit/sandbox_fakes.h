@@ -226,7 +226,7 @@ int cgroup_kill(struct cgroup_root *r _unused_, const char *slot _unused_)
 	return 0;
 }
 
-static struct cgroup_features features = { .freeze = true };
+static struct cgroup_features features = { .cpu = true, .memory = true, .pids = true, .freeze = true };
 
 const struct cgroup_features *cgroup_root_features(const struct cgroup_root *r _unused_)
 {

@@ -715,6 +715,7 @@ static void run_in_e(const struct idmap *m)
 
 	cr_assert_eq(tree_remove(state_fd, "disk", &e), 0);
 	cr_assert_eq(tree_remove(state_fd, "templates", &e), 0);
+	cr_assert_eq(tree_remove(state_fd, "snapshots", &e), 0);
 	cr_assert_eq(fchown(state_fd, m->own_uid, m->own_gid), 0);
 	cr_assert_eq(fchdir(state_fd), 0);
 	cr_assert_eq(idmap_spawn(m, in_e, arg, &pid, NULL, &e), 0, "%s", e.msg);

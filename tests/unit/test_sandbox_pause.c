@@ -56,7 +56,8 @@ Test(pause, there_and_back)
 	resumed();
 	paused();
 	/* Each row is there before what relies on it. */
-	cr_assert(strstr(trace.p, "update:pausing update:paused update:running thaw discard update:pausing"), "%s", trace.p);
+	cr_assert(strstr(trace.p, "update:pausing update:paused update:running thaw discard update:pausing"), "%s",
+		  trace.p);
 }
 
 Test(pause, again_is_the_same_and_pausing_is_busy)
@@ -78,7 +79,9 @@ Test(pause, again_is_the_same_and_pausing_is_busy)
 static const struct {
 	const char *step;
 	enum err_kind kind;
-} failures[] = { { "freeze", ERR_IO }, { "snapshot", ERR_FULL }, { "update:paused", ERR_IO }, { "update:pausing", ERR_IO } };
+} failures[] = {
+	{ "freeze", ERR_IO }, { "snapshot", ERR_FULL }, { "update:paused", ERR_IO }, { "update:pausing", ERR_IO }
+};
 
 Test(pause, a_failure_leaves_it_running)
 {

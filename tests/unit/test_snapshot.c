@@ -37,7 +37,7 @@ static void shell(const char *fmt, ...)
 	va_start(ap, fmt);
 	(void)vsnprintf(cmd, sizeof(cmd), fmt, ap);
 	va_end(ap);
-	(void)snprintf(all, sizeof(all), 
+	(void)snprintf(all, sizeof(all),
 		       "set -e; setfattr() { python3 -c 'import os, sys; os.setxattr(sys.argv[5], sys.argv[2], "
 		       "sys.argv[4].encode())' \"$@\"; }; cd %s/disk/s/" SLOT "/u; %s",
 		       dir, cmd);
@@ -74,8 +74,14 @@ TestSuite(snapshot, .init = set_up, .fini = tear_down, .timeout = 60);
 static int write_one(const char *slot, struct snapshot_info *ret, struct err *e)
 {
 	struct json_object *list = json_object_new_array();
-	struct snapshot_spec s = { .id = "sbx_1", .slot = slot, .template_name = "t", .template_digest = "sha256:1",
-				   .paused_ms = 5, .sandbox_uid = UID, .processes = list, .ports = list };
+	struct snapshot_spec s = { .id = "sbx_1",
+				   .slot = slot,
+				   .template_name = "t",
+				   .template_digest = "sha256:1",
+				   .paused_ms = 5,
+				   .sandbox_uid = UID,
+				   .processes = list,
+				   .ports = list };
 	int r;
 
 	*e = ERR_INIT;
@@ -160,11 +166,16 @@ static char *list_upper(const char *slot)
 
 static const char make_all[] =
 	"mkdir -p d/e/f; echo text > d/plain; chmod 6755 d/plain; : > d/empty; ln d/plain d/e/hard; ln d/plain a-hard;"
-	"ln -s ../nowhere d/sym; mkfifo -m 640 d/fifo; ln d/fifo d/fifo2; ln d/sym d/sym2; mknod gone c 0 0; mknod d/gone c 0 0;"
-	"truncate -s 30M d/sparse; printf x | dd of=d/sparse bs=1 seek=20000000 conv=notrunc 2> /dev/null; truncate -s 5M d/hole;"
-	"head -c 300000 /dev/urandom > d/random; chmod 0 d/random; echo x > 'd/sp ace'; echo u > d/$(printf '\\303\\274');"
-	"echo b > d/$(printf 'bad\\377name'); long=$(printf '%0200d' 7); mkdir -p $long/$long/$long; echo deep > $long/$long/$long/x;"
-	"setfattr -n user.mine -v value d/plain; setfattr -n user.on -v dir d/e; setfattr -n user.overlay.opaque -v y d/e/f;"
+	"ln -s ../nowhere d/sym; mkfifo -m 640 d/fifo; ln d/fifo d/fifo2; ln d/sym d/sym2; mknod gone c 0 0; mknod "
+	"d/gone c 0 0;"
+	"truncate -s 30M d/sparse; printf x | dd of=d/sparse bs=1 seek=20000000 conv=notrunc 2> /dev/null; truncate -s "
+	"5M d/hole;"
+	"head -c 300000 /dev/urandom > d/random; chmod 0 d/random; echo x > 'd/sp ace'; echo u > d/$(printf "
+	"'\\303\\274');"
+	"echo b > d/$(printf 'bad\\377name'); long=$(printf '%0200d' 7); mkdir -p $long/$long/$long; echo deep > "
+	"$long/$long/$long/x;"
+	"setfattr -n user.mine -v value d/plain; setfattr -n user.on -v dir d/e; setfattr -n user.overlay.opaque -v y "
+	"d/e/f;"
 	"setfattr -n user.overlay.origin -v junk d/empty; setfattr -n user.overlay.impure -v y d;"
 	"chown -hR 100000:100000 .; chown 101000:102000 d/empty; chown -h 100007:100008 d/sym; chown 165534:165534 d/e;"
 	"touch -h -d '2001-02-03 04:05:06.123456789' d/sym d/empty d/random d/fifo d/plain; chmod 1751 .;"
@@ -185,7 +196,8 @@ Test(snapshot, everything_comes_back)
 	cr_assert(snapshot_unpack(state_fd, &loaded, SLOT2, UID, false, NULL, &e) == 0, "%s", e.msg);
 	after = list_upper(SLOT2);
 	cr_assert_str_eq(after, before);
-	cr_assert(strstr(before, " sparse") && strstr(before, "user.mine=value") && strstr(before, "user.overlay.opaque=y"));
+	cr_assert(strstr(before, " sparse") && strstr(before, "user.mine=value") &&
+		  strstr(before, "user.overlay.opaque=y"));
 	/* The copy is as good as the original. */
 	cr_assert(write_one(SLOT2, &two, &e) == 0, "%s", e.msg);
 	cr_assert_str_eq(two.tar_digest, one.tar_digest);
@@ -284,7 +296,8 @@ Test(snapshot, a_large_one)
 	struct stat st;
 	struct err e;
 
-	shell("head -c 30000000 /dev/urandom > a; head -c 10000000 /dev/zero | tr '\\0' x > b; chown -h 100000:100000 . a b; "
+	shell("head -c 30000000 /dev/urandom > a; head -c 10000000 /dev/zero | tr '\\0' x > b; chown -h 100000:100000 "
+	      ". a b; "
 	      "touch -d '1999-09-09' .");
 	before = list_upper(SLOT);
 	cr_assert(write_one(SLOT, &i, &e) == 0, "%s", e.msg);
@@ -325,13 +338,15 @@ Test(snapshot, sweep)
 	struct err e;
 
 	cr_assert(write_one(SLOT, &i, &e) == 0);
-	for (const char *const *n = (const char *const[]){ "sbx_2.json", "sbx_3.tar.zst", ".tmp-x", "odd", NULL }; *n; n++) {
+	for (const char *const *n = (const char *const[]){ "sbx_2.json", "sbx_3.tar.zst", ".tmp-x", "odd", NULL }; *n;
+	     n++) {
 		(void)snprintf(path, sizeof(path), "snapshots/%s", *n);
 		cr_assert(close(openat(state_fd, path, O_CREAT | O_WRONLY | O_CLOEXEC, 0600)) == 0);
 	}
 	cr_assert(snapshot_sweep(state_fd, keep_one, NULL, &e) == 0, "%s", e.msg);
 	cr_assert(snapshot_load(state_fd, "sbx_1", &i, &e) == 0);
-	for (const char *const *n = (const char *const[]){ "sbx_2.json", "sbx_3.tar.zst", ".tmp-x", "odd", NULL }; *n; n++) {
+	for (const char *const *n = (const char *const[]){ "sbx_2.json", "sbx_3.tar.zst", ".tmp-x", "odd", NULL }; *n;
+	     n++) {
 		(void)snprintf(path, sizeof(path), "snapshots/%s", *n);
 		cr_assert(faccessat(state_fd, path, F_OK, 0) < 0, "%s", *n);
 	}

@@ -425,6 +425,7 @@ static void import_with(const struct idmap *m)
 
 	cr_assert_eq(tree_remove(state_fd, "disk", &e), 0);
 	cr_assert_eq(tree_remove(state_fd, "templates", &e), 0);
+	cr_assert_eq(tree_remove(state_fd, "snapshots", &e), 0);
 	cr_assert_eq(fchown(state_fd, m->own_uid, m->own_gid), 0);
 	/* mkdtemp's 0700 folder is below root's /tmp: the id inside can only get there as its current folder. */
 	cr_assert_eq(fchdir(state_fd), 0);
