@@ -9,7 +9,7 @@
 int exec_json_outcome(struct buf *b, const struct exec_result *r) _warn_unused_;
 
 /* "name":[{"host","ip","port","proto","rule"}, ...], as exec_json_outcome. */
-int exec_json_blocked(struct buf *b, const char *name, const struct exec_result *r) _warn_unused_;
+int exec_json_blocked(struct buf *b, const char *name, const struct exec_result *x) _warn_unused_;
 
 /* The state of one, without its output. NULL out of memory. */
 struct json_object *exec_json_info(const struct exec_info *i);

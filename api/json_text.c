@@ -46,10 +46,12 @@ static char *add_escape(char *to, unsigned char c)
 		*to++ = at[1];
 		return to;
 	}
-	memcpy(to, "u00", 3);
-	to[3] = hex[c >> 4];
-	to[4] = hex[c & 15];
-	return to + 5;
+	*to++ = 'u';
+	*to++ = '0';
+	*to++ = '0';
+	*to++ = hex[c >> 4];
+	*to++ = hex[c & 15];
+	return to;
 }
 
 /* Bytes at p that are a character above ASCII, or the beginning of one, as far as they may be (RFC 3629,
@@ -78,6 +80,7 @@ static size_t char_run(const unsigned char *p, size_t n, size_t *ret_len)
 /* At most PIECE bytes, with room for the worst at `to`. Returns the end; *used: how many were taken. */
 static char *add_piece(char *to, const unsigned char *p, size_t n, bool final, size_t *used)
 {
+	static const unsigned char replacement[] = { 0xef, 0xbf, 0xbd }; /* U+FFFD */
 	size_t i = 0;
 
 	while (i < n) {
@@ -95,11 +98,8 @@ static char *add_piece(char *to, const unsigned char *p, size_t n, bool final, s
 		run = char_run(p + i, n - i, &len);
 		if (run < len && i + run == n && !final)
 			break;
-		if (run == len)
-			memcpy(to, p + i, run);
-		else
-			memcpy(to, "\xef\xbf\xbd", 3);
-		to += run == len ? run : 3;
+		memcpy(to, run == len ? p + i : replacement, run == len ? run : sizeof(replacement));
+		to += run == len ? run : sizeof(replacement);
 		i += run;
 	}
 	*used = i;

@@ -224,15 +224,16 @@ static int add_result(struct buf *b, const struct exec_result *x)
 	if (r >= 0)
 		r = exec_json_outcome(b, x);
 	if (r >= 0)
-		r = buf_printf(b, ",\"stdout_truncated\":%s,\"stderr_truncated\":%s,", x->truncated[0] ? "true" : "false",
-			       x->truncated[1] ? "true" : "false");
+		r = buf_printf(b, ",\"stdout_truncated\":%s,\"stderr_truncated\":%s,",
+			       x->truncated[0] ? "true" : "false", x->truncated[1] ? "true" : "false");
 	return r < 0 ? r : exec_json_blocked(b, "network_blocked", x);
 }
 
 /* wire.md, Errors: it failed, and something was refused while it ran. */
 static bool is_policy_error(const struct req *r, const struct exec_result *x)
 {
-	return x->n_blocked > 0 && x->exit_code != 0 && x->reason != EXEC_TERMINATED && !req_api(r)->network_errors_report;
+	return x->n_blocked > 0 && x->exit_code != 0 && x->reason != EXEC_TERMINATED &&
+	       !req_api(r)->network_errors_report;
 }
 
 static int add_policy_error(struct buf *b, const struct exec_result *x, struct errors_answer *a)
@@ -334,7 +335,7 @@ static void start_stream(struct req *r, const struct exec_request *q)
 	struct exec *x;
 
 	if (start(r, q, NULL, &x) >= 0 && !exec_feed_start(r, x, &o))
-		exec_end(x);
+		(void)exec_end(x, NULL);
 }
 
 static void start_background(struct req *r, const struct exec_request *q)

@@ -198,11 +198,14 @@ void exec_session_reply_started(struct req *r, struct exec *x)
 static void handle_delete(struct req *r)
 {
 	struct exec *x = find(r);
+	struct err e = ERR_INIT;
 
 	if (!x)
 		return;
-	exec_end(x);
-	reply_when(r, x, 200, true);
+	if (exec_end(x, &e) < 0)
+		req_reply_err(r, &e);
+	else
+		reply_when(r, x, 200, true);
 }
 
 /* ---- the stream again ---- */

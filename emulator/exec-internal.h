@@ -120,6 +120,7 @@ struct exec {
 void exec_put(struct exec *x);
 void exec_begin_end(struct exec *x, enum exec_ender by);
 void exec_signal_tree(struct exec *x, int sig);
+int exec_check_running(const struct exec *x, struct err *e); /* and its sandbox */
 
 /* exec_io.c: pipes, terminal, stdin */
 struct init_exec;

@@ -94,7 +94,10 @@ static const char *proto_name(const struct ledger_entry *en)
 {
 	if (en->kind == EGRESS_DNS)
 		return "dns";
-	return en->proto == IPPROTO_TCP ? "tcp" : en->proto == IPPROTO_UDP ? "udp" : en->proto == IPPROTO_ICMP ? "icmp" : "other";
+	return en->proto == IPPROTO_TCP	   ? "tcp"
+	       : en->proto == IPPROTO_UDP  ? "udp"
+	       : en->proto == IPPROTO_ICMP ? "icmp"
+					   : "other";
 }
 
 static bool is_known(const struct exec *x, const struct exec_blocked *b)
@@ -253,8 +256,10 @@ static struct exec *find_running(struct sandbox *sb, uint64_t id)
 	struct exec *x;
 
 	DL_FOREACH(sb->execs, x)
-	if (x->id == id)
-		return x;
+	{
+		if (x->id == id)
+			return x;
+	}
 	return NULL;
 }
 
@@ -368,11 +373,6 @@ void exec_release_all(struct sandbox *sb, int64_t held_us)
 	}
 }
 
-void exec_end(struct exec *x)
-{
-	exec_begin_end(x, EXEC_BY_REQUEST);
-}
-
 void exec_abandon(struct exec *x)
 {
 	x->ev.done = NULL;
@@ -387,7 +387,7 @@ void exec_abandon(struct exec *x)
 
 /* ---- requests about a running one ---- */
 
-static int check_running(const struct exec *x, struct err *e)
+int exec_check_running(const struct exec *x, struct err *e)
 {
 	if (x->exited || x->finished)
 		return err_set(e, ERR_NOT_READY, ESRCH, "exec_ended", "the command has ended");
@@ -399,7 +399,7 @@ static int check_running(const struct exec *x, struct err *e)
 
 int exec_signal(struct exec *x, int sig, bool tree, struct err *e)
 {
-	int r = check_running(x, e);
+	int r = exec_check_running(x, e);
 
 	if (r < 0)
 		return r;
@@ -408,9 +408,18 @@ int exec_signal(struct exec *x, int sig, bool tree, struct err *e)
 	return 0;
 }
 
+int exec_end(struct exec *x, struct err *e)
+{
+	int r = x->finished ? 0 : exec_check_running(x, e);
+
+	if (r >= 0)
+		exec_begin_end(x, EXEC_BY_REQUEST);
+	return r;
+}
+
 int exec_resize(struct exec *x, struct exec_size size, struct err *e)
 {
-	int r = check_running(x, e);
+	int r = exec_check_running(x, e);
 
 	if (r < 0)
 		return r;

@@ -61,9 +61,9 @@ struct exec_spec {
  * once in a sandbox each of them gets it: whose it was can't be told. */
 #define EXEC_BLOCKED_MAX 32
 struct exec_blocked {
-	char host[254]; /* "" if no name is known */
-	char ip[46];	/* "" if none */
-	uint16_t port;	/* 0: none */
+	char host[254];	   /* "" if no name is known */
+	char ip[46];	   /* "" if none */
+	uint16_t port;	   /* 0: none */
 	const char *proto; /* static: "tcp", "udp", "dns", "icmp", "other" */
 	char rule[64];
 };
@@ -76,8 +76,8 @@ struct exec_result {
 	uint64_t duration_ms;
 	/* What the sandbox's cgroup counted while the command ran. */
 	uint64_t oom_kills, pids_denied;
-	int background;	    /* processes it left behind; -1: unknown */
-	uint32_t timeout_s; /* as asked for; EXEC_NO_TIMEOUT */
+	int background;			    /* processes it left behind; -1: unknown */
+	uint32_t timeout_s;		    /* as asked for; EXEC_NO_TIMEOUT */
 	const struct exec_blocked *blocked; /* n_blocked of them */
 	size_t n_blocked;
 	/* Collected output (raw bytes, as written), for done() only. */
@@ -138,8 +138,8 @@ int exec_text(const struct exec *x, enum exec_stream s, struct buf *ret, bool *r
 int exec_stdin(struct exec *x, const char *p, size_t n, bool eof, size_t *ret_waiting, struct err *e);
 int exec_signal(struct exec *x, int sig, bool tree, struct err *e);
 int exec_resize(struct exec *x, struct exec_size size, struct err *e); /* ERR_NOT_READY "not_a_terminal" */
-/* SIGTERM to the tree, SIGKILL after the grace time; also to what an ended one left behind. */
-void exec_end(struct exec *x);
+/* SIGTERM to the tree, SIGKILL after the grace time; also to what an ended one left behind, so never too late. */
+int exec_end(struct exec *x, struct err *e);
 
 /* ---- reading ---- */
 

@@ -154,14 +154,15 @@ void exec_io_let_go(struct exec *x)
 
 static void feed_close(struct feed *f, struct exec *x)
 {
-	struct stdin_piece *p, *next;
+	struct stdin_piece *p;
 
 	close_poll(&f->poll, &f->has_poll, x);
 	f->polling = false;
 	closep(&f->fd);
-	LL_FOREACH_SAFE(f->pieces, p, next)
-	free(p);
-	f->pieces = NULL;
+	while ((p = f->pieces)) {
+		f->pieces = p->next;
+		free(p);
+	}
 	f->waiting = 0;
 	f->open = false;
 }
@@ -235,9 +236,10 @@ int exec_stdin(struct exec *x, const char *p, size_t n, bool eof, size_t *ret_wa
 {
 	struct feed *f = &x->in;
 	bool pty = x->spec.pty.rows > 0;
+	int r = exec_check_running(x, e);
 
-	if (x->exited || x->finished)
-		return err_set(e, ERR_NOT_READY, ESRCH, "exec_ended", "the command has ended");
+	if (r < 0)
+		return r;
 	if (n > EXEC_STDIN_MAX)
 		return err_set(e, ERR_TOO_LARGE, EMSGSIZE, "payload_too_large", "at most %u bytes of stdin at a time",
 			       EXEC_STDIN_MAX);

@@ -35,8 +35,10 @@ void readers_wake(struct exec *x, bool output)
 	struct exec_reader *r, *next;
 
 	DL_FOREACH_SAFE(x->readers, r, next)
-	if (!output || !r->end_only)
-		r->wake(r->arg);
+	{
+		if (!output || !r->end_only)
+			r->wake(r->arg);
+	}
 }
 
 void readers_check_pause(struct exec *x)

@@ -79,6 +79,18 @@ static int find_sandbox(struct sandboxes *m, const struct account *a, const char
 	return *ret ? 0 : sandbox_find_running(m, a, id, ret, e);
 }
 
+static struct exec *find_in(struct exec *list, const char *id)
+{
+	struct exec *x;
+
+	DL_FOREACH(list, x)
+	{
+		if (strcmp(x->name, id) == 0)
+			return x;
+	}
+	return NULL;
+}
+
 int exec_find(struct sandboxes *m, const struct account *a, const char *sandbox_id, const char *id, struct exec **ret,
 	      struct err *e)
 {
@@ -89,13 +101,9 @@ int exec_find(struct sandboxes *m, const struct account *a, const char *sandbox_
 	if (r < 0)
 		return r;
 	expire(m);
-	DL_FOREACH(sb->execs, x)
-	if (strcmp(x->name, id) == 0)
-		break;
+	x = find_in(sb->execs, id);
 	if (!x)
-		DL_FOREACH(sb->ended, x)
-	if (strcmp(x->name, id) == 0)
-		break;
+		x = find_in(sb->ended, id);
 	if (!x)
 		return err_set(e, ERR_NOT_FOUND, ENOENT, "exec_not_found",
 			       "exec \"%.40s\" does not exist in this sandbox, or ended too long ago", id);
@@ -146,10 +154,14 @@ int exec_each(struct sandboxes *m, const struct account *a, const char *sandbox_
 		return r;
 	expire(m);
 	DL_FOREACH(sb->execs, x)
-	all[n++] = x;
+	{
+		all[n++] = x;
+	}
 	DL_FOREACH(sb->ended, x)
-	all[n++] = x;
-	qsort(all, n, sizeof(all[0]), newest_first);
+	{
+		all[n++] = x;
+	}
+	qsort(all, n, sizeof(void *), newest_first);
 	for (size_t i = 0; i < n && r >= 0; i++) {
 		exec_get_info(all[i], &info);
 		r = fn(arg, &info);

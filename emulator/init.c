@@ -320,7 +320,7 @@ static void on_closed(uv_handle_t *h)
 
 void init_free(struct init *i)
 {
-	struct waiting *w, *next;
+	struct waiting *w;
 
 	if (!i)
 		return;
@@ -328,7 +328,9 @@ void init_free(struct init *i)
 	(void)uv_poll_stop(&i->poll);
 	uv_close((uv_handle_t *)&i->poll, on_closed);
 	uv_close((uv_handle_t *)&i->retry, on_closed);
-	LL_FOREACH_SAFE(i->waiting, w, next)
-	waiting_free(w);
+	while ((w = i->waiting)) {
+		i->waiting = w->next;
+		waiting_free(w);
+	}
 	closep(&i->sock);
 }

@@ -90,7 +90,8 @@ static void configure(const struct pid1_config *c, struct init_configure_msg *m)
 				     .layers = (const char(*)[40])m->layers,
 				     .n_layers = m->n_layers,
 				     .cpus = m->cpus,
-				     .hostname = m->hostname, .memory_bytes = m->memory_bytes };
+				     .hostname = m->hostname,
+				     .memory_bytes = m->memory_bytes };
 	struct err e = ERR_INIT;
 
 	if (!proto_slot_ok(m->slot) || m->n_layers == 0 || m->n_layers > TEMPLATE_MAX_LAYERS ||

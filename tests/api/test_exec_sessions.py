@@ -178,7 +178,7 @@ def test_characters_split_over_writes_stay_whole_in_every_reader(api, sandbox):
 @pytest.mark.parametrize("ndjson", [False, True])
 @pytest.mark.parametrize("how", ["header", "query"])
 def test_a_reader_that_comes_back_goes_on_where_it_was(api, sandbox, how, ndjson):
-    command = "for i in $(seq 400); do echo line-$i; echo err-$i >&2; done; sleep 0.3; for i in $(seq 401 500); do echo line-$i; done; exit 9"
+    command = "for i in $(seq 60); do echo line-$i; echo err-$i >&2; sleep 0.01; done; for i in $(seq 61 500); do echo line-$i; done; exit 9"
     events = []
     with Stream(api, sandbox, command, detach_on_disconnect=True, ndjson=ndjson) as stream:
         exec_id = stream.exec_id
@@ -198,7 +198,7 @@ def test_a_reader_that_comes_back_goes_on_where_it_was(api, sandbox, how, ndjson
     assert ids == sorted(set(ids))
     out, err = output(events)
     assert out == "".join(f"line-{n}\n" for n in range(1, 501))
-    assert err == "".join(f"err-{n}\n" for n in range(1, 401))
+    assert err == "".join(f"err-{n}\n" for n in range(1, 61))
     assert [e["is_final"] for e in events].count(True) == 1 and events[-1]["exit_code"] == 9
     assert not [e for e in events if e.get("gap")]
 
@@ -578,6 +578,24 @@ def test_terminate_answers_every_kind_of_exec_at_once(api, sandbox, run_in_backg
     for end in [result, *ends]:
         assert (end["reason"], end["exit_code"], end["evidence"]["ended_by"]) == ("terminated", 137, "sandbox"), end
     assert result["stdout"] == "b\n"
+
+
+def test_a_paused_sandbox_shows_its_execs_and_leaves_them_alone(api, sandbox):
+    with Stream(api, sandbox, "echo one; read line; echo $line", stdin_open=True, detach_on_disconnect=True) as stream:
+        assert stream.until("one\n")
+        seen = stream.ids[-1]
+    exec_id = stream.exec_id
+    if (answer := api.post(f"/v1/sandboxes/{sandbox}/pause")).status != 200:
+        pytest.skip(f"no pause here: {answer}")
+    assert [e["state"] for e in api.get(exec_path(sandbox)).json["execs"]] == ["running"]
+    assert get(api, sandbox, exec_id)["stdout"] == "one\n"
+    for method, rest, body in (("POST", "stdin", {"data": "x"}), ("POST", "signal", {"signal": 15}), ("DELETE", "", None)):
+        check_error(api.request(method, exec_path(sandbox, exec_id, rest), body), 409, "sandbox_not_ready")
+    with Stream.attach(api, sandbox, exec_id, after=seen) as stream:
+        assert api.post(f"/v1/sandboxes/{sandbox}/resume").status == 200
+        assert send(api, sandbox, exec_id, data="two\n").status == 200
+        events = list(stream)
+    assert output(events)[0] == "two\n" and events[-1]["exit_code"] == 0
 
 
 # --- many at once ---------------------------------------------------------------------------------

@@ -331,11 +331,12 @@ int snapshot_load(int dir _unused_, const char *id, struct snapshot_info *ret, s
 	return 0;
 }
 
-int snapshot_unpack(int dir _unused_, const struct snapshot_info *i _unused_, const char *slot _unused_, uid_t uid _unused_,
-		    bool single _unused_, const volatile bool *cancelled _unused_, struct err *e)
+int snapshot_unpack(int dir _unused_, const struct snapshot_info *i _unused_, const char *slot _unused_,
+		    uid_t uid _unused_, bool single _unused_, const volatile bool *cancelled _unused_, struct err *e)
 {
-	return strcmp(fail_step, "unpack") == 0 ?
-		       err_set(e, ERR_UNAVAILABLE, EBADMSG, "snapshot_damaged", "unpack failed") : 0;
+	return strcmp(fail_step, "unpack") == 0
+		       ? err_set(e, ERR_UNAVAILABLE, EBADMSG, "snapshot_damaged", "unpack failed")
+		       : 0;
 }
 
 int snapshot_discard(int dir _unused_, const char *id, struct err *e _unused_)
@@ -411,14 +412,14 @@ int keeper_spawn(struct keeper *k _unused_, const char *slot, keeper_spawned_fn 
 }
 
 /* No test here has a gateway. */
-int keeper_attach(struct keeper *k _unused_, const char *slot _unused_, uint32_t index _unused_, enum net_mode mode _unused_,
-		  keeper_done_fn done _unused_, void *arg _unused_, struct err *e)
+int keeper_attach(struct keeper *k _unused_, const char *slot _unused_, uint32_t index _unused_,
+		  enum net_mode mode _unused_, keeper_done_fn done _unused_, void *arg _unused_, struct err *e)
 {
 	return err_set(e, ERR_INTERNAL, ENOSYS, NULL, "keeper_attach");
 }
 
-int keeper_set_mode(struct keeper *k _unused_, const char *slot _unused_, uint32_t index _unused_, enum net_mode mode _unused_,
-		    keeper_done_fn done _unused_, void *arg _unused_, struct err *e)
+int keeper_set_mode(struct keeper *k _unused_, const char *slot _unused_, uint32_t index _unused_,
+		    enum net_mode mode _unused_, keeper_done_fn done _unused_, void *arg _unused_, struct err *e)
 {
 	return err_set(e, ERR_INTERNAL, ENOSYS, NULL, "keeper_set_mode");
 }
@@ -647,8 +648,10 @@ void init_free(struct init *i)
 
 static void make_manager(uint32_t max_live, uint32_t warm)
 {
-	struct sandboxes_config c = { .loop = &loop, .max_live = max_live, .warm = warm,
-				       .network = { .egress_sock = -1, .why_none = "a test" } };
+	struct sandboxes_config c = { .loop = &loop,
+				      .max_live = max_live,
+				      .warm = warm,
+				      .network = { .egress_sock = -1, .why_none = "a test" } };
 
 	log_set_level(LOG_LEVEL_ERROR);
 	cr_assert(mkdtemp(state_dir));

@@ -428,14 +428,14 @@ Test(exec_sessions, signals_and_the_end)
 	v = view_init();
 	x = start(&s);
 	attach(&v, x, 0);
-	exec_end(x);
-	exec_end(x);
+	cr_assert(exec_end(x, &e) == 0);
+	cr_assert(exec_end(x, &e) == 0);
 	cr_assert(spin(&v.ended, 2000));
 	cr_expect(v.result.reason == EXEC_TERMINATED && v.result.by == EXEC_BY_REQUEST && v.result.signal == SIGTERM);
 	/* Again, for what it may have left behind. */
 	spin_for(2100);
 	cr_expect(last_signal == SIGKILL);
-	exec_end(x);
+	cr_assert(exec_end(x, &e) == 0);
 	cr_expect(last_signal == SIGTERM);
 	spin_for(2100);
 	cr_expect(last_signal == SIGKILL);
@@ -524,7 +524,7 @@ Test(exec_sessions, no_terminal)
 	cr_expect(pty_open(fd, 0, (struct exec_size){ 5, 5 }, &master, &slave, &e) < 0 && e.kind == ERR_UNSUPPORTED);
 	cr_expect(master == -1 && slave == -1);
 	(void)close(fd);
-	exec_end(x);
+	cr_assert(exec_end(x, &e) == 0);
 	spin_for(100);
 }
 
