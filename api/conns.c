@@ -22,7 +22,8 @@ static void sweep(struct conns *cs)
 
 	if (!fds || !who)
 		return;
-	DL_FOREACH(cs->list, c) {
+	DL_FOREACH(cs->list, c)
+	{
 		if (c->busy)
 			continue;
 		who[n] = c->mhd;
@@ -52,7 +53,8 @@ int conns_init(struct conns *cs, struct uv_loop_s *loop, void (*left)(void *arg,
 	return uv_timer_init(loop, &cs->timer);
 }
 
-void conns_notify(void *cls, struct MHD_Connection *mhd, void **socket_context, enum MHD_ConnectionNotificationCode code)
+void conns_notify(void *cls, struct MHD_Connection *mhd, void **socket_context,
+		  enum MHD_ConnectionNotificationCode code)
 {
 	struct conns *cs = cls;
 	const union MHD_ConnectionInfo *info;

@@ -530,8 +530,8 @@ static void on_client_left(void *arg, struct MHD_Connection *conn)
 	struct req *r;
 
 	DL_FOREACH(h->reqs, r)
-		if (r->conn == conn && (r->suspended || r->body_over))
-			return; /* somebody else's to resume */
+	if (r->conn == conn && (r->suspended || r->body_over))
+		return; /* somebody else's to resume */
 	MHD_suspend_connection(conn);
 	MHD_resume_connection(conn);
 	h->dirty = true;
@@ -580,8 +580,8 @@ static int start_listener(struct http *h, int fd, struct err *e)
 				 (size_t)CONNECTION_MEMORY, MHD_OPTION_CONNECTION_MEMORY_INCREMENT,
 				 (size_t)CONNECTION_MEMORY_STEP, MHD_OPTION_CONNECTION_TIMEOUT, h->idle_timeout_s,
 				 MHD_OPTION_UNESCAPE_CALLBACK, on_unescape, NULL, MHD_OPTION_URI_LOG_CALLBACK, on_uri,
-				 l, MHD_OPTION_NOTIFY_COMPLETED, on_completed, h, MHD_OPTION_NOTIFY_CONNECTION, conns_notify,
-				 &h->conns, MHD_OPTION_END);
+				 l, MHD_OPTION_NOTIFY_COMPLETED, on_completed, h, MHD_OPTION_NOTIFY_CONNECTION,
+				 conns_notify, &h->conns, MHD_OPTION_END);
 	if (!l->daemon)
 		return err_set(e, ERR_INTERNAL, errno, NULL, "the HTTP server can't start");
 	info = MHD_get_daemon_info(l->daemon, MHD_DAEMON_INFO_EPOLL_FD);

@@ -35,8 +35,8 @@ struct http_config {
 	struct uv_loop_s *loop;
 	struct api *api;
 	const struct accounts *accounts;
-	int listen_fd;	     /* bound and listening; taken */
-	int unix_fd;	     /* the same for --unix, or -1 */
+	int listen_fd; /* bound and listening; taken */
+	int unix_fd;   /* the same for --unix, or -1 */
 	unsigned int max_connections;
 	unsigned int idle_timeout_s; /* half-sent requests end after this long */
 };
@@ -53,8 +53,9 @@ struct api *req_api(const struct req *r);
 const struct account *req_account(const struct req *r); /* NULL on routes without a token */
 const char *req_id(const struct req *r);		/* X-Request-Id */
 const char *req_method(const struct req *r);
-const char *req_param(const struct req *r, const char *name); /* percent-decoded; never NULL for a {name} of the pattern */
-const char *req_query(const struct req *r, const char *name); /* percent-decoded, or NULL */
+const char *req_param(const struct req *r,
+		      const char *name); /* percent-decoded; never NULL for a {name} of the pattern */
+const char *req_query(const struct req *r, const char *name);  /* percent-decoded, or NULL */
 const char *req_header(const struct req *r, const char *name); /* or NULL */
 const struct buf *req_body(const struct req *r);
 bool req_accepts(const struct req *r, const char *type); /* the Accept header names exactly this type */
@@ -80,7 +81,8 @@ void req_divergence(struct req *r, const char *slug);
 void req_reply_json(struct req *r, unsigned int status, struct json_object *o);
 void req_reply_empty(struct req *r, unsigned int status);
 void req_reply_bytes(struct req *r, unsigned int status, const char *type, const void *p, size_t n); /* copied */
-void req_reply_fd(struct req *r, unsigned int status, const char *type, int fd, uint64_t offset, uint64_t n); /* fd taken */
+void req_reply_fd(struct req *r, unsigned int status, const char *type, int fd, uint64_t offset,
+		  uint64_t n); /* fd taken */
 
 /* {"detail": e->msg, "code": ...} with the status of e's kind and reason (api/errors.c, wire.md). */
 void req_reply_err(struct req *r, const struct err *e);
@@ -93,6 +95,6 @@ void req_reply_invalid(struct req *r, const char *where, const char *field, cons
 /* A body made as it is sent. pull() fills up to cap bytes and returns how many; 0: nothing now (the
  * connection sleeps until req_wake); -1: the end; less: the answer is broken off, visibly. free_fn(arg)
  * runs when the answer is over or the client is gone. */
-void req_reply_stream(struct req *r, unsigned int status, const char *type, ssize_t (*pull)(void *arg, char *p, size_t cap),
-		      void (*free_fn)(void *arg), void *arg);
+void req_reply_stream(struct req *r, unsigned int status, const char *type,
+		      ssize_t (*pull)(void *arg, char *p, size_t cap), void (*free_fn)(void *arg), void *arg);
 void req_wake(struct req *r);

@@ -38,10 +38,10 @@ struct http {
 	unsigned int n_drains;
 	struct drain *drains; /* sockets of closed connections whose input is thrown away */
 	struct conns conns;
-	bool dirty;	      /* a connection was resumed: libmicrohttpd must run before the loop sleeps */
-	bool running;	      /* inside MHD_run */
-	bool quiesced;	      /* no new connections; answers close theirs */
-	bool dying;	      /* http_free has begun */
+	bool dirty;    /* a connection was resumed: libmicrohttpd must run before the loop sleeps */
+	bool running;  /* inside MHD_run */
+	bool quiesced; /* no new connections; answers close theirs */
+	bool dying;    /* http_free has begun */
 };
 
 struct req_header_pair {
@@ -97,7 +97,7 @@ struct req {
 
 /* http.c */
 int req_fd(const struct req *r); /* the connection's socket, or -1 */
-void req_resume(struct req *r); /* no-op unless suspended */
+void req_resume(struct req *r);	 /* no-op unless suspended */
 ssize_t req_pull(void *cls, uint64_t pos, char *p, size_t cap);
 
 /* request.c: everything between the headers and the body. Answers and returns false on refusal. */

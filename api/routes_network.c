@@ -79,7 +79,8 @@ static int add_entry(void *arg, const struct ledger_entry *en)
 	else if (!IN6_IS_ADDR_UNSPECIFIED(&en->address))
 		(void)inet_ntop(AF_INET6, &en->address, ip, sizeof(ip));
 	r = buf_printf(&l->b, "%s{\"seq\":%llu,\"verdict\":\"%s\",\"kind\":\"%s\",\"proto\":\"%s\"", l->any ? "," : "",
-		       (unsigned long long)en->seq, verdict_name(en->verdict), kind_name(en->kind), proto_name(en->proto));
+		       (unsigned long long)en->seq, verdict_name(en->verdict), kind_name(en->kind),
+		       proto_name(en->proto));
 	if (r >= 0)
 		r = add_time(&l->b, "time", en->time_ms);
 	if (r >= 0)
@@ -91,8 +92,9 @@ static int add_entry(void *arg, const struct ledger_entry *en)
 	if (r >= 0)
 		r = add_nullable(&l->b, "rule", en->rule);
 	if (r >= 0)
-		r = buf_printf(&l->b, ",\"bytes_out\":%llu,\"bytes_in\":%llu,\"open\":%s", (unsigned long long)en->bytes_out,
-			       (unsigned long long)en->bytes_in, en->open ? "true" : "false");
+		r = buf_printf(&l->b, ",\"bytes_out\":%llu,\"bytes_in\":%llu,\"open\":%s",
+			       (unsigned long long)en->bytes_out, (unsigned long long)en->bytes_in,
+			       en->open ? "true" : "false");
 	if (r >= 0)
 		r = add_time(&l->b, "closed_at", en->closed_ms);
 	if (r >= 0)
@@ -109,12 +111,13 @@ static int write_ledger(struct listing *l, enum net_mode mode, const struct ledg
 
 	if (ledger)
 		ledger_counters(ledger, &n);
-	r = buf_printf(&l->b,
-		       "{\"mode\":\"%s\",\"counters\":{\"allowed\":%llu,\"blocked\":%llu,\"failed\":%llu,\"bytes_out\":%llu,"
-		       "\"bytes_in\":%llu,\"lost\":%llu},\"entries\":[",
-		       net_mode_name(mode), (unsigned long long)n.allowed, (unsigned long long)n.blocked,
-		       (unsigned long long)n.failed, (unsigned long long)n.bytes_out, (unsigned long long)n.bytes_in,
-		       (unsigned long long)n.lost);
+	r = buf_printf(
+		&l->b,
+		"{\"mode\":\"%s\",\"counters\":{\"allowed\":%llu,\"blocked\":%llu,\"failed\":%llu,\"bytes_out\":%llu,"
+		"\"bytes_in\":%llu,\"lost\":%llu},\"entries\":[",
+		net_mode_name(mode), (unsigned long long)n.allowed, (unsigned long long)n.blocked,
+		(unsigned long long)n.failed, (unsigned long long)n.bytes_out, (unsigned long long)n.bytes_in,
+		(unsigned long long)n.lost);
 	if (r >= 0 && ledger)
 		r = ledger_each(ledger, l->last, add_entry, l);
 	return r < 0 ? r : buf_printf(&l->b, "],\"next_since\":%llu}", (unsigned long long)l->last);
@@ -130,7 +133,8 @@ static void handle_ledger(struct req *r)
 	int k;
 
 	if (since && text_parse_u64(since, 0, INT64_MAX, &l.last) < 0) {
-		req_reply_invalid(r, "query", "since", "int_parsing", "Input should be the next_since of an earlier answer");
+		req_reply_invalid(r, "query", "since", "int_parsing",
+				  "Input should be the next_since of an earlier answer");
 		return;
 	}
 	k = sandbox_network_ledger(req_api(r)->sandboxes, req_account(r), req_param(r, "id"), &ledger, &mode, &e);
@@ -214,7 +218,8 @@ struct change_body {
 
 static const char *const modes[] = { "off", "restricted", "open", NULL };
 static const struct validate_field change_fields[] = {
-	{ "network", VALIDATE_STRING, .required = true, .choices = modes, .offset = offsetof(struct change_body, network) },
+	{ "network", VALIDATE_STRING, .required = true, .choices = modes,
+	  .offset = offsetof(struct change_body, network) },
 };
 
 static void handle_change(struct req *r)
@@ -241,7 +246,8 @@ static void handle_change(struct req *r)
 	}
 	c->req = r;
 	req_on_gone(r, on_change_gone, c);
-	if (sandbox_network_set(req_api(r)->sandboxes, req_account(r), req_param(r, "id"), mode, on_changed, c, &e) == 0)
+	if (sandbox_network_set(req_api(r)->sandboxes, req_account(r), req_param(r, "id"), mode, on_changed, c, &e) ==
+	    0)
 		return;
 	req_on_gone(r, NULL, NULL);
 	free(c);
@@ -255,7 +261,8 @@ struct map_body {
 };
 
 static const struct validate_field map_fields[] = {
-	{ "map", VALIDATE_STRING, .required = true, .min = 1, .max = POLICY_RULE_MAX, .offset = offsetof(struct map_body, map) },
+	{ "map", VALIDATE_STRING, .required = true, .min = 1, .max = POLICY_RULE_MAX,
+	  .offset = offsetof(struct map_body, map) },
 };
 
 static void apply_map(struct req *r, const char *text)

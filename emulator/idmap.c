@@ -103,8 +103,15 @@ void idmap_choose(struct idmap *ret)
 static int run_newidmap(const char *program, pid_t pid, uint32_t own, uint32_t first, struct err *e)
 {
 	char pid_s[16], own_s[16], first_s[16], count_s[16];
-	char *const argv[] = { (char *)(uintptr_t)program, pid_s, (char[]){ "0" }, own_s, (char[]){ "1" },
-			       (char[]){ "1" }, first_s, count_s, NULL };
+	char *const argv[] = { (char *)(uintptr_t)program,
+			       pid_s,
+			       (char[]){ "0" },
+			       own_s,
+			       (char[]){ "1" },
+			       (char[]){ "1" },
+			       first_s,
+			       count_s,
+			       NULL };
 	char *const env[] = { NULL };
 	int status, r;
 	pid_t child;
@@ -120,8 +127,9 @@ static int run_newidmap(const char *program, pid_t pid, uint32_t own, uint32_t f
 		if (errno != EINTR)
 			return err_errno(e, errno, "waiting for %s", program);
 	if (!WIFEXITED(status) || WEXITSTATUS(status) != 0)
-		return err_set(e, ERR_UNAVAILABLE, EPERM, "idmap", "%s refused the range %u:%u; check /etc/subuid and /etc/subgid",
-			       program, first, IDMAP_SANDBOX_IDS);
+		return err_set(e, ERR_UNAVAILABLE, EPERM, "idmap",
+			       "%s refused the range %u:%u; check /etc/subuid and /etc/subgid", program, first,
+			       IDMAP_SANDBOX_IDS);
 	return 0;
 }
 
@@ -181,13 +189,16 @@ static int refused(struct err *e, int errnum)
 {
 	char on[8] = "";
 
-	if (fd_read_file(AT_FDCWD, "/proc/sys/kernel/apparmor_restrict_unprivileged_userns", on, sizeof(on)) > 0 && on[0] == '1')
+	if (fd_read_file(AT_FDCWD, "/proc/sys/kernel/apparmor_restrict_unprivileged_userns", on, sizeof(on)) > 0 &&
+	    on[0] == '1')
 		return err_set(e, ERR_UNAVAILABLE, errnum, "userns",
-			       "AppArmor keeps ordinary users from user namespaces on this host; run `orkestr-emulator doctor` "
+			       "AppArmor keeps ordinary users from user namespaces on this host; run `orkestr-emulator "
+			       "doctor` "
 			       "for the profile, or: sudo sysctl kernel.apparmor_restrict_unprivileged_userns=0");
 	return err_set(e, ERR_UNAVAILABLE, errnum, "userns",
 		       "this host refuses user namespaces (%s); see user.max_user_namespaces and "
-		       "kernel.unprivileged_userns_clone in sysctl", strerror(errnum));
+		       "kernel.unprivileged_userns_clone in sysctl",
+		       strerror(errnum));
 }
 
 struct spawn_sync {
@@ -247,7 +258,8 @@ static int spawn_parent(const struct idmap *m, pid_t pid, struct spawn_sync s, i
 	return 0;
 }
 
-int idmap_spawn(const struct idmap *m, int (*fn)(void *arg), void *arg, pid_t *ret_pid, int *ret_userns_fd, struct err *e)
+int idmap_spawn(const struct idmap *m, int (*fn)(void *arg), void *arg, pid_t *ret_pid, int *ret_userns_fd,
+		struct err *e)
 {
 	int down[2], up[2], r, status;
 	pid_t pid;
@@ -270,7 +282,8 @@ int idmap_spawn(const struct idmap *m, int (*fn)(void *arg), void *arg, pid_t *r
 	(void)close(down[0]);
 	(void)close(up[1]);
 	if (pid > 0) {
-		r = spawn_parent(m, pid, (struct spawn_sync){ .to_child = down[1], .from_child = up[0] }, ret_userns_fd, e);
+		r = spawn_parent(m, pid, (struct spawn_sync){ .to_child = down[1], .from_child = up[0] }, ret_userns_fd,
+				 e);
 		if (r < 0) {
 			(void)kill(pid, SIGKILL);
 			while (waitpid(pid, &status, 0) < 0 && errno == EINTR)

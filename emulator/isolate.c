@@ -93,7 +93,7 @@ static int keeper_dev(struct err *e)
 	static const struct {
 		const char *target, *name;
 	} links[] = {
-		{ "/proc/self/fd", "fd" },	  { "/proc/self/fd/0", "stdin" }, { "/proc/self/fd/1", "stdout" },
+		{ "/proc/self/fd", "fd" },	 { "/proc/self/fd/0", "stdin" }, { "/proc/self/fd/1", "stdout" },
 		{ "/proc/self/fd/2", "stderr" }, { "pts/ptmx", "ptmx" },
 	};
 	static const char *const dirs[] = { "pts", "shm", "mqueue" };
@@ -146,7 +146,8 @@ int isolate_keeper_root(int disk_fd, struct err *e)
 		return err_errno(e, errno, "cloning the disk folder's mount");
 	fs = fsopen("tmpfs", FSOPEN_CLOEXEC);
 	if (fs < 0 || fsconfig(fs, FSCONFIG_SET_STRING, "mode", "0711", 0) < 0 ||
-	    fsconfig(fs, FSCONFIG_SET_STRING, "size", "1m", 0) < 0 || fsconfig(fs, FSCONFIG_CMD_CREATE, NULL, NULL, 0) < 0)
+	    fsconfig(fs, FSCONFIG_SET_STRING, "size", "1m", 0) < 0 ||
+	    fsconfig(fs, FSCONFIG_CMD_CREATE, NULL, NULL, 0) < 0)
 		return err_errno(e, errno, "making the keeper's tmpfs");
 	root = fsmount(fs, FSMOUNT_CLOEXEC, MOUNT_ATTR_NOSUID);
 	/* disk/m is an empty folder whose only use is to be covered here, in a namespace nobody else sees. */
@@ -181,15 +182,24 @@ int isolate_keeper_root(int disk_fd, struct err *e)
 /* --- a sandbox's mounts --- */
 
 /* Shown empty: they tell about, or act on, the host. */
-static const char *const masked_files[] = { "proc/kcore", "proc/keys", "proc/key-users", "proc/timer_list",
-					    "proc/sched_debug", "proc/latency_stats", "proc/kmsg", "proc/kallsyms",
-					    "proc/kpagecount", "proc/kpageflags", "proc/kpagecgroup" };
-static const char *const masked_dirs[] = { "proc/acpi", "proc/scsi", "proc/asound", "sys/firmware", "sys/fs/selinux",
-					   "sys/kernel/debug", "sys/kernel/tracing", "sys/kernel/security",
-					   "sys/devices/virtual/powercap", "sys/devices/virtual/dmi", "sys/fs/bpf",
+static const char *const masked_files[] = { "proc/kcore",      "proc/keys",	   "proc/key-users",
+					    "proc/timer_list", "proc/sched_debug", "proc/latency_stats",
+					    "proc/kmsg",       "proc/kallsyms",	   "proc/kpagecount",
+					    "proc/kpageflags", "proc/kpagecgroup" };
+static const char *const masked_dirs[] = { "proc/acpi",
+					   "proc/scsi",
+					   "proc/asound",
+					   "sys/firmware",
+					   "sys/fs/selinux",
+					   "sys/kernel/debug",
+					   "sys/kernel/tracing",
+					   "sys/kernel/security",
+					   "sys/devices/virtual/powercap",
+					   "sys/devices/virtual/dmi",
+					   "sys/fs/bpf",
 					   "sys/fs/pstore" };
-static const char *const readonly_paths[] = { "proc/bus", "proc/fs", "proc/irq", "proc/sys", "proc/sysrq-trigger",
-					      "proc/mtrr" };
+static const char *const readonly_paths[] = { "proc/bus",	    "proc/fs",	"proc/irq", "proc/sys",
+					      "proc/sysrq-trigger", "proc/mtrr" };
 
 static int mask(struct err *e)
 {
@@ -204,7 +214,8 @@ static int mask(struct err *e)
 	for (size_t i = 0; r >= 0 && i < ARRAY_SIZE(masked_dirs); i++) {
 		(void)snprintf(path, sizeof(path), ISOLATE_STAGE "/%s", masked_dirs[i]);
 		if (access(path, F_OK) == 0)
-			r = do_mount("tmpfs", path, "tmpfs", MS_RDONLY | MS_NOSUID | MS_NODEV | MS_NOEXEC, "size=0,mode=755,nr_inodes=1", e);
+			r = do_mount("tmpfs", path, "tmpfs", MS_RDONLY | MS_NOSUID | MS_NODEV | MS_NOEXEC,
+				     "size=0,mode=755,nr_inodes=1", e);
 	}
 	for (size_t i = 0; r >= 0 && i < ARRAY_SIZE(readonly_paths); i++) {
 		(void)snprintf(path, sizeof(path), ISOLATE_STAGE "/%s", readonly_paths[i]);
@@ -225,7 +236,8 @@ static int stage_cgroups_v1(const char *lines, struct err *e)
 	int r;
 
 	(void)snprintf(copy, sizeof(copy), "%s", lines);
-	r = do_mount("tmpfs", ISOLATE_STAGE "/sys/fs/cgroup", "tmpfs", MS_NOSUID | MS_NODEV | MS_NOEXEC, "mode=755,size=16k", e);
+	r = do_mount("tmpfs", ISOLATE_STAGE "/sys/fs/cgroup", "tmpfs", MS_NOSUID | MS_NODEV | MS_NOEXEC,
+		     "mode=755,size=16k", e);
 	for (line = strtok_r(copy, "\n", &save); r >= 0 && line; line = strtok_r(NULL, "\n", &save)) {
 		char *names = strchr(line, ':'), *end = names ? strchr(names + 1, ':') : NULL;
 
@@ -295,11 +307,13 @@ static int stage_dev(struct err *e)
 	int r = attach_tree(AT_FDCWD, ISOLATE_DEV, AT_RECURSIVE, ISOLATE_STAGE "/dev", e);
 
 	if (r >= 0)
-		r = do_mount("devpts", ISOLATE_STAGE "/dev/pts", "devpts", MS_NOSUID | MS_NOEXEC, "newinstance,ptmxmode=0666,mode=0620", e);
+		r = do_mount("devpts", ISOLATE_STAGE "/dev/pts", "devpts", MS_NOSUID | MS_NOEXEC,
+			     "newinstance,ptmxmode=0666,mode=0620", e);
 	if (r >= 0)
 		r = do_mount("shm", ISOLATE_STAGE "/dev/shm", "tmpfs", SHM_FLAGS, SHM_OPTIONS("64m"), e);
 	if (r >= 0)
-		r = do_mount("mqueue", ISOLATE_STAGE "/dev/mqueue", "mqueue", MS_NOSUID | MS_NODEV | MS_NOEXEC, NULL, e);
+		r = do_mount("mqueue", ISOLATE_STAGE "/dev/mqueue", "mqueue", MS_NOSUID | MS_NODEV | MS_NOEXEC, NULL,
+			     e);
 	return r;
 }
 
@@ -318,7 +332,8 @@ int isolate_stage(bool cgroup_view, struct err *e)
 	if (r >= 0)
 		r = do_mount("proc", ISOLATE_STAGE "/proc", "proc", MS_NOSUID | MS_NODEV | MS_NOEXEC, NULL, e);
 	if (r >= 0)
-		r = do_mount("sysfs", ISOLATE_STAGE "/sys", "sysfs", MS_NOSUID | MS_NODEV | MS_NOEXEC | MS_RDONLY, NULL, e);
+		r = do_mount("sysfs", ISOLATE_STAGE "/sys", "sysfs", MS_NOSUID | MS_NODEV | MS_NOEXEC | MS_RDONLY, NULL,
+			     e);
 	if (r >= 0 && cgroup_view)
 		r = stage_cgroups(e);
 	if (r >= 0)
@@ -429,8 +444,8 @@ int isolate_enter_root(const struct isolate_root *root, struct err *e)
  * sandbox's own namespaces only. Gone are the ones that reach kernel interfaces: SYS_ADMIN, NET_ADMIN,
  * SYS_PTRACE, SYS_MODULE, SYS_RAWIO, SYS_BOOT, SYS_TIME, BPF, PERFMON, DAC_READ_SEARCH and so on. */
 static const int kept_caps[] = {
-	CAP_CHOWN,  CAP_DAC_OVERRIDE, CAP_FOWNER,  CAP_FSETID,		 CAP_KILL,    CAP_SETGID, CAP_SETUID,
-	CAP_SETPCAP, CAP_NET_RAW,     CAP_SETFCAP, CAP_NET_BIND_SERVICE, CAP_SYS_CHROOT,
+	CAP_CHOWN,   CAP_DAC_OVERRIDE, CAP_FOWNER,  CAP_FSETID,		  CAP_KILL,	  CAP_SETGID, CAP_SETUID,
+	CAP_SETPCAP, CAP_NET_RAW,      CAP_SETFCAP, CAP_NET_BIND_SERVICE, CAP_SYS_CHROOT,
 };
 
 static int drop_caps(struct err *e)

@@ -6,12 +6,12 @@
 #include "emulator/base/err.h"
 
 /* Paths in the keeper's root, which every init starts from. */
-#define ISOLATE_DISK "/disk"	   /* the state dir's disk folder */
-#define ISOLATE_DEV "/dev"	   /* the device folder every sandbox gets a read-only copy of */
+#define ISOLATE_DISK "/disk"	      /* the state dir's disk folder */
+#define ISOLATE_DEV "/dev"	      /* the device folder every sandbox gets a read-only copy of */
 #define ISOLATE_RESOLV "/resolv.conf" /* names the gateway's resolver; bound over every sandbox's own */
-#define ISOLATE_CPUS "/cpus"	   /* files "1", "2", ...: what /sys/devices/system/cpu/online shows */
-#define ISOLATE_STAGE "/stage"	   /* mounts made ahead: proc, sys, dev */
-#define ISOLATE_NEW_ROOT "/root"   /* where the overlay goes */
+#define ISOLATE_CPUS "/cpus"	      /* files "1", "2", ...: what /sys/devices/system/cpu/online shows */
+#define ISOLATE_STAGE "/stage"	      /* mounts made ahead: proc, sys, dev */
+#define ISOLATE_NEW_ROOT "/root"      /* where the overlay goes */
 
 /* Keeper: replaces the mount namespace's root by a tmpfs that holds just the above plus /proc and /sys
  * (which the kernel wants to see before it lets a child mount its own). disk_fd: the disk folder. */

@@ -112,7 +112,8 @@ static int clone_init(struct keeper_process *k, struct kept *s, int init_end, st
 {
 	_cleanup_close_ int cg = cgroup_open_for_clone(k->c->cgroups, s->slot);
 	struct clone_args args = {
-		.flags = CLONE_NEWUSER | CLONE_NEWPID | CLONE_NEWNS | CLONE_NEWNET | CLONE_NEWIPC | CLONE_NEWUTS | CLONE_PIDFD,
+		.flags = CLONE_NEWUSER | CLONE_NEWPID | CLONE_NEWNS | CLONE_NEWNET | CLONE_NEWIPC | CLONE_NEWUTS |
+			 CLONE_PIDFD,
 		.pidfd = (__u64)(uintptr_t)&s->pidfd,
 		.exit_signal = SIGCHLD,
 	};
@@ -223,7 +224,7 @@ static void stop_all(struct keeper_process *k)
 	struct kept *s, *tmp;
 
 	HASH_ITER(by_slot, k->kept, s, tmp)
-		(void)sys_pidfd_send_signal(s->pidfd, SIGKILL);
+	(void)sys_pidfd_send_signal(s->pidfd, SIGKILL);
 	k->stopping = true;
 }
 
@@ -246,7 +247,8 @@ static void on_child(struct keeper_process *k)
 
 	on_signals(k);
 	while ((pid = waitpid(-1, &status, WNOHANG)) > 0) {
-		HASH_ITER(by_slot, k->kept, s, tmp) {
+		HASH_ITER(by_slot, k->kept, s, tmp)
+		{
 			if (s->pid != pid)
 				continue;
 			tell(k, KEEPER_DIED, s->slot, status, NULL, NULL, 0);
@@ -496,7 +498,8 @@ int keeper_end_stale(int state_fd, struct err *e)
 		return err_errno(e, errno, "socket");
 	socket_address(state_fd, &a);
 	if (connect(fd, (struct sockaddr *)&a, sizeof(a)) < 0)
-		return errno == ENOENT || errno == ECONNREFUSED ? 0 : err_errno(e, errno, "connecting to the old keeper");
+		return errno == ENOENT || errno == ECONNREFUSED ? 0
+								: err_errno(e, errno, "connecting to the old keeper");
 	(void)setsockopt(fd, SOL_SOCKET, SO_RCVTIMEO, &patience, sizeof(patience));
 	if (fd_send_msg(fd, &m, sizeof(m), NULL, 0) < 0)
 		return 0; /* it went on its own */
@@ -505,6 +508,7 @@ int keeper_end_stale(int state_fd, struct err *e)
 		n = fd_recv_msg(fd, &m, sizeof(m), NULL, 0, NULL);
 	while (n > 0);
 	if (n == -EAGAIN)
-		return err_set(e, ERR_BUSY, EBUSY, NULL, "a keeper of an earlier run does not end; find it with `pgrep ork-keeper` and kill it");
+		return err_set(e, ERR_BUSY, EBUSY, NULL,
+			       "a keeper of an earlier run does not end; find it with `pgrep ork-keeper` and kill it");
 	return 0;
 }

@@ -31,8 +31,8 @@ struct keeper_config {
 struct keeper_started {
 	pid_t pid;
 	int userns_fd;
-	int sock;	       /* for keeper_connect */
-	int egress;	       /* the egress process's control socket (netpolicy/egress.h), or -1 */
+	int sock;	      /* for keeper_connect */
+	int egress;	      /* the egress process's control socket (netpolicy/egress.h), or -1 */
 	char no_network[200]; /* why there is no gateway: a sentence; "" when there is one */
 };
 
@@ -53,7 +53,8 @@ struct keeper_events {
 	void (*lost)(void *arg);
 	void *arg;
 };
-int keeper_connect(struct uv_loop_s *loop, int sock, const struct keeper_events *ev, struct keeper **ret, struct err *e);
+int keeper_connect(struct uv_loop_s *loop, int sock, const struct keeper_events *ev, struct keeper **ret,
+		   struct err *e);
 
 /* Makes an init for slot: namespaces, id map, attached to the cgroup of that name (which must exist;
  * NULL backend: none), network off. done() is called once: on success with the control socket and, where
@@ -65,10 +66,10 @@ int keeper_spawn(struct keeper *k, const char *slot, keeper_spawned_fn done, voi
 /* Connects a sandbox that was spawned and not configured yet to the gateway under this number, or changes the
  * mode of a connected one. done() is called once. */
 typedef void (*keeper_done_fn)(void *arg, const struct err *e);
-int keeper_attach(struct keeper *k, const char *slot, uint32_t index, enum net_mode mode, keeper_done_fn done, void *arg,
-		  struct err *e);
-int keeper_set_mode(struct keeper *k, const char *slot, uint32_t index, enum net_mode mode, keeper_done_fn done, void *arg,
-		    struct err *e);
+int keeper_attach(struct keeper *k, const char *slot, uint32_t index, enum net_mode mode, keeper_done_fn done,
+		  void *arg, struct err *e);
+int keeper_set_mode(struct keeper *k, const char *slot, uint32_t index, enum net_mode mode, keeper_done_fn done,
+		    void *arg, struct err *e);
 
 /* SIGKILL to the init of slot, and so to its tree; died() follows. 0 also if it is gone already. */
 int keeper_kill(struct keeper *k, const char *slot);

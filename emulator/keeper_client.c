@@ -44,7 +44,8 @@ static void fail_pending(struct keeper *k)
 	struct err e;
 
 	err_set(&e, ERR_INTERNAL, EPIPE, NULL, "the keeper is gone");
-	HASH_ITER(hh, k->pending, p, tmp) {
+	HASH_ITER(hh, k->pending, p, tmp)
+	{
 		HASH_DEL(k->pending, p);
 		finish(p, &e, none, 0);
 		free(p);
@@ -76,7 +77,10 @@ static void on_answer(struct keeper *k, const struct keeper_msg *m, const int fd
 	}
 	HASH_DEL(k->pending, p);
 	if (m->type == KEEPER_FAILED) {
-		err_set(&e, m->value == EAGAIN || m->value == ENOMEM || m->value == ENOSPC || m->value == EMFILE ? ERR_CAPACITY : ERR_INTERNAL,
+		err_set(&e,
+			m->value == EAGAIN || m->value == ENOMEM || m->value == ENOSPC || m->value == EMFILE
+				? ERR_CAPACITY
+				: ERR_INTERNAL,
 			m->value, NULL, "%s", m->text);
 		finish(p, &e, fds, 0);
 	} else {
@@ -99,8 +103,8 @@ static void on_readable(uv_poll_t *h, int status, int events)
 
 		if (n == -EAGAIN)
 			return;
-		if (n != sizeof(m) || m.magic != KEEPER_MAGIC || !proto_slot_ok(m.slot) || !proto_string_ok(m.text, sizeof(m.text)) ||
-		    (m.type == KEEPER_SPAWNED) != (n_fds > 0)) {
+		if (n != sizeof(m) || m.magic != KEEPER_MAGIC || !proto_slot_ok(m.slot) ||
+		    !proto_string_ok(m.text, sizeof(m.text)) || (m.type == KEEPER_SPAWNED) != (n_fds > 0)) {
 			closep(&fds[0]);
 			closep(&fds[1]);
 			lost(k, n == 0 ? "end of file" : n < 0 ? strerror((int)-n) : "a message it should not send");
@@ -136,7 +140,8 @@ int keeper_connect(struct uv_loop_s *loop, int sock, const struct keeper_events 
 }
 
 /* The socket holds many hundred messages; a full one means a keeper that stopped, so a short wait will do. */
-static int send_request(struct keeper *k, enum keeper_msg_type type, const char *slot, uint32_t index, enum net_mode mode)
+static int send_request(struct keeper *k, enum keeper_msg_type type, const char *slot, uint32_t index,
+			enum net_mode mode)
 {
 	struct keeper_msg m = { .magic = KEEPER_MAGIC, .type = type, .value = (int32_t)index, .mode = mode };
 	int r;
@@ -187,8 +192,8 @@ int keeper_spawn(struct keeper *k, const char *slot, keeper_spawned_fn done, voi
 	return question(k, &p, KEEPER_SPAWN, 0, NET_OFF, e);
 }
 
-int keeper_attach(struct keeper *k, const char *slot, uint32_t index, enum net_mode mode, keeper_done_fn done, void *arg,
-		  struct err *e)
+int keeper_attach(struct keeper *k, const char *slot, uint32_t index, enum net_mode mode, keeper_done_fn done,
+		  void *arg, struct err *e)
 {
 	struct pending p = { .net_done = done, .arg = arg };
 
@@ -196,8 +201,8 @@ int keeper_attach(struct keeper *k, const char *slot, uint32_t index, enum net_m
 	return question(k, &p, KEEPER_ATTACH, index, mode, e);
 }
 
-int keeper_set_mode(struct keeper *k, const char *slot, uint32_t index, enum net_mode mode, keeper_done_fn done, void *arg,
-		    struct err *e)
+int keeper_set_mode(struct keeper *k, const char *slot, uint32_t index, enum net_mode mode, keeper_done_fn done,
+		    void *arg, struct err *e)
 {
 	struct pending p = { .net_done = done, .arg = arg };
 

@@ -233,7 +233,8 @@ int keeper_net_notice(struct keeper_net *n, pid_t init_pid, int *ret_nflog, stru
 
 int keeper_net_attach(struct keeper_net *n, uint32_t index, pid_t init_pid, enum net_mode mode, struct err *e)
 {
-	return ask(n, &(struct net_request){ .question = NET_ATTACH, .pid = init_pid, .index = index, .mode = mode }, NULL, e);
+	return ask(n, &(struct net_request){ .question = NET_ATTACH, .pid = init_pid, .index = index, .mode = mode },
+		   NULL, e);
 }
 
 int keeper_net_set_mode(struct keeper_net *n, uint32_t index, enum net_mode mode, struct err *e)

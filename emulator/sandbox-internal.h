@@ -47,7 +47,7 @@
 #define SANDBOX_MAX_LINGERS 256	  /* pipes emptied for background children of one sandbox */
 #define SANDBOX_SCRATCH_SIZE (64u << 10)
 
-#define SANDBOX_MAX_JOBS 6	  /* workers for snapshots at the same time; more wait in line */
+#define SANDBOX_MAX_JOBS 6 /* workers for snapshots at the same time; more wait in line */
 
 struct sandbox;
 struct exec_linger;
@@ -147,8 +147,8 @@ struct job_result {
 struct job {
 	struct job *next; /* while it waits in line */
 	struct sandboxes *m;
-	struct sandbox *sb; /* NULL: it has ended */
-	int (*run)(struct job *j);			      /* in the worker; fills shared->e when it fails */
+	struct sandbox *sb;				  /* NULL: it has ended */
+	int (*run)(struct job *j);			  /* in the worker; fills shared->e when it fails */
 	void (*done)(struct job *j, const struct err *e); /* in the loop; e: NULL when it worked */
 	struct job_result *shared;
 	char id[SANDBOX_ID_SIZE];
@@ -177,9 +177,9 @@ struct sandbox {
 	struct waiter *changer; /* who asked for the pause or resume under way */
 	struct waiter *enders;
 	struct job *job;
-	int64_t held_us;       /* since when its clocks stand still; 0: they run */
-	char *template_digest; /* of what its disk is made on; NULL: not known any more */
-	bool snapshot;	       /* there may be one in the state dir */
+	int64_t held_us;	/* since when its clocks stand still; 0: they run */
+	char *template_digest;	/* of what its disk is made on; NULL: not known any more */
+	bool snapshot;		/* there may be one in the state dir */
 	struct err failure;	/* kind ERR_NONE: none */
 	const char *end_reason; /* static; why it is terminating */
 
@@ -191,12 +191,12 @@ struct sandbox {
 	struct exec_linger *lingers;
 	unsigned int n_lingers;
 
-	int refused_sock; /* hears of refused packets (sandbox_net.c), or -1 */
+	int refused_sock;	 /* hears of refused packets (sandbox_net.c), or -1 */
 	uv_poll_t *refused_poll; /* NULL: nobody listens */
-	struct ledger *ledger; /* or NULL: nothing was tried */
-	bool net_pending;   /* the keeper's answer is due: this memory must stay */
-	bool net_abandoned; /* and nobody waits for it any more */
-	int net_index; /* its number in the gateway, or -1 */
+	struct ledger *ledger;	 /* or NULL: nothing was tried */
+	bool net_pending;	 /* the keeper's answer is due: this memory must stay */
+	bool net_abandoned;	 /* and nobody waits for it any more */
+	int net_index;		 /* its number in the gateway, or -1 */
 	void (*net_done)(struct sandbox *sb, const struct err *e);
 	struct waiter *net_changer; /* who waits for another mode */
 	enum net_mode net_wanted;   /* and which */
@@ -219,7 +219,7 @@ struct sandboxes {
 	uv_poll_t egress_poll;
 	bool egress_lost;
 	struct sandbox **by_net_index; /* GATEWAY_MAX of them, made with the first */
-	uint32_t net_hint;		/* where to look for a free number */
+	uint32_t net_hint;	       /* where to look for a free number */
 
 	struct parked *pool;
 	uint32_t n_pool; /* parked or on their way there */
@@ -278,7 +278,8 @@ void sandbox_discard(struct sandbox *sb);
 /* Its processes exist, frozen or not. */
 static inline bool sandbox_has_processes(const struct sandbox *sb)
 {
-	return sb->row.status == SANDBOX_RUNNING || sb->row.status == SANDBOX_PAUSING || sb->row.status == SANDBOX_PAUSED;
+	return sb->row.status == SANDBOX_RUNNING || sb->row.status == SANDBOX_PAUSING ||
+	       sb->row.status == SANDBOX_PAUSED;
 }
 
 /* sandbox_jobs.c. The job is freed after done(). ERR_CAPACITY. */
@@ -351,7 +352,8 @@ void sandbox_net_catch_up(struct sandbox *sb);
 
 /* The number of the newest entry by now (0: none), for sandbox_net_each, which calls ledger_each. */
 uint64_t sandbox_net_seq(struct sandbox *sb);
-int sandbox_net_each(struct sandbox *sb, uint64_t since_seq, int (*fn)(void *arg, const struct ledger_entry *en), void *arg);
+int sandbox_net_each(struct sandbox *sb, uint64_t since_seq, int (*fn)(void *arg, const struct ledger_entry *en),
+		     void *arg);
 
 /* ---- execs ---- */
 

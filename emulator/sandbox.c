@@ -197,7 +197,7 @@ void sandboxes_count(const struct sandboxes *m, struct sandboxes_counts *ret)
 		.failed = m->failed,
 	};
 	HASH_ITER(hh, m->by_id, sb, next)
-		ret->paused += sb->row.status == SANDBOX_PAUSED;
+	ret->paused += sb->row.status == SANDBOX_PAUSED;
 }
 
 /* ---- answers from the loop ---- */

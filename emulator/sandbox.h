@@ -18,11 +18,11 @@ struct sandboxes;
 
 /* What sandboxes may reach, from the command line. Borrowed for the manager's life. */
 struct sandboxes_network {
-	int egress_sock;	/* the egress process's control socket, taken; -1: no network on this host */
-	const char *why_none;	/* then the reason */
+	int egress_sock;	  /* the egress process's control socket, taken; -1: no network on this host */
+	const char *why_none;	  /* then the reason */
 	const char *const *allow; /* more rules for "restricted", NULL-terminated, or NULL */
-	const char *const *map; /* "HOST[:PORT]=ADDR:PORT", NULL-terminated, or NULL */
-	const char *const *zone; /* "NAME=ADDR", NULL-terminated, or NULL */
+	const char *const *map;	  /* "HOST[:PORT]=ADDR:PORT", NULL-terminated, or NULL */
+	const char *const *zone;  /* "NAME=ADDR", NULL-terminated, or NULL */
 	bool allow_private;
 };
 
@@ -33,9 +33,9 @@ struct sandboxes_config {
 	const struct idmap *idmap;
 	int state_fd;
 	struct sandboxes_network network;
-	uint32_t warm;	   /* inits kept parked, so that a create finds one */
+	uint32_t warm;	    /* inits kept parked, so that a create finds one */
 	bool strict_resume; /* a resume that can't bring the processes back is ERR_NOT_READY "memory_lost" */
-	uint32_t max_live; /* refuse (ERR_CAPACITY) beyond this many on this host; 0: no limit */
+	uint32_t max_live;  /* refuse (ERR_CAPACITY) beyond this many on this host; 0: no limit */
 };
 
 /* What POST /v1/sandboxes asks for; already validated by the wire's types, not by the plan. */
@@ -119,7 +119,7 @@ int sandboxes_network_map(struct sandboxes *m, const char *text, struct err *e);
 struct sandboxes_counts {
 	uint32_t live, execs;
 	uint32_t paused; /* of the live ones */
-	uint32_t warm; /* parked slots: their folders and cgroups belong to no sandbox yet */
+	uint32_t warm;	 /* parked slots: their folders and cgroups belong to no sandbox yet */
 	uint64_t created, terminated, failed;
 };
 void sandboxes_count(const struct sandboxes *m, struct sandboxes_counts *ret);

@@ -93,10 +93,12 @@ int sandbox_check_network(struct sandboxes *m, const struct plan *p, const char 
 	if (strcmp(network, "open") != 0 && strcmp(network, "restricted") != 0)
 		return err_set(e, ERR_INVALID, EINVAL, NULL, "network \"%.16s\" does not exist", network);
 	if (strcmp(network, "open") == 0 && !p->network_open)
-		return err_set(e, ERR_PLAN, EPERM, "network_not_allowed", "network \"open\" is not part of plan \"%s\"", p->name);
+		return err_set(e, ERR_PLAN, EPERM, "network_not_allowed", "network \"open\" is not part of plan \"%s\"",
+			       p->name);
 	if (m->egress_lost)
-		return err_set(e, ERR_UNAVAILABLE, ENETDOWN, "network_unavailable", "network \"%s\" can't be had on this host: %s",
-			       network, m->c.network.why_none ? m->c.network.why_none : "the egress process is gone");
+		return err_set(e, ERR_UNAVAILABLE, ENETDOWN, "network_unavailable",
+			       "network \"%s\" can't be had on this host: %s", network,
+			       m->c.network.why_none ? m->c.network.why_none : "the egress process is gone");
 	return 0;
 }
 
@@ -107,7 +109,8 @@ int sandbox_check_concurrent(struct sandboxes *m, const struct account *a, struc
 
 	if (live >= p->max_concurrent)
 		return err_set(e, ERR_PLAN, EAGAIN, "concurrent_limit",
-			       "plan \"%s\" allows %u sandboxes at a time; %u are running", p->name, p->max_concurrent, live);
+			       "plan \"%s\" allows %u sandboxes at a time; %u are running", p->name, p->max_concurrent,
+			       live);
 	return 0;
 }
 

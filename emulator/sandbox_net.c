@@ -7,9 +7,9 @@
 #include <string.h>
 
 #include "emulator/base/clock.h"
-#include "emulator/sandbox-internal.h"
 #include "emulator/base/fd.h"
 #include "emulator/base/log.h"
+#include "emulator/sandbox-internal.h"
 #include "netpolicy/egress.h"
 #include "netpolicy/gateway.h"
 
@@ -24,8 +24,14 @@ static void enter(struct sandbox *sb, const struct egress_event *ev)
 static void on_refused(void *arg, const struct gateway_refused *r)
 {
 	struct sandbox *sb = arg;
-	struct egress_event ev = { .magic = EGRESS_MAGIC, .type = EGRESS_EVENT, .verdict = EGRESS_BLOCKED, .kind = EGRESS_OTHER,
-				   .time_ms = clock_real_ms(), .address = r->to, .port = r->port, .from_port = r->from_port,
+	struct egress_event ev = { .magic = EGRESS_MAGIC,
+				   .type = EGRESS_EVENT,
+				   .verdict = EGRESS_BLOCKED,
+				   .kind = EGRESS_OTHER,
+				   .time_ms = clock_real_ms(),
+				   .address = r->to,
+				   .port = r->port,
+				   .from_port = r->from_port,
 				   .proto = r->proto };
 
 	/* What a kernel says by itself (router and multicast chatter) is no attempt of anybody's. */
@@ -117,7 +123,8 @@ static void read_events(struct sandboxes *m)
 		if (n != sizeof(ev) || ev.magic != EGRESS_MAGIC || ev.type != EGRESS_EVENT) {
 			m->egress_lost = true;
 			(void)uv_poll_stop(&m->egress_poll);
-			log_error("the egress process is gone: sandboxes have no network until the emulator is restarted");
+			log_error("the egress process is gone: sandboxes have no network until the emulator is "
+				  "restarted");
 			return;
 		}
 		on_event(m, &ev);
@@ -200,7 +207,9 @@ static int take_index(struct sandbox *sb, struct err *e)
 static int send_rules(struct sandbox *sb, enum net_mode mode, struct err *e)
 {
 	const struct sandboxes_network *n = &sb->m->c.network;
-	struct egress_msg add = { .magic = EGRESS_MAGIC, .type = EGRESS_ADD, .index = (uint32_t)sb->net_index, .mode = mode };
+	struct egress_msg add = {
+		.magic = EGRESS_MAGIC, .type = EGRESS_ADD, .index = (uint32_t)sb->net_index, .mode = mode
+	};
 	int r;
 
 	add.flags = EGRESS_BUILTIN_LIST | (n->allow_private ? EGRESS_ALLOW_PRIVATE : 0);
@@ -279,7 +288,8 @@ uint64_t sandbox_net_seq(struct sandbox *sb)
 	return n.allowed + n.blocked + n.failed; /* entries are numbered from 1 on */
 }
 
-int sandbox_net_each(struct sandbox *sb, uint64_t since_seq, int (*fn)(void *arg, const struct ledger_entry *en), void *arg)
+int sandbox_net_each(struct sandbox *sb, uint64_t since_seq, int (*fn)(void *arg, const struct ledger_entry *en),
+		     void *arg)
 {
 	return sb->ledger ? ledger_each(sb->ledger, since_seq, fn, arg) : 0;
 }
@@ -363,7 +373,8 @@ int sandbox_network_set(struct sandboxes *m, const struct account *a, const char
 		r = err_set(e, ERR_INTERNAL, EINVAL, NULL, "network %s", sb->row.network);
 	if (r >= 0 && sb->net_index < 0)
 		r = err_set(e, ERR_NOT_READY, ENETDOWN, "network_is_off",
-			    "sandbox %.40s was created with network \"off\": it has no interface; create another one", id);
+			    "sandbox %.40s was created with network \"off\": it has no interface; create another one",
+			    id);
 	if (r >= 0 && sb->net_pending)
 		r = err_set(e, ERR_BUSY, EBUSY, NULL, "an earlier change of this sandbox's network is under way");
 	if (r < 0)
@@ -387,7 +398,8 @@ int sandboxes_network_map(struct sandboxes *m, const char *text, struct err *e)
 	int r;
 
 	if (text && egress_map_check(text) < 0)
-		return err_set(e, ERR_INVALID, EINVAL, "map_invalid", "\"%.64s\" is not of the form HOST[:PORT]=ADDRESS:PORT", text);
+		return err_set(e, ERR_INVALID, EINVAL, "map_invalid",
+			       "\"%.64s\" is not of the form HOST[:PORT]=ADDRESS:PORT", text);
 	r = text ? tell_text(m, EGRESS_MAP, 0, text) : tell_egress(m, &forget);
 	if (r < 0)
 		return err_set(e, ERR_UNAVAILABLE, -r, "network_unavailable", "there is no egress process to tell");

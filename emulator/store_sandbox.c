@@ -24,7 +24,8 @@ const struct store_sql store_sandbox_sql[] = {
 	{ STMT_SANDBOX_UPDATE,
 	  "UPDATE sandbox SET slot = ?2, status = ?3, timeout_s = ?4, started_ms = ?5, expires_ms = ?6, paused_ms = "
 	  "?7, "
-	  "terminated_ms = ?8, termination_reason = ?9, failure = ?10, cpu_millis = ?11, memory_mb = ?12, network = ?13, "
+	  "terminated_ms = ?8, termination_reason = ?9, failure = ?10, cpu_millis = ?11, memory_mb = ?12, network = "
+	  "?13, "
 	  "env = CASE WHEN ?3 IN ('terminated', 'failed') THEN '{}' ELSE env END WHERE id = ?1" },
 	{ STMT_SANDBOX_GET, "SELECT " COLUMNS " FROM sandbox WHERE id = ?1" },
 	{ STMT_SANDBOX_LIST, "SELECT " COLUMNS " FROM sandbox WHERE account = ?1 AND (created_ms, id) < (?2, ?3) "

@@ -15,8 +15,8 @@
 
 struct egress_config {
 	const struct gateway_sockets *sockets;
-	int control;	 /* SOCK_SEQPACKET to the daemon: egress_msg */
-	int dialer;	 /* SOCK_SEQPACKET to the dialer: one byte 4/6/'d'... asks for a batch of blank sockets */
+	int control; /* SOCK_SEQPACKET to the daemon: egress_msg */
+	int dialer;  /* SOCK_SEQPACKET to the dialer: one byte 4/6/'d'... asks for a batch of blank sockets */
 	char nameservers[3][64]; /* the host's, as text with optional #port; "" = none */
 };
 
@@ -40,7 +40,7 @@ enum egress_msg_type {
 	EGRESS_MAP,	/* text: "HOST[:PORT]=ADDR:PORT"; value 1 = add, 0 = remove all */
 	EGRESS_ZONE,	/* text: "NAME=ADDR": the built-in zone; "" removes all */
 	/* from egress */
-	EGRESS_EVENT,	/* a struct egress_event, by itself */
+	EGRESS_EVENT, /* a struct egress_event, by itself */
 };
 
 #define EGRESS_ALLOW_PRIVATE 1u
@@ -53,12 +53,18 @@ struct egress_msg {
 };
 
 enum egress_verdict { EGRESS_ALLOWED, EGRESS_BLOCKED, EGRESS_FAILED /* allowed, but the network said no */ };
-enum egress_kind { EGRESS_DNS, EGRESS_TCP, EGRESS_UDP, EGRESS_OTHER, EGRESS_CLOSED /* the end of a TCP/UDP flow: bytes */ };
+enum egress_kind {
+	EGRESS_DNS,
+	EGRESS_TCP,
+	EGRESS_UDP,
+	EGRESS_OTHER,
+	EGRESS_CLOSED /* the end of a TCP/UDP flow: bytes */
+};
 
 struct egress_event {
 	uint32_t magic, type, index;
 	uint32_t verdict, kind;
-	uint64_t flow;	   /* the same for a flow's start and end */
+	uint64_t flow; /* the same for a flow's start and end */
 	int64_t time_ms;
 	struct in6_addr address;
 	uint16_t port, from_port;

@@ -62,7 +62,8 @@ struct gateway {
 
 static const char gateway_rules[] =
 	"table inet orkestr {\n"
-	"  set never4 { type ipv4_addr; flags interval; elements = { 0.0.0.0/8, 127.0.0.0/8, 224.0.0.0/4, 240.0.0.0/4 } }\n"
+	"  set never4 { type ipv4_addr; flags interval; elements = { 0.0.0.0/8, 127.0.0.0/8, 224.0.0.0/4, 240.0.0.0/4 "
+	"} }\n"
 	"  chain leaving {\n"
 	"    type filter hook prerouting priority mangle; policy accept;\n"
 	"    iifname \"lo\" accept\n"
@@ -115,20 +116,19 @@ static const char gateway_rules[] =
  * comes back within connect(2) itself is only a soft one, and the connect would wait (tcp_v4_err). Once a pair is
  * attached, the gateway decides about what leaves by it: taking these rules away again would cost more than the
  * rest of the attach (closing an nftables socket waits for the kernel's RCU). */
-static const char off_rules[] =
-	"table inet orkestr {\n"
-	"  chain leaving {\n"
-	"    type filter hook output priority filter; policy accept;\n"
-	"    oifname \"eth0\" accept\n"
-	"    ip daddr 127.0.0.0/8 accept\n"
-	"    ip6 daddr ::1 accept\n"
-	"    fib daddr type local accept\n"
-	"    log prefix \"network-off\" group 1 snaplen 256\n"
-	"    meta l4proto tcp reject with tcp reset\n"
-	"    meta nfproto ipv4 reject with icmp net-unreachable\n"
-	"    reject with icmpv6 no-route\n"
-	"  }\n"
-	"}\n";
+static const char off_rules[] = "table inet orkestr {\n"
+				"  chain leaving {\n"
+				"    type filter hook output priority filter; policy accept;\n"
+				"    oifname \"eth0\" accept\n"
+				"    ip daddr 127.0.0.0/8 accept\n"
+				"    ip6 daddr ::1 accept\n"
+				"    fib daddr type local accept\n"
+				"    log prefix \"network-off\" group 1 snaplen 256\n"
+				"    meta l4proto tcp reject with tcp reset\n"
+				"    meta nfproto ipv4 reject with icmp net-unreachable\n"
+				"    reject with icmpv6 no-route\n"
+				"  }\n"
+				"}\n";
 
 /* --- libnftables --- */
 
@@ -144,7 +144,8 @@ static int nft_open(struct nft_library *n, struct err *e)
 	n->get_error = (const char *(*)(struct nft_ctx *))dlsym(n->handle, "nft_ctx_get_error_buffer");
 	n->run = (int (*)(struct nft_ctx *, const char *))dlsym(n->handle, "nft_run_cmd_from_buffer");
 	if (!n->ctx_new || !n->ctx_free || !n->buffer_error || !n->get_error || !n->run)
-		return err_set(e, ERR_UNAVAILABLE, ENOSYS, "network_unavailable", "this libnftables is not the one we know");
+		return err_set(e, ERR_UNAVAILABLE, ENOSYS, "network_unavailable",
+			       "this libnftables is not the one we know");
 	return 0;
 }
 
@@ -160,8 +161,8 @@ static int nft_run(const struct nft_library *n, const char *text, struct err *e)
 	if (n->run(ctx, text) != 0) {
 		const char *why = n->get_error(ctx);
 
-		r = err_set(e, ERR_UNAVAILABLE, EIO, "network_unavailable", "nftables: %.*s", why ? (int)strcspn(why, "\n") : 0,
-			    why ? why : "");
+		r = err_set(e, ERR_UNAVAILABLE, EIO, "network_unavailable", "nftables: %.*s",
+			    why ? (int)strcspn(why, "\n") : 0, why ? why : "");
 	}
 	n->ctx_free(ctx);
 	return r;
@@ -236,7 +237,8 @@ static int nl_result(int r, struct err *e, const char *what)
 	return err_set(e, ERR_IO, EIO, NULL, "%s: %s", what, nl_geterror(r));
 }
 
-static int add_address(struct nl_sock *s, int ifindex, int family, const void *bytes, size_t n, int prefix, struct err *e)
+static int add_address(struct nl_sock *s, int ifindex, int family, const void *bytes, size_t n, int prefix,
+		       struct err *e)
 {
 	struct nl_addr *local = nl_addr_build(family, bytes, n);
 	struct rtnl_addr *a = rtnl_addr_alloc();
@@ -271,7 +273,8 @@ static int add_route(struct nl_sock *s, int ifindex, int family, const void *via
 	if (via)
 		gw = nl_addr_build(family, via, via_len);
 	else if (type == RTN_UNICAST)
-		from = family == AF_INET ? nl_addr_build(family, lo4, sizeof(lo4)) : nl_addr_build(family, lo6, sizeof(lo6));
+		from = family == AF_INET ? nl_addr_build(family, lo4, sizeof(lo4))
+					 : nl_addr_build(family, lo6, sizeof(lo6));
 	if (dst && hop && r && (gw || !via)) {
 		nl_addr_set_prefixlen(dst, 0);
 		(void)rtnl_route_set_dst(r, dst);
@@ -507,7 +510,8 @@ static int configure(struct gateway *g, struct nl_sock *s, const char *name, uin
 
 /* Runs fn in the network namespace of the sandbox and comes back. Not coming back would leave the keeper in a
  * sandbox's network: that ends it. */
-static int inside(struct gateway *g, pid_t pid, int (*fn)(struct gateway *g, void *arg, struct err *e), void *arg, struct err *e)
+static int inside(struct gateway *g, pid_t pid, int (*fn)(struct gateway *g, void *arg, struct err *e), void *arg,
+		  struct err *e)
 {
 	_cleanup_close_ int ns = -1;
 	char path[64];
@@ -538,7 +542,8 @@ int gateway_attach(struct gateway *g, uint32_t index, pid_t init_pid, enum net_m
 	int r;
 
 	if (index >= GATEWAY_MAX)
-		return err_set(e, ERR_CAPACITY, EAGAIN, NULL, "no more than %u sandboxes can have a network", GATEWAY_MAX);
+		return err_set(e, ERR_CAPACITY, EAGAIN, NULL, "no more than %u sandboxes can have a network",
+			       GATEWAY_MAX);
 	r = nl_open(&s, e);
 	if (r >= 0)
 		r = make_pair(s, index, init_pid, mode, e);

@@ -45,13 +45,14 @@ int gateway_set_mode(struct gateway *g, uint32_t index, enum net_mode mode, stru
 int gateway_notice(struct gateway *g, pid_t init_pid, int *ret_nflog, struct err *e);
 
 void gateway_address(uint32_t index, struct in_addr *ret_v4, struct in6_addr *ret_v6); /* the sandbox's */
-int gateway_index_of(const struct in6_addr *a); /* the number of the sandbox with this (v4-mapped or v6) address, or -1 */
+int gateway_index_of(
+	const struct in6_addr *a); /* the number of the sandbox with this (v4-mapped or v6) address, or -1 */
 
 /* A packet an nflog socket reports: what was tried. */
 struct gateway_refused {
-	struct in6_addr from, to; /* IPv4 as v4-mapped */
-	uint8_t proto;		  /* IPPROTO_TCP, ... */
-	uint16_t from_port, port; /* 0 where the protocol has none */
+	struct in6_addr from, to;   /* IPv4 as v4-mapped */
+	uint8_t proto;		    /* IPPROTO_TCP, ... */
+	uint16_t from_port, port;   /* 0 where the protocol has none */
 	char name[POLICY_NAME_MAX]; /* UDP to port 53: the name asked for, lower case; else "" */
 	char rule[32];		    /* the log prefix: which rule refused */
 };

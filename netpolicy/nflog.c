@@ -162,7 +162,8 @@ static bool parse_message(const struct nlmsghdr *h, struct gateway_refused *r)
 		return false;
 	memset(r, 0, sizeof(*r));
 	for (a = mnl_nlmsg_get_payload_offset(h, sizeof(struct nfgenmsg));
-	     mnl_attr_ok(a, (int)((const char *)mnl_nlmsg_get_payload_tail(h) - (const char *)a)); a = mnl_attr_next(a)) {
+	     mnl_attr_ok(a, (int)((const char *)mnl_nlmsg_get_payload_tail(h) - (const char *)a));
+	     a = mnl_attr_next(a)) {
 		size_t n = mnl_attr_get_payload_len(a);
 
 		if (mnl_attr_get_type(a) == NFULA_PAYLOAD)

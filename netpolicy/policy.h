@@ -43,7 +43,8 @@ bool policy_name(const struct policy *p, const char *name, uint16_t port, char r
 
 /* May this address be reached directly, whatever its name? Open mode: all but what policy_private says,
  * unless allow_private. Restricted: only by an address rule. */
-bool policy_address(const struct policy *p, const struct in6_addr *a, uint16_t port, char ret_rule[static POLICY_RULE_MAX]);
+bool policy_address(const struct policy *p, const struct in6_addr *a, uint16_t port,
+		    char ret_rule[static POLICY_RULE_MAX]);
 
 /* Loopback, private, link-local, metadata, CGNAT, multicast, reserved, 6to4/NAT64/v4-mapped forms of those
  * (IANA special-purpose registries, RFC 6890 and successors). *ret_why: a static word ("private", ...). */

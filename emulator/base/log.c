@@ -59,8 +59,8 @@ void log_write(enum log_level level, const char *fmt, ...)
 	if (level > max_level)
 		return;
 	clock_iso(clock_real_ms(), when);
-	n = snprintf(line, sizeof(line), "%s %-5s %s%s", when, level_names[level],
-		     process_name ? process_name : "", process_name ? ": " : "");
+	n = snprintf(line, sizeof(line), "%s %-5s %s%s", when, level_names[level], process_name ? process_name : "",
+		     process_name ? ": " : "");
 	va_start(ap, fmt);
 	m = vsnprintf(line + n, sizeof(line) - (size_t)n - 1, fmt, ap);
 	va_end(ap);

@@ -22,19 +22,19 @@
 #define _cleanup_(f) __attribute__((cleanup(f)))
 
 /* Hands over an owned pointer or fd, leaving NULL or -1 behind. */
-#define TAKE_PTR(p)                                                                                \
-	({                                                                                         \
-		__typeof__(p) *pp_ = &(p);                                                         \
-		__typeof__(p) v_ = *pp_;                                                           \
-		*pp_ = NULL;                                                                       \
-		v_;                                                                                \
+#define TAKE_PTR(p)                                                                                                    \
+	({                                                                                                             \
+		__typeof__(p) *pp_ = &(p);                                                                             \
+		__typeof__(p) v_ = *pp_;                                                                               \
+		*pp_ = NULL;                                                                                           \
+		v_;                                                                                                    \
 	})
-#define TAKE_FD(fd)                                                                                \
-	({                                                                                         \
-		int *fp_ = &(fd);                                                                  \
-		int v_ = *fp_;                                                                     \
-		*fp_ = -1;                                                                         \
-		v_;                                                                                \
+#define TAKE_FD(fd)                                                                                                    \
+	({                                                                                                             \
+		int *fp_ = &(fd);                                                                                      \
+		int v_ = *fp_;                                                                                         \
+		*fp_ = -1;                                                                                             \
+		v_;                                                                                                    \
 	})
 
 static inline void freep(void *p)

@@ -42,8 +42,8 @@ static int check_name(const struct check *c, struct err *e)
 		return r;
 	if (asked.below)
 		return err_set(e, ERR_INVALID, EINVAL, NULL, "a host is asked for, not a pattern");
-	yes = asked.name[0] ? policy_name(c->policy, asked.name, asked.port, rule) :
-			      policy_address(c->policy, &asked.address, asked.port, rule);
+	yes = asked.name[0] ? policy_name(c->policy, asked.name, asked.port, rule)
+			    : policy_address(c->policy, &asked.address, asked.port, rule);
 	printf("%s: %s (%s)\n", c->what, yes ? "reached" : "refused", rule);
 	return yes ? CMD_OK : CMD_FAILED;
 }
@@ -86,7 +86,8 @@ int cmd_network(int argc, char **argv)
 	if (argc == 2 && strcmp(argv[1], "allowlist") == 0)
 		return print_allowlist();
 	if (argc < 2 || strcmp(argv[1], "check") != 0) {
-		err_set(&e, ERR_INVALID, EINVAL, NULL, argc < 2 ? "allowlist or check?" : "there is no network %.32s", argc < 2 ? "" : argv[1]);
+		err_set(&e, ERR_INVALID, EINVAL, NULL, argc < 2 ? "allowlist or check?" : "there is no network %.32s",
+			argc < 2 ? "" : argv[1]);
 		return cmd_usage("network", &e);
 	}
 	r = parse_check(argc - 1, argv + 1, &c, &e);

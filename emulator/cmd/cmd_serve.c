@@ -218,15 +218,24 @@ static int start_manager(struct serve *s, struct err *e)
 static int start_http(struct serve *s, struct err *e)
 {
 	struct http_config hc = {
-		.loop = &s->loop, .api = &s->api, .accounts = s->accounts, .listen_fd = TAKE_FD(s->listen_fd),
-		.unix_fd = TAKE_FD(s->unix_fd), .max_connections = 4096, .idle_timeout_s = 60,
+		.loop = &s->loop,
+		.api = &s->api,
+		.accounts = s->accounts,
+		.listen_fd = TAKE_FD(s->listen_fd),
+		.unix_fd = TAKE_FD(s->unix_fd),
+		.max_connections = 4096,
+		.idle_timeout_s = 60,
 	};
 	int r = http_new(&hc, &s->http, e);
 
 	if (r < 0)
 		return r;
-	s->api = (struct api){ .sandboxes = s->sandboxes, .store = s->store, .idmap = &s->idmap, .cgroups = s->cgroups,
-			       .state_fd = s->state_fd, .started_ms = clock_real_ms(),
+	s->api = (struct api){ .sandboxes = s->sandboxes,
+			       .store = s->store,
+			       .idmap = &s->idmap,
+			       .cgroups = s->cgroups,
+			       .state_fd = s->state_fd,
+			       .started_ms = clock_real_ms(),
 			       .network_errors_report = s->o.network_errors_report };
 	api_add_sandbox_routes(s->http);
 	api_add_exec_routes(s->http);
@@ -276,20 +285,25 @@ static void announce(const struct serve *s)
 	char url[160];
 
 	(void)template_each(s->state_fd, add_name, &names, NULL);
-	(void)text_format(url, sizeof(url), strchr(s->o.host, ':') ? "http://[%s]:%u" : "http://%s:%u", s->o.host, s->port);
+	(void)text_format(url, sizeof(url), strchr(s->o.host, ':') ? "http://[%s]:%u" : "http://%s:%u", s->o.host,
+			  s->port);
 	printf("orkestr-emulator %s listens on %s\n", ORKESTR_VERSION, url);
 	printf("  state      %s\n", s->state_path);
 	if (names.len > 0)
 		printf("  templates  %s\n", names.p);
 	else
-		printf("  templates  none yet; build one: orkestr-emulator template build python-3.12 --state-dir %s\n", s->state_path);
-	printf("  limits     cgroup %s%s%s%s%s\n", cgroup_backend_name(cgroup_root_backend(s->cgroups)), f->cpu ? " cpu" : "",
-	       f->memory ? " memory" : "", f->pids ? " pids" : "", *cgroup_why(s->cgroups) ? "; some are missing, see below" : "");
-	printf("  network    %s%s\n", s->kept.no_network[0] ? "off only: " : "off, restricted, open", s->kept.no_network);
+		printf("  templates  none yet; build one: orkestr-emulator template build python-3.12 --state-dir %s\n",
+		       s->state_path);
+	printf("  limits     cgroup %s%s%s%s%s\n", cgroup_backend_name(cgroup_root_backend(s->cgroups)),
+	       f->cpu ? " cpu" : "", f->memory ? " memory" : "", f->pids ? " pids" : "",
+	       *cgroup_why(s->cgroups) ? "; some are missing, see below" : "");
+	printf("  network    %s%s\n", s->kept.no_network[0] ? "off only: " : "off, restricted, open",
+	       s->kept.no_network);
 	if (s->key[0])
 		printf("\nexport ORKESTR_API_KEY=%s\n", s->key);
 	else if (s->o.auth_any)
-		printf("\nexport ORKESTR_API_KEY=ork_any    # every key that starts with ork_ or sp_live_ is an account of its own\n");
+		printf("\nexport ORKESTR_API_KEY=ork_any    # every key that starts with ork_ or sp_live_ is an "
+		       "account of its own\n");
 	else
 		printf("\nexport ORKESTR_API_KEY=...        # one of those you gave with --api-key\n");
 	printf("export ORKESTR_BASE_URL=%s\n", url);
@@ -369,7 +383,11 @@ static void teardown(struct serve *s, bool loop_ran)
 
 int cmd_serve(int argc, char **argv)
 {
-	struct serve s = { .state_fd = -1, .lock_fd = -1, .listen_fd = -1, .unix_fd = -1, .unix_guard = { .leash = -1 },
+	struct serve s = { .state_fd = -1,
+			   .lock_fd = -1,
+			   .listen_fd = -1,
+			   .unix_fd = -1,
+			   .unix_guard = { .leash = -1 },
 			   .port_file_fd = -1,
 			   .kept = { .userns_fd = -1, .sock = -1, .egress = -1 } };
 	struct err e = ERR_INIT;

@@ -6,8 +6,8 @@
 #include <string.h>
 
 #include "emulator/base/text.h"
-#include "netpolicy/policy.h"
 #include "emulator/cmd/cmd.h"
+#include "netpolicy/policy.h"
 
 static const char help_text[] =
 	"Usage: orkestr-emulator serve [OPTION]...\n"
@@ -197,7 +197,8 @@ static int add_pair(const char *option, char *value, char **list, size_t *n, str
 	const char *eq = strchr(value, '=');
 
 	if (!eq || eq == value || !eq[1] || strlen(value) > 300)
-		return err_set(e, ERR_INVALID, EINVAL, NULL, "%s \"%.64s\" is not of the form NAME=ADDRESS", option, value);
+		return err_set(e, ERR_INVALID, EINVAL, NULL, "%s \"%.64s\" is not of the form NAME=ADDRESS", option,
+			       value);
 	return add_net(option, value, list, n, e);
 }
 

@@ -20,16 +20,16 @@ struct serve_options {
 	size_t n_api_keys;
 	bool auth_any;
 	enum log_level log_level;
-	uint32_t max_sandboxes; /* live at the same time on this host; 0: no limit */
-	uint32_t warm;		/* sandboxes kept half made */
-	bool strict_resume;	/* no resume without the processes */
+	uint32_t max_sandboxes;		/* live at the same time on this host; 0: no limit */
+	uint32_t warm;			/* sandboxes kept half made */
+	bool strict_resume;		/* no resume without the processes */
 	char *allow[SERVE_MAX_NET + 1]; /* rules for "restricted", NULL-terminated */
 	char *map[SERVE_MAX_NET + 1];	/* HOST[:PORT]=ADDR:PORT */
 	char *zone[SERVE_MAX_NET + 1];	/* NAME=ADDR */
 	size_t n_allow, n_map, n_zone;
 	bool allow_private;
 	bool network_errors_report; /* a blocked attempt is told in the result, never as NetworkPolicyError */
-	bool help;		/* nothing else was looked at */
+	bool help;		    /* nothing else was looked at */
 };
 
 /* argv[0] is "serve". ERR_INVALID with a sentence that names the option; an API key is never quoted. */

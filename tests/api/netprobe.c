@@ -192,7 +192,8 @@ static int dns(const char *server, const char *name, const char *type, int over_
 
 	q[0] = (uint8_t)(n >> 8);
 	q[1] = (uint8_t)n;
-	if (connect(fd, (void *)&to, len) < 0 || send(fd, over_tcp ? q : q + 2, over_tcp ? n + 2 : n, MSG_NOSIGNAL) < 0) {
+	if (connect(fd, (void *)&to, len) < 0 ||
+	    send(fd, over_tcp ? q : q + 2, over_tcp ? n + 2 : n, MSG_NOSIGNAL) < 0) {
 		error = errno;
 	} else if (wait_for(fd, POLLIN, 5000) > 0) {
 		got = recv(fd, in, sizeof(in), 0);
@@ -252,7 +253,8 @@ static int many(const char *addr, const char *port, const char *count, const cha
 			p[i].fd = -1;
 			open--;
 		}
-	printf("{\"good\": %lu, \"bad\": %lu, \"stuck\": %lu, \"bytes\": %llu, \"ms\": %.2f}\n", good, bad, open, total, now_ms() - start);
+	printf("{\"good\": %lu, \"bad\": %lu, \"stuck\": %lu, \"bytes\": %llu, \"ms\": %.2f}\n", good, bad, open, total,
+	       now_ms() - start);
 	return 0;
 }
 
@@ -358,7 +360,8 @@ static int add_address(const char *name)
 		uint32_t v4;
 	} m = { { sizeof(m), RTM_NEWADDR, NLM_F_REQUEST | NLM_F_ACK | NLM_F_CREATE, 1, 0 },
 		{ .ifa_family = AF_INET, .ifa_prefixlen = 24, .ifa_index = if_nametoindex(name) },
-		{ 8, IFA_LOCAL }, htonl(0x0a000001) };
+		{ 8, IFA_LOCAL },
+		htonl(0x0a000001) };
 
 	return netlink_answer(NETLINK_ROUTE, &m, sizeof(m));
 }
@@ -371,7 +374,8 @@ static int flush_rules(void)
 		struct nfgenmsg g;
 	} m[3] = {
 		{ { sizeof(m[0]), NFNL_MSG_BATCH_BEGIN, NLM_F_REQUEST, 1, 0 }, { 0, 0, htons(NFNL_SUBSYS_NFTABLES) } },
-		{ { sizeof(m[0]), NFNL_SUBSYS_NFTABLES << 8 | NFT_MSG_DELTABLE, NLM_F_REQUEST | NLM_F_ACK, 2, 0 }, { 0, 0, 0 } },
+		{ { sizeof(m[0]), NFNL_SUBSYS_NFTABLES << 8 | NFT_MSG_DELTABLE, NLM_F_REQUEST | NLM_F_ACK, 2, 0 },
+		  { 0, 0, 0 } },
 		{ { sizeof(m[0]), NFNL_MSG_BATCH_END, NLM_F_REQUEST, 3, 0 }, { 0, 0, htons(NFNL_SUBSYS_NFTABLES) } },
 	};
 

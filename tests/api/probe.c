@@ -44,26 +44,83 @@ static long raw(long nr, long a, long b, long c, long d, long e)
 	return syscall(nr, a, b, c, d, e, 0L);
 }
 
-static long try_mount_tmpfs(void) { return mount("none", "/mnt", "tmpfs", 0, NULL); }
-static long try_mount_proc(void) { return mount("proc", "/mnt", "proc", 0, NULL); }
-static long try_mount_bind(void) { return mount("/etc", "/mnt", NULL, MS_BIND, NULL); }
-static long try_mount_remount(void) { return mount(NULL, "/", NULL, MS_REMOUNT | MS_BIND, NULL); }
-static long try_mount_propagation(void) { return mount(NULL, "/", NULL, MS_SHARED | MS_REC, NULL); }
-static long try_mount_cgroup2(void) { return mount("cgroup2", "/mnt", "cgroup2", 0, NULL); }
-static long try_mount_cgroup1(void) { return mount("cgroup", "/mnt", "cgroup", 0, "memory"); }
-static long try_mount_overlay(void) { return mount("overlay", "/mnt", "overlay", 0, "lowerdir=/etc:/usr"); }
-static long try_umount_proc(void) { return umount2("/proc", MNT_DETACH); }
-static long try_umount_root(void) { return umount2("/", MNT_DETACH); }
-static long try_fsopen(void) { return raw(SYS_fsopen, (long)"tmpfs", 0, 0, 0, 0); }
-static long try_open_tree(void) { return raw(SYS_open_tree, AT_FDCWD, (long)"/etc", 1 /* OPEN_TREE_CLONE */, 0, 0); }
-static long try_mount_setattr(void) { return raw(SYS_mount_setattr, AT_FDCWD, (long)"/", 0, 0, 0); }
-static long try_pivot_root(void) { return raw(SYS_pivot_root, (long)"/mnt", (long)"/mnt", 0, 0, 0); }
+static long try_mount_tmpfs(void)
+{
+	return mount("none", "/mnt", "tmpfs", 0, NULL);
+}
+static long try_mount_proc(void)
+{
+	return mount("proc", "/mnt", "proc", 0, NULL);
+}
+static long try_mount_bind(void)
+{
+	return mount("/etc", "/mnt", NULL, MS_BIND, NULL);
+}
+static long try_mount_remount(void)
+{
+	return mount(NULL, "/", NULL, MS_REMOUNT | MS_BIND, NULL);
+}
+static long try_mount_propagation(void)
+{
+	return mount(NULL, "/", NULL, MS_SHARED | MS_REC, NULL);
+}
+static long try_mount_cgroup2(void)
+{
+	return mount("cgroup2", "/mnt", "cgroup2", 0, NULL);
+}
+static long try_mount_cgroup1(void)
+{
+	return mount("cgroup", "/mnt", "cgroup", 0, "memory");
+}
+static long try_mount_overlay(void)
+{
+	return mount("overlay", "/mnt", "overlay", 0, "lowerdir=/etc:/usr");
+}
+static long try_umount_proc(void)
+{
+	return umount2("/proc", MNT_DETACH);
+}
+static long try_umount_root(void)
+{
+	return umount2("/", MNT_DETACH);
+}
+static long try_fsopen(void)
+{
+	return raw(SYS_fsopen, (long)"tmpfs", 0, 0, 0, 0);
+}
+static long try_open_tree(void)
+{
+	return raw(SYS_open_tree, AT_FDCWD, (long)"/etc", 1 /* OPEN_TREE_CLONE */, 0, 0);
+}
+static long try_mount_setattr(void)
+{
+	return raw(SYS_mount_setattr, AT_FDCWD, (long)"/", 0, 0, 0);
+}
+static long try_pivot_root(void)
+{
+	return raw(SYS_pivot_root, (long)"/mnt", (long)"/mnt", 0, 0, 0);
+}
 
-static long try_unshare_user(void) { return unshare(CLONE_NEWUSER); }
-static long try_unshare_mount(void) { return unshare(CLONE_NEWNS); }
-static long try_unshare_net(void) { return unshare(CLONE_NEWNET); }
-static long try_unshare_pid(void) { return unshare(CLONE_NEWPID); }
-static long try_unshare_cgroup(void) { return unshare(CLONE_NEWCGROUP); }
+static long try_unshare_user(void)
+{
+	return unshare(CLONE_NEWUSER);
+}
+static long try_unshare_mount(void)
+{
+	return unshare(CLONE_NEWNS);
+}
+static long try_unshare_net(void)
+{
+	return unshare(CLONE_NEWNET);
+}
+static long try_unshare_pid(void)
+{
+	return unshare(CLONE_NEWPID);
+}
+static long try_unshare_cgroup(void)
+{
+	return unshare(CLONE_NEWCGROUP);
+}
 static long try_clone_user(void)
 {
 	long pid = raw(SYS_clone, CLONE_NEWUSER | SIGCHLD, 0, 0, 0, 0);
@@ -89,21 +146,54 @@ static long setns_of(const char *path)
 
 	return fd < 0 ? -1 : setns(fd, 0);
 }
-static long try_setns_own_mnt(void) { return setns_of("/proc/self/ns/mnt"); }
-static long try_setns_init_user(void) { return setns_of("/proc/1/ns/user"); }
+static long try_setns_own_mnt(void)
+{
+	return setns_of("/proc/self/ns/mnt");
+}
+static long try_setns_init_user(void)
+{
+	return setns_of("/proc/1/ns/user");
+}
 
-static long try_init_module(void) { return raw(SYS_init_module, (long)"x", 1, (long)"", 0, 0); }
-static long try_finit_module(void) { return raw(SYS_finit_module, 0, (long)"", 0, 0, 0); }
-static long try_delete_module(void) { return raw(SYS_delete_module, (long)"x", 0, 0, 0, 0); }
-static long try_kexec_load(void) { return raw(SYS_kexec_load, 0, 0, 0, 0, 0); }
+static long try_init_module(void)
+{
+	return raw(SYS_init_module, (long)"x", 1, (long)"", 0, 0);
+}
+static long try_finit_module(void)
+{
+	return raw(SYS_finit_module, 0, (long)"", 0, 0, 0);
+}
+static long try_delete_module(void)
+{
+	return raw(SYS_delete_module, (long)"x", 0, 0, 0, 0);
+}
+static long try_kexec_load(void)
+{
+	return raw(SYS_kexec_load, 0, 0, 0, 0, 0);
+}
 #ifdef SYS_kexec_file_load
-static long try_kexec_file_load(void) { return raw(SYS_kexec_file_load, 0, 0, 0, 0, 0); }
+static long try_kexec_file_load(void)
+{
+	return raw(SYS_kexec_file_load, 0, 0, 0, 0, 0);
+}
 #endif
 /* CAD_OFF changes nothing that matters should it succeed (in a pid namespace: EINVAL once allowed). */
-static long try_reboot(void) { return reboot(RB_DISABLE_CAD); }
-static long try_swapon(void) { return raw(SYS_swapon, (long)"/tmp/x", 0, 0, 0, 0); }
-static long try_swapoff(void) { return raw(SYS_swapoff, (long)"/tmp/x", 0, 0, 0, 0); }
-static long try_acct(void) { return acct("/tmp/acct"); }
+static long try_reboot(void)
+{
+	return reboot(RB_DISABLE_CAD);
+}
+static long try_swapon(void)
+{
+	return raw(SYS_swapon, (long)"/tmp/x", 0, 0, 0, 0);
+}
+static long try_swapoff(void)
+{
+	return raw(SYS_swapoff, (long)"/tmp/x", 0, 0, 0, 0);
+}
+static long try_acct(void)
+{
+	return acct("/tmp/acct");
+}
 static long try_syslog(void)
 {
 	static char text[4096];
@@ -118,20 +208,34 @@ static long try_bpf(void)
 }
 static long try_perf_event_open(void)
 {
-	struct perf_event_attr attr = { .type = PERF_TYPE_SOFTWARE, .size = sizeof(attr), .config = PERF_COUNT_SW_TASK_CLOCK };
+	struct perf_event_attr attr = { .type = PERF_TYPE_SOFTWARE,
+					.size = sizeof(attr),
+					.config = PERF_COUNT_SW_TASK_CLOCK };
 
 	return raw(SYS_perf_event_open, (long)&attr, 0, -1, -1, 0);
 }
-static long try_userfaultfd(void) { return raw(SYS_userfaultfd, O_CLOEXEC | 1, 0, 0, 0, 0); }
+static long try_userfaultfd(void)
+{
+	return raw(SYS_userfaultfd, O_CLOEXEC | 1, 0, 0, 0, 0);
+}
 static long try_io_uring_setup(void)
 {
 	static char params[256];
 
 	return raw(425, 4, (long)params, 0, 0, 0);
 }
-static long try_add_key(void) { return raw(SYS_add_key, (long)"user", (long)"probe", (long)"x", 1, KEY_SPEC_SESSION_KEYRING); }
-static long try_keyctl(void) { return raw(SYS_keyctl, KEYCTL_GET_KEYRING_ID, KEY_SPEC_USER_KEYRING, 1, 0, 0); }
-static long try_request_key(void) { return raw(SYS_request_key, (long)"user", (long)"probe", 0, 0, 0); }
+static long try_add_key(void)
+{
+	return raw(SYS_add_key, (long)"user", (long)"probe", (long)"x", 1, KEY_SPEC_SESSION_KEYRING);
+}
+static long try_keyctl(void)
+{
+	return raw(SYS_keyctl, KEYCTL_GET_KEYRING_ID, KEY_SPEC_USER_KEYRING, 1, 0, 0);
+}
+static long try_request_key(void)
+{
+	return raw(SYS_request_key, (long)"user", (long)"probe", 0, 0, 0);
+}
 static long try_open_by_handle(void)
 {
 	static struct {
@@ -173,7 +277,10 @@ static long try_settimeofday(void)
 	gettimeofday(&now, NULL);
 	return settimeofday(&now, NULL);
 }
-static long try_nice(void) { return setpriority(PRIO_PROCESS, 0, -10); }
+static long try_nice(void)
+{
+	return setpriority(PRIO_PROCESS, 0, -10);
+}
 static long try_realtime(void)
 {
 	struct sched_param p = { .sched_priority = 50 };
@@ -203,7 +310,10 @@ static long try_mlock_huge(void)
 	return p == MAP_FAILED ? -1 : mlock(p, n);
 }
 
-static long try_ptrace_init(void) { return ptrace(PTRACE_ATTACH, 1, NULL, NULL); }
+static long try_ptrace_init(void)
+{
+	return ptrace(PTRACE_ATTACH, 1, NULL, NULL);
+}
 static long try_vm_read_init(void)
 {
 	char byte;
@@ -224,10 +334,22 @@ static long write_of(const char *path, const char *text)
 
 	return fd < 0 ? -1 : write(fd, text, strlen(text));
 }
-static long try_read_init_environ(void) { return read_of("/proc/1/environ"); }
-static long try_read_init_mem(void) { return open("/proc/1/mem", O_RDWR | O_CLOEXEC); }
-static long try_open_init_exe(void) { return open("/proc/1/exe", O_WRONLY | O_CLOEXEC); }
-static long try_read_init_exe(void) { return read_of("/proc/1/exe"); }
+static long try_read_init_environ(void)
+{
+	return read_of("/proc/1/environ");
+}
+static long try_read_init_mem(void)
+{
+	return open("/proc/1/mem", O_RDWR | O_CLOEXEC);
+}
+static long try_open_init_exe(void)
+{
+	return open("/proc/1/exe", O_WRONLY | O_CLOEXEC);
+}
+static long try_read_init_exe(void)
+{
+	return read_of("/proc/1/exe");
+}
 static long try_list_init_fds(void)
 {
 	int fd = open("/proc/1/fd", O_RDONLY | O_DIRECTORY | O_CLOEXEC);
@@ -235,7 +357,10 @@ static long try_list_init_fds(void)
 
 	return fd < 0 ? -1 : syscall(SYS_getdents64, fd, buf, sizeof(buf));
 }
-static long try_init_root(void) { return open("/proc/1/root/etc", O_RDONLY | O_DIRECTORY | O_CLOEXEC); }
+static long try_init_root(void)
+{
+	return open("/proc/1/root/etc", O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+}
 static long try_pidfd_getfd_init(void)
 {
 	long pidfd = raw(434, 1, 0, 0, 0, 0);
@@ -252,38 +377,128 @@ static long mknod_and_open(mode_t kind, dev_t dev)
 		return -1;
 	return open(path, O_RDWR | O_CLOEXEC);
 }
-static long try_dev_mem(void) { return mknod_and_open(S_IFCHR, makedev(1, 1)); }
-static long try_dev_kmsg(void) { return mknod_and_open(S_IFCHR, makedev(1, 11)); }
-static long try_dev_fuse(void) { return mknod_and_open(S_IFCHR, makedev(10, 229)); }
-static long try_dev_kvm(void) { return mknod_and_open(S_IFCHR, makedev(10, 232)); }
-static long try_dev_tun(void) { return mknod_and_open(S_IFCHR, makedev(10, 200)); }
-static long try_dev_loop(void) { return mknod_and_open(S_IFBLK, makedev(7, 0)); }
-static long try_dev_sda(void) { return mknod_and_open(S_IFBLK, makedev(8, 0)); }
-static long try_dev_vda(void) { return mknod_and_open(S_IFBLK, makedev(254, 0)); }
+static long try_dev_mem(void)
+{
+	return mknod_and_open(S_IFCHR, makedev(1, 1));
+}
+static long try_dev_kmsg(void)
+{
+	return mknod_and_open(S_IFCHR, makedev(1, 11));
+}
+static long try_dev_fuse(void)
+{
+	return mknod_and_open(S_IFCHR, makedev(10, 229));
+}
+static long try_dev_kvm(void)
+{
+	return mknod_and_open(S_IFCHR, makedev(10, 232));
+}
+static long try_dev_tun(void)
+{
+	return mknod_and_open(S_IFCHR, makedev(10, 200));
+}
+static long try_dev_loop(void)
+{
+	return mknod_and_open(S_IFBLK, makedev(7, 0));
+}
+static long try_dev_sda(void)
+{
+	return mknod_and_open(S_IFBLK, makedev(8, 0));
+}
+static long try_dev_vda(void)
+{
+	return mknod_and_open(S_IFBLK, makedev(254, 0));
+}
 
-static long try_write_core_pattern(void) { return write_of("/proc/sys/kernel/core_pattern", "core"); }
-static long try_write_hostname(void) { return write_of("/proc/sys/kernel/hostname", "evil"); }
-static long try_write_overcommit(void) { return write_of("/proc/sys/vm/overcommit_memory", "0"); }
-static long try_write_sysrq(void) { return write_of("/proc/sysrq-trigger", "h"); }
-static long try_write_modprobe(void) { return write_of("/proc/sys/kernel/modprobe", "/sbin/modprobe"); }
-static long try_write_binfmt(void) { return write_of("/proc/sys/fs/binfmt_misc/register", ":x:M::x::/bin/sh:"); }
-static long try_write_uevent_helper(void) { return write_of("/sys/kernel/uevent_helper", ""); }
-static long try_read_kcore(void) { return read_of("/proc/kcore"); }
-static long try_read_kmsg(void) { return read_of("/proc/kmsg"); }
-static long try_read_sched_debug(void) { return read_of("/sys/kernel/debug/sched/debug"); }
-static long try_read_keys(void) { return read_of("/proc/keys"); }
-static long try_read_firmware(void) { return open("/sys/firmware/acpi", O_RDONLY | O_DIRECTORY); }
-static long try_lower_oom_score(void) { return write_of("/proc/self/oom_score_adj", "-1000"); }
+static long try_write_core_pattern(void)
+{
+	return write_of("/proc/sys/kernel/core_pattern", "core");
+}
+static long try_write_hostname(void)
+{
+	return write_of("/proc/sys/kernel/hostname", "evil");
+}
+static long try_write_overcommit(void)
+{
+	return write_of("/proc/sys/vm/overcommit_memory", "0");
+}
+static long try_write_sysrq(void)
+{
+	return write_of("/proc/sysrq-trigger", "h");
+}
+static long try_write_modprobe(void)
+{
+	return write_of("/proc/sys/kernel/modprobe", "/sbin/modprobe");
+}
+static long try_write_binfmt(void)
+{
+	return write_of("/proc/sys/fs/binfmt_misc/register", ":x:M::x::/bin/sh:");
+}
+static long try_write_uevent_helper(void)
+{
+	return write_of("/sys/kernel/uevent_helper", "");
+}
+static long try_read_kcore(void)
+{
+	return read_of("/proc/kcore");
+}
+static long try_read_kmsg(void)
+{
+	return read_of("/proc/kmsg");
+}
+static long try_read_sched_debug(void)
+{
+	return read_of("/sys/kernel/debug/sched/debug");
+}
+static long try_read_keys(void)
+{
+	return read_of("/proc/keys");
+}
+static long try_read_firmware(void)
+{
+	return open("/sys/firmware/acpi", O_RDONLY | O_DIRECTORY);
+}
+static long try_lower_oom_score(void)
+{
+	return write_of("/proc/self/oom_score_adj", "-1000");
+}
 
-static long try_raw_socket(void) { return socket(AF_INET, SOCK_RAW, 1); }
-static long try_packet_socket(void) { return socket(AF_PACKET, SOCK_RAW, 0); }
-static long try_vsock(void) { return socket(40, SOCK_STREAM, 0); }
-static long try_alg_socket(void) { return socket(38, SOCK_SEQPACKET, 0); }
-static long try_setdomainname(void) { return setdomainname("evil", 4); }
-static long try_chroot(void) { return chroot("/tmp"); }
-static long try_personality(void) { return raw(SYS_personality, 0x0400000 /* READ_IMPLIES_EXEC */, 0, 0, 0, 0); }
-static long try_quotactl(void) { return raw(SYS_quotactl, 0, 0, 0, 0, 0); }
-static long try_fanotify(void) { return raw(SYS_fanotify_init, 0, 0, 0, 0, 0); }
+static long try_raw_socket(void)
+{
+	return socket(AF_INET, SOCK_RAW, 1);
+}
+static long try_packet_socket(void)
+{
+	return socket(AF_PACKET, SOCK_RAW, 0);
+}
+static long try_vsock(void)
+{
+	return socket(40, SOCK_STREAM, 0);
+}
+static long try_alg_socket(void)
+{
+	return socket(38, SOCK_SEQPACKET, 0);
+}
+static long try_setdomainname(void)
+{
+	return setdomainname("evil", 4);
+}
+static long try_chroot(void)
+{
+	return chroot("/tmp");
+}
+static long try_personality(void)
+{
+	return raw(SYS_personality, 0x0400000 /* READ_IMPLIES_EXEC */, 0, 0, 0, 0);
+}
+static long try_quotactl(void)
+{
+	return raw(SYS_quotactl, 0, 0, 0, 0, 0);
+}
+static long try_fanotify(void)
+{
+	return raw(SYS_fanotify_init, 0, 0, 0, 0, 0);
+}
 static long try_tiocsti(void)
 {
 	char c = 'x';
@@ -307,14 +522,38 @@ static long try_fork(void)
 		_exit(0);
 	return pid;
 }
-static long try_tmp_file(void) { return open("/tmp/probe-file", O_CREAT | O_RDWR | O_CLOEXEC, 0600); }
-static long try_chown(void) { return try_tmp_file() < 0 ? -1 : chown("/tmp/probe-file", 1000, 1000); }
-static long try_setuid(void) { return setuid(1000); }
-static long try_unix_socket(void) { return socket(AF_UNIX, SOCK_STREAM, 0); }
-static long try_memfd(void) { return memfd_create("x", 0); }
-static long try_null(void) { return write_of("/dev/null", "x"); }
-static long try_urandom(void) { return read_of("/dev/urandom"); }
-static long try_own_mem(void) { return open("/proc/self/mem", O_RDONLY | O_CLOEXEC); }
+static long try_tmp_file(void)
+{
+	return open("/tmp/probe-file", O_CREAT | O_RDWR | O_CLOEXEC, 0600);
+}
+static long try_chown(void)
+{
+	return try_tmp_file() < 0 ? -1 : chown("/tmp/probe-file", 1000, 1000);
+}
+static long try_setuid(void)
+{
+	return setuid(1000);
+}
+static long try_unix_socket(void)
+{
+	return socket(AF_UNIX, SOCK_STREAM, 0);
+}
+static long try_memfd(void)
+{
+	return memfd_create("x", 0);
+}
+static long try_null(void)
+{
+	return write_of("/dev/null", "x");
+}
+static long try_urandom(void)
+{
+	return read_of("/dev/urandom");
+}
+static long try_own_mem(void)
+{
+	return open("/proc/self/mem", O_RDONLY | O_CLOEXEC);
+}
 static long try_ptrace_child(void)
 {
 	pid_t pid = fork();
@@ -331,36 +570,116 @@ static long try_ptrace_child(void)
 	return got;
 }
 
-#define ATTEMPT(name) { #name, try_##name }
+#define ATTEMPT(name)                                                                                                  \
+	{                                                                                                              \
+#name, try_##name                                                                                      \
+	}
 static const struct {
 	const char *name;
 	long (*run)(void);
 } attempts[] = {
-	ATTEMPT(mount_tmpfs), ATTEMPT(mount_proc), ATTEMPT(mount_bind), ATTEMPT(mount_remount),
-	ATTEMPT(mount_propagation), ATTEMPT(mount_cgroup2), ATTEMPT(mount_cgroup1), ATTEMPT(mount_overlay),
-	ATTEMPT(umount_proc), ATTEMPT(umount_root), ATTEMPT(fsopen), ATTEMPT(open_tree), ATTEMPT(mount_setattr),
-	ATTEMPT(pivot_root), ATTEMPT(unshare_user), ATTEMPT(unshare_mount), ATTEMPT(unshare_net),
-	ATTEMPT(unshare_pid), ATTEMPT(unshare_cgroup), ATTEMPT(clone_user), ATTEMPT(clone3_user),
-	ATTEMPT(setns_own_mnt), ATTEMPT(setns_init_user), ATTEMPT(init_module), ATTEMPT(finit_module),
-	ATTEMPT(delete_module), ATTEMPT(kexec_load),
+	ATTEMPT(mount_tmpfs),
+	ATTEMPT(mount_proc),
+	ATTEMPT(mount_bind),
+	ATTEMPT(mount_remount),
+	ATTEMPT(mount_propagation),
+	ATTEMPT(mount_cgroup2),
+	ATTEMPT(mount_cgroup1),
+	ATTEMPT(mount_overlay),
+	ATTEMPT(umount_proc),
+	ATTEMPT(umount_root),
+	ATTEMPT(fsopen),
+	ATTEMPT(open_tree),
+	ATTEMPT(mount_setattr),
+	ATTEMPT(pivot_root),
+	ATTEMPT(unshare_user),
+	ATTEMPT(unshare_mount),
+	ATTEMPT(unshare_net),
+	ATTEMPT(unshare_pid),
+	ATTEMPT(unshare_cgroup),
+	ATTEMPT(clone_user),
+	ATTEMPT(clone3_user),
+	ATTEMPT(setns_own_mnt),
+	ATTEMPT(setns_init_user),
+	ATTEMPT(init_module),
+	ATTEMPT(finit_module),
+	ATTEMPT(delete_module),
+	ATTEMPT(kexec_load),
 #ifdef SYS_kexec_file_load
 	ATTEMPT(kexec_file_load),
 #endif
-	ATTEMPT(reboot), ATTEMPT(swapon), ATTEMPT(swapoff), ATTEMPT(acct), ATTEMPT(syslog), ATTEMPT(bpf),
-	ATTEMPT(perf_event_open), ATTEMPT(userfaultfd), ATTEMPT(io_uring_setup), ATTEMPT(add_key), ATTEMPT(keyctl),
-	ATTEMPT(request_key), ATTEMPT(open_by_handle), ATTEMPT(ioperm), ATTEMPT(iopl), ATTEMPT(clock_settime),
-	ATTEMPT(settimeofday), ATTEMPT(nice), ATTEMPT(realtime), ATTEMPT(raise_rlimit), ATTEMPT(raise_core),
-	ATTEMPT(mlock_huge), ATTEMPT(ptrace_init), ATTEMPT(vm_read_init), ATTEMPT(read_init_environ),
-	ATTEMPT(read_init_mem), ATTEMPT(open_init_exe), ATTEMPT(read_init_exe), ATTEMPT(list_init_fds),
-	ATTEMPT(init_root), ATTEMPT(pidfd_getfd_init), ATTEMPT(dev_mem), ATTEMPT(dev_kmsg), ATTEMPT(dev_fuse),
-	ATTEMPT(dev_kvm), ATTEMPT(dev_tun), ATTEMPT(dev_loop), ATTEMPT(dev_sda), ATTEMPT(dev_vda),
-	ATTEMPT(write_core_pattern), ATTEMPT(write_hostname), ATTEMPT(write_overcommit), ATTEMPT(write_sysrq),
-	ATTEMPT(write_modprobe), ATTEMPT(write_binfmt), ATTEMPT(write_uevent_helper), ATTEMPT(read_kcore),
-	ATTEMPT(read_kmsg), ATTEMPT(read_sched_debug), ATTEMPT(read_keys), ATTEMPT(read_firmware),
-	ATTEMPT(lower_oom_score), ATTEMPT(raw_socket), ATTEMPT(packet_socket), ATTEMPT(vsock), ATTEMPT(alg_socket),
-	ATTEMPT(setdomainname), ATTEMPT(chroot), ATTEMPT(personality), ATTEMPT(quotactl), ATTEMPT(fanotify),
-	ATTEMPT(tiocsti), ATTEMPT(set_dumpable_regain_caps), ATTEMPT(fork), ATTEMPT(tmp_file), ATTEMPT(chown),
-	ATTEMPT(setuid), ATTEMPT(unix_socket), ATTEMPT(memfd), ATTEMPT(null), ATTEMPT(urandom), ATTEMPT(own_mem),
+	ATTEMPT(reboot),
+	ATTEMPT(swapon),
+	ATTEMPT(swapoff),
+	ATTEMPT(acct),
+	ATTEMPT(syslog),
+	ATTEMPT(bpf),
+	ATTEMPT(perf_event_open),
+	ATTEMPT(userfaultfd),
+	ATTEMPT(io_uring_setup),
+	ATTEMPT(add_key),
+	ATTEMPT(keyctl),
+	ATTEMPT(request_key),
+	ATTEMPT(open_by_handle),
+	ATTEMPT(ioperm),
+	ATTEMPT(iopl),
+	ATTEMPT(clock_settime),
+	ATTEMPT(settimeofday),
+	ATTEMPT(nice),
+	ATTEMPT(realtime),
+	ATTEMPT(raise_rlimit),
+	ATTEMPT(raise_core),
+	ATTEMPT(mlock_huge),
+	ATTEMPT(ptrace_init),
+	ATTEMPT(vm_read_init),
+	ATTEMPT(read_init_environ),
+	ATTEMPT(read_init_mem),
+	ATTEMPT(open_init_exe),
+	ATTEMPT(read_init_exe),
+	ATTEMPT(list_init_fds),
+	ATTEMPT(init_root),
+	ATTEMPT(pidfd_getfd_init),
+	ATTEMPT(dev_mem),
+	ATTEMPT(dev_kmsg),
+	ATTEMPT(dev_fuse),
+	ATTEMPT(dev_kvm),
+	ATTEMPT(dev_tun),
+	ATTEMPT(dev_loop),
+	ATTEMPT(dev_sda),
+	ATTEMPT(dev_vda),
+	ATTEMPT(write_core_pattern),
+	ATTEMPT(write_hostname),
+	ATTEMPT(write_overcommit),
+	ATTEMPT(write_sysrq),
+	ATTEMPT(write_modprobe),
+	ATTEMPT(write_binfmt),
+	ATTEMPT(write_uevent_helper),
+	ATTEMPT(read_kcore),
+	ATTEMPT(read_kmsg),
+	ATTEMPT(read_sched_debug),
+	ATTEMPT(read_keys),
+	ATTEMPT(read_firmware),
+	ATTEMPT(lower_oom_score),
+	ATTEMPT(raw_socket),
+	ATTEMPT(packet_socket),
+	ATTEMPT(vsock),
+	ATTEMPT(alg_socket),
+	ATTEMPT(setdomainname),
+	ATTEMPT(chroot),
+	ATTEMPT(personality),
+	ATTEMPT(quotactl),
+	ATTEMPT(fanotify),
+	ATTEMPT(tiocsti),
+	ATTEMPT(set_dumpable_regain_caps),
+	ATTEMPT(fork),
+	ATTEMPT(tmp_file),
+	ATTEMPT(chown),
+	ATTEMPT(setuid),
+	ATTEMPT(unix_socket),
+	ATTEMPT(memfd),
+	ATTEMPT(null),
+	ATTEMPT(urandom),
+	ATTEMPT(own_mem),
 	ATTEMPT(ptrace_child),
 };
 

@@ -256,9 +256,11 @@ Test(exec_sessions, end_only)
 Test(exec_sessions, who_is_waited_for)
 {
 	/* In pieces, so that no machine is through with it before the third reader comes. */
-	struct exec_spec s = { .command = "i=0; while [ $i -lt 400 ]; do yes | head -c 50000; sleep 0.005; i=$((i+1)); done; exit 5",
-			       .streamed = true,
-			       .detach = true };
+	struct exec_spec s = {
+		.command = "i=0; while [ $i -lt 400 ]; do yes | head -c 50000; sleep 0.005; i=$((i+1)); done; exit 5",
+		.streamed = true,
+		.detach = true
+	};
 	struct view one = view_init(), two = view_init(), three = view_init();
 	struct exec *x = start(&s);
 	uint64_t seen;

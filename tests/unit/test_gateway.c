@@ -16,14 +16,14 @@
 #include "emulator/idmap.h"
 #include "netpolicy/gateway.h"
 
-#define CHECK(cond, ...)                                                                                           \
-	do {                                                                                                       \
-		if (!(cond)) {                                                                                     \
-			fprintf(stderr, "%s:%d: %s: ", __FILE__, __LINE__, #cond);                                  \
-			fprintf(stderr, __VA_ARGS__);                                                              \
-			fputc('\n', stderr);                                                                       \
-			_exit(1);                                                                                  \
-		}                                                                                                  \
+#define CHECK(cond, ...)                                                                                               \
+	do {                                                                                                           \
+		if (!(cond)) {                                                                                         \
+			fprintf(stderr, "%s:%d: %s: ", __FILE__, __LINE__, #cond);                                     \
+			fprintf(stderr, __VA_ARGS__);                                                                  \
+			fputc('\n', stderr);                                                                           \
+			_exit(1);                                                                                      \
+		}                                                                                                      \
 	} while (0)
 
 /* A process in a network namespace of its own that runs one step after another for the test. */
@@ -128,7 +128,10 @@ static int udp_loopback_of_gateway(void)
 /* A DNS question for a.Example.org, as a resolver sends it. */
 static int dns_out(void)
 {
-	static const char q[] = "\x12\x34\x01\x00\x00\x01\x00\x00\x00\x00\x00\x00\x01" "a\x07" "Example\x03" "org\x00\x00\x01\x00\x01";
+	static const char q[] = "\x12\x34\x01\x00\x00\x01\x00\x00\x00\x00\x00\x00\x01"
+				"a\x07"
+				"Example\x03"
+				"org\x00\x00\x01\x00\x01";
 	int s = socket(AF_INET, SOCK_DGRAM | SOCK_CLOEXEC, 0), err = 0;
 	struct sockaddr_in a = { .sin_family = AF_INET, .sin_port = htons(53) };
 
@@ -142,8 +145,8 @@ static int dns_out(void)
 /* A source address that is not its own: sent, never answered, must not arrive. */
 static int spoofed(void)
 {
-	unsigned char p[28] = { 0x45, 0, 0, 28, 0, 0, 0, 0, 64, 17, 0, 0, 100, 64, 0, 250, 93, 184, 216, 34,
-				0x10, 0x92, 0x10, 0x92, 0, 8, 0, 0 };
+	unsigned char p[28] = { 0x45, 0,   0,  28,  0,	 0,  0,	   0,	 64,   17,   0, 0, 100, 64,
+				0,    250, 93, 184, 216, 34, 0x10, 0x92, 0x10, 0x92, 0, 8, 0,	0 };
 	int s = socket(AF_INET, SOCK_RAW | SOCK_CLOEXEC, IPPROTO_RAW), err = 0;
 	struct sockaddr_in a = { .sin_family = AF_INET };
 
@@ -156,12 +159,13 @@ static int spoofed(void)
 
 static int own_loopback(void)
 {
-	int s = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0), c = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0), err = 0;
+	int s = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0), c = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0),
+	    err = 0;
 	struct sockaddr_in a = { .sin_family = AF_INET, .sin_addr.s_addr = htonl(INADDR_LOOPBACK) };
 	socklen_t n = sizeof(a);
 
-	if (bind(s, (struct sockaddr *)&a, sizeof(a)) < 0 || listen(s, 1) < 0 || getsockname(s, (struct sockaddr *)&a, &n) < 0 ||
-	    connect(c, (struct sockaddr *)&a, sizeof(a)) < 0)
+	if (bind(s, (struct sockaddr *)&a, sizeof(a)) < 0 || listen(s, 1) < 0 ||
+	    getsockname(s, (struct sockaddr *)&a, &n) < 0 || connect(c, (struct sockaddr *)&a, sizeof(a)) < 0)
 		err = errno;
 	close(c);
 	close(s);
@@ -238,9 +242,11 @@ static int gateway_test(void *arg)
 	CHECK(box_run(&b, dns_out) == 0 && readable(s->dns_udp[0], 2000), "no question");
 	CHECK(recv(s->dns_udp[0], buf, sizeof(buf), 0) > 12, "no question");
 	/* Restricted: UDP is refused at once, and that is logged. */
-	CHECK(box_run(&b, udp_out) == EHOSTUNREACH || box_run(&b, udp_out) == ECONNREFUSED, "errno %d", box_run(&b, udp_out));
+	CHECK(box_run(&b, udp_out) == EHOSTUNREACH || box_run(&b, udp_out) == ECONNREFUSED, "errno %d",
+	      box_run(&b, udp_out));
 	wait_refused(s->nflog, &seen);
-	CHECK(strcmp(seen.last.rule, "udp-not-allowed") == 0 && seen.last.port == 4242, "%s %u", seen.last.rule, seen.last.port);
+	CHECK(strcmp(seen.last.rule, "udp-not-allowed") == 0 && seen.last.port == 4242, "%s %u", seen.last.rule,
+	      seen.last.port);
 	CHECK(!readable(s->udp[0], 50), "refused UDP arrived");
 	/* Never-addresses: reset. */
 	CHECK(box_run(&b, udp_loopback_of_gateway) != 0, "240/4 went out");
@@ -279,8 +285,8 @@ static int notice_test(void *arg)
 	CHECK(r == ENETUNREACH || r == ECONNREFUSED || r == EHOSTUNREACH, "errno %d", r);
 	CHECK(clock_mono_us() - t < 500000, "the refusal took %lld us", (long long)(clock_mono_us() - t));
 	wait_refused(log, &seen);
-	CHECK(seen.last.proto == IPPROTO_TCP && seen.last.port == 443 && strcmp(seen.last.rule, "network-off") == 0, "%u %s",
-	      seen.last.port, seen.last.rule);
+	CHECK(seen.last.proto == IPPROTO_TCP && seen.last.port == 443 && strcmp(seen.last.rule, "network-off") == 0,
+	      "%u %s", seen.last.port, seen.last.rule);
 	(void)box_run(&b, dns_out);
 	wait_refused(log, &seen);
 	CHECK(strcmp(seen.last.name, "a.example.org") == 0, "%s", seen.last.name);

@@ -14,14 +14,14 @@
 #include "rootfs/tree.h"
 
 /* In the forked half Criterion's own assertions would speak for the wrong process. */
-#define CHECK(cond, ...)                                                                                           \
-	do {                                                                                                       \
-		if (!(cond)) {                                                                                     \
-			fprintf(stderr, "%s:%d: %s: ", __FILE__, __LINE__, #cond);                                  \
-			fprintf(stderr, __VA_ARGS__);                                                              \
-			fputc('\n', stderr);                                                                       \
-			_exit(1);                                                                                  \
-		}                                                                                                  \
+#define CHECK(cond, ...)                                                                                               \
+	do {                                                                                                           \
+		if (!(cond)) {                                                                                         \
+			fprintf(stderr, "%s:%d: %s: ", __FILE__, __LINE__, #cond);                                     \
+			fprintf(stderr, __VA_ARGS__);                                                                  \
+			fputc('\n', stderr);                                                                           \
+			_exit(1);                                                                                      \
+		}                                                                                                      \
 	} while (0)
 
 #define SLOT "s-01hxyz0000000000000000test"
@@ -46,14 +46,17 @@ static int fill_state(void *arg)
 	struct err e = ERR_INIT;
 	char cmd[1024];
 
-	if (tree_prepare_state(w->state_fd, &e) < 0 || tree_make_slot(w->state_fd, SLOT, idmap_sandbox_uid(&w->map, 0), &e) < 0)
+	if (tree_prepare_state(w->state_fd, &e) < 0 ||
+	    tree_make_slot(w->state_fd, SLOT, idmap_sandbox_uid(&w->map, 0), &e) < 0)
 		return 1;
 	/* A layer: the host's dash, coreutils' true, cat, and their libraries, owned by the sandbox's root. */
-	(void)snprintf(cmd, sizeof(cmd),
-		       "cd %s/disk/l && mkdir -p t/bin t/lib64 t/lib t/proc t/sys t/dev t/workspace t/tmp && chmod 755 t && "
-		       "for b in sh cat id ls nproc sleep readlink; do p=$(readlink -f $(command -v $b)); cp $p t/bin/$b; "
-		       "for l in $(ldd $p | grep -o '/[^ )]*'); do mkdir -p t$(dirname $l); cp -n $l t$l; done; done; chown -R %u:%u t",
-		       w->dir, idmap_sandbox_uid(&w->map, 0), idmap_sandbox_uid(&w->map, 0));
+	(void)snprintf(
+		cmd, sizeof(cmd),
+		"cd %s/disk/l && mkdir -p t/bin t/lib64 t/lib t/proc t/sys t/dev t/workspace t/tmp && chmod 755 t && "
+		"for b in sh cat id ls nproc sleep readlink; do p=$(readlink -f $(command -v $b)); cp $p t/bin/$b; "
+		"for l in $(ldd $p | grep -o '/[^ )]*'); do mkdir -p t$(dirname $l); cp -n $l t$l; done; done; chown "
+		"-R %u:%u t",
+		w->dir, idmap_sandbox_uid(&w->map, 0), idmap_sandbox_uid(&w->map, 0));
 	return execl("/bin/sh", "sh", "-c", cmd, (char *)NULL);
 }
 
@@ -115,7 +118,12 @@ static void world_start(struct world *w)
 	struct keeper_config kc = { .idmap = &w->map, .network = true };
 	struct keeper_events ke = { .died = on_died, .lost = on_lost, .arg = w };
 	struct init_events ie = { .ready = on_ready, .exited = on_exited, .lost = on_init_lost, .arg = w };
-	struct init_config ic = { .slot = SLOT, .layers = (const char *const[]){ "t" }, .n_layers = 1, .cpus = 1, .hostname = "sandbox", .pids_max = 64 };
+	struct init_config ic = { .slot = SLOT,
+				  .layers = (const char *const[]){ "t" },
+				  .n_layers = 1,
+				  .cpus = 1,
+				  .hostname = "sandbox",
+				  .pids_max = 64 };
 	struct cgroup_limits lim = { .cpu_millis = 1000, .memory_bytes = 256u << 20, .pids_max = 64 };
 	struct err e = ERR_INIT;
 	struct keeper_started kept = { .userns_fd = -1, .sock = -1 };
