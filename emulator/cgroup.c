@@ -189,28 +189,58 @@ int cgroup_read(struct cgroup_root *r, const char *slot, struct cgroup_usage *re
 	return k;
 }
 
-int cgroup_read_oom_kills(struct cgroup_root *r, const char *slot, uint64_t *ret)
+static int open_counter(struct cgroup_root *r, const char *slot, unsigned int controller, const char *v1,
+			const char *v2)
 {
-	int k = check_slot(slot);
+	char path[CGROUP_SLOT_MAX + 32];
 
-	for (size_t i = 0; k == 0 && i < r->n_trees; i++) {
+	for (size_t i = 0; i < r->n_trees; i++) {
 		const struct cgroup_tree *t = &r->tree[i];
 
-		if (t->controllers & CGROUP_MEMORY)
-			return cgroup_read_key(t->fd, slot, t->unified ? "memory.events" : "memory.oom_control",
-					       "oom_kill", ret);
+		if (!(t->controllers & controller))
+			continue;
+		(void)text_format(path, sizeof(path), "%s/%s", slot, t->unified ? v2 : v1);
+		return openat(t->fd, path, O_RDONLY | O_CLOEXEC);
 	}
-	return k < 0 ? k : -ENOTSUP;
+	return -1;
 }
 
-int cgroup_read_pids_denied(struct cgroup_root *r, const char *slot, uint64_t *ret)
+void cgroup_counters_open(struct cgroup_root *r, const char *slot, struct cgroup_counters *ret)
 {
-	int k = check_slot(slot);
+	*ret = (struct cgroup_counters){ -1, -1 };
+	if (check_slot(slot) < 0)
+		return;
+	ret->oom_fd = open_counter(r, slot, CGROUP_MEMORY, "memory.oom_control", "memory.events");
+	ret->denied_fd = open_counter(r, slot, CGROUP_PIDS, "pids.events", "pids.events");
+}
 
-	for (size_t i = 0; k == 0 && i < r->n_trees; i++)
-		if (r->tree[i].controllers & CGROUP_PIDS)
-			return cgroup_read_key(r->tree[i].fd, slot, "pids.events", "max", ret);
-	return k < 0 ? k : -ENOTSUP;
+void cgroup_counters_close(struct cgroup_counters *c)
+{
+	closep(&c->oom_fd);
+	closep(&c->denied_fd);
+}
+
+static int read_counter(int fd, const char *key, uint64_t *ret)
+{
+	char text[512];
+	ssize_t n = fd < 0 ? 0 : pread(fd, text, sizeof(text) - 1, 0);
+
+	if (fd < 0)
+		return -ENOTSUP;
+	if (n < 0)
+		return -errno;
+	text[n] = '\0';
+	return cgroup_find_key(text, key, ret);
+}
+
+int cgroup_counters_oom_kills(const struct cgroup_counters *c, uint64_t *ret)
+{
+	return read_counter(c->oom_fd, "oom_kill", ret);
+}
+
+int cgroup_counters_pids_denied(const struct cgroup_counters *c, uint64_t *ret)
+{
+	return read_counter(c->denied_fd, "max", ret);
 }
 
 int cgroup_freeze(struct cgroup_root *r, const char *slot, bool freeze, struct err *e)

@@ -62,12 +62,16 @@ int cgroup_open_for_clone(struct cgroup_root *r, const char *slot);
 int cgroup_attach(struct cgroup_root *r, const char *slot, pid_t pid, struct err *e);
 
 int cgroup_read(struct cgroup_root *r, const char *slot, struct cgroup_usage *ret);
-/* oom_kills alone, pids_denied alone: one small file, for each command's start and end. -ENOTSUP where
+/* oom_kills alone, pids_denied alone, from files held open: for each command's start and end. -ENOTSUP where
  * that isn't counted; *ret is then as it was. */
-int cgroup_read_oom_kills(struct cgroup_root *r, const char *slot, uint64_t *ret);
-int cgroup_read_pids_denied(struct cgroup_root *r, const char *slot, uint64_t *ret);
-/* Freezing returns when every process inside is frozen, those forked meanwhile too; that may take until a
- * disk answers (10 s at most, then it is undone): for a worker. Thawing doesn't wait. */
+struct cgroup_counters {
+	int oom_fd, denied_fd; /* -1: none */
+};
+void cgroup_counters_open(struct cgroup_root *r, const char *slot, struct cgroup_counters *ret);
+void cgroup_counters_close(struct cgroup_counters *c);
+int cgroup_counters_oom_kills(const struct cgroup_counters *c, uint64_t *ret);
+int cgroup_counters_pids_denied(const struct cgroup_counters *c, uint64_t *ret);
+
 int cgroup_freeze(struct cgroup_root *r, const char *slot, bool freeze, struct err *e);
 int cgroup_kill(struct cgroup_root *r, const char *slot); /* SIGKILL to everything inside */
 

@@ -282,6 +282,16 @@ static int send_to(struct init *i, const void *m, size_t n, const int *fds, size
 	return 0;
 }
 
+static int start_inline(struct init *i, const struct init_exec *x, const struct init_exec_msg *m,
+			const struct buf *spec, struct err *e)
+{
+	struct init_exec_inline whole;
+
+	whole.m = *m;
+	memcpy(whole.spec, spec->p, spec->len);
+	return send_to(i, &whole, sizeof(whole.m) + spec->len, x->stdio, 3, e);
+}
+
 int init_start(struct init *i, const struct init_exec *x, struct err *e)
 {
 	struct init_exec_msg m = {
@@ -294,6 +304,8 @@ int init_start(struct init *i, const struct init_exec *x, struct err *e)
 	if (r == -EMSGSIZE)
 		return err_set(e, ERR_TOO_LARGE, E2BIG, "payload_too_large",
 			       "command and environment are longer than %u bytes", INIT_MAX_SPEC);
+	if (r >= 0 && spec.len <= INIT_SPEC_INLINE)
+		return start_inline(i, x, &m, &spec, e);
 	if (r >= 0) {
 		mem = fd_memfile("exec", spec.p, spec.len);
 		r = mem;

@@ -7,13 +7,13 @@
 #include <poll.h>
 #include <sched.h>
 #include <signal.h>
-#include <spawn.h>
 #include <string.h>
 #include <sys/mman.h>
 #include <sys/prctl.h>
 #include <sys/resource.h>
 #include <sys/signalfd.h>
 #include <sys/stat.h>
+#include <sys/syscall.h>
 #include <sys/wait.h>
 
 #include "emulator/base/clock.h"
@@ -24,8 +24,8 @@
 
 /* Theory of operation
  *
- * One poll loop over the control socket and a signalfd. A command is started with posix_spawn(3) (vfork
- * semantics: no page table is copied), in a session of its own. Exits are reaped with waitpid and reported
+ * One poll loop over the control socket and a signalfd. A command is started with vfork(2) semantics (no page
+ * table is copied), in a session of its own. Exits are reaped with waitpid and reported
  * in the order the kernel gives them; orphans that belong to no command are just reaped.
  *
  * Whose a process is can't be told from its parent once that has died, nor from its session when it made one
@@ -186,65 +186,95 @@ static int find_program(const struct spec *s, char *ret, size_t cap)
 	}
 }
 
-static int spawn_with(const struct spec *s, const char *program, const int stdio[3], bool pty, pid_t *ret)
-{
-	posix_spawn_file_actions_t fa;
-	posix_spawnattr_t at;
-	sigset_t none, all;
-	char tty[32];
-	int r;
+struct spawn {
+	const struct spec *spec;
+	const char *program;
+	const int *stdio;
+	const char *tty; /* NULL: none */
+	int error;
+};
 
-	if (posix_spawn_file_actions_init(&fa) != 0)
-		return ENOMEM;
-	if (posix_spawnattr_init(&at) != 0) {
-		(void)posix_spawn_file_actions_destroy(&fa);
-		return ENOMEM;
-	}
-	(void)sigemptyset(&none);
-	(void)sigfillset(&all);
-	r = posix_spawnattr_setflags(&at, POSIX_SPAWN_SETSID | POSIX_SPAWN_SETSIGMASK | POSIX_SPAWN_SETSIGDEF);
-	if (r == 0)
-		r = posix_spawnattr_setsigmask(&at, &none);
-	if (r == 0)
-		r = posix_spawnattr_setsigdefault(&at, &all);
-	if (r == 0 && pty) {
-		/* A session leader without a terminal gets the first one it opens (tty_ioctl(4)). */
-		r = ttyname_r(stdio[0], tty, sizeof(tty));
-		if (r == 0)
-			r = posix_spawn_file_actions_addopen(&fa, 0, tty, O_RDWR, 0);
-		for (int i = 1; r == 0 && i < 3; i++)
-			r = posix_spawn_file_actions_adddup2(&fa, 0, i);
-	}
-	for (int i = 0; r == 0 && i < 3 && !pty; i++)
-		r = posix_spawn_file_actions_adddup2(&fa, stdio[i], i);
-	if (r == 0)
-		r = posix_spawn_file_actions_addchdir_np(&fa, s->cwd);
-	if (r == 0)
-		r = posix_spawn(ret, program, &fa, &at, s->argv, s->env);
-	(void)posix_spawnattr_destroy(&at);
-	(void)posix_spawn_file_actions_destroy(&fa);
-	return r;
+static int spawn_stdio(const struct spawn *s)
+{
+	int fd = s->tty ? open(s->tty, O_RDWR | O_CLOEXEC) : -1;
+
+	/* A session leader without a terminal gets the first one it opens (tty_ioctl(4)). */
+	if (s->tty && fd < 0)
+		return -1;
+	for (int i = 0; i < 3; i++)
+		if (dup2(s->tty ? fd : s->stdio[i], i) < 0)
+			return -1;
+	return 0;
 }
 
-static int start_command(const struct init_exec_msg *m, const int fds[4], pid_t *ret)
+/* In the child: this process's memory, another stack. Returns only to report. */
+static int spawn_child(void *arg)
+{
+	struct spawn *s = arg;
+	sigset_t none;
+
+	(void)sigemptyset(&none);
+	if (setsid() >= 0 && spawn_stdio(s) == 0 && chdir(s->spec->cwd) == 0 &&
+	    sigprocmask(SIG_SETMASK, &none, NULL) == 0)
+		(void)execve(s->program, s->spec->argv, s->spec->env);
+	s->error = errno;
+	_exit(127);
+}
+
+/* As posix_spawn(3) does it, without its hundred system calls about signals: this process has no handlers and
+ * ignores nothing, so there is nothing to put right in the child. */
+static int spawn(struct spawn *s, pid_t *ret)
+{
+	static char stack[64 << 10] __attribute__((aligned(16)));
+	int status;
+	pid_t pid;
+
+	pid = clone(spawn_child, stack + sizeof(stack), CLONE_VM | CLONE_VFORK | SIGCHLD, s);
+	if (pid < 0)
+		return errno;
+	if (s->error != 0) {
+		(void)waitpid(pid, &status, 0);
+		return s->error;
+	}
+	*ret = pid;
+	return 0;
+}
+
+static int start_text(const struct init_exec_msg *m, char *text, const int stdio[3], pid_t *ret)
 {
 	_cleanup_free_ char **vectors = NULL;
-	char program[4096], *text;
+	char program[4096], tty[32];
+	struct spec spec;
+	struct spawn s = { .spec = &spec, .program = program, .stdio = stdio };
+	int r = -parse_spec(m, text, &spec, &vectors);
+
+	for (int i = 0; i < 3; i++)
+		if (stdio[i] < 3)
+			return EBADF; /* they would be written over before they are used */
+	if (r == 0)
+		r = find_program(&spec, program, sizeof(program));
+	if (r == 0 && m->pty) {
+		r = ttyname_r(stdio[0], tty, sizeof(tty));
+		s.tty = tty;
+	}
+	return r != 0 ? r : spawn(&s, ret);
+}
+
+/* fds: the spec, when it didn't come with the message, then the command's 0, 1, 2. */
+static int start_command(struct init_exec_msg *m, char *text, const int *fds, pid_t *ret)
+{
 	struct stat st;
-	struct spec s;
 	int r;
 
+	if (text)
+		return start_text(m, text, fds, ret);
 	/* The memfd is sealed; its size can't change between this check and the reading. */
 	if (fstat(fds[0], &st) < 0 || st.st_size != (off_t)m->spec_len || m->spec_len > INIT_MAX_SPEC)
 		return EBADMSG;
 	text = mmap(NULL, m->spec_len, PROT_READ, MAP_PRIVATE, fds[0], 0);
 	if (text == MAP_FAILED)
 		return errno;
-	r = -parse_spec(m, text, &s, &vectors);
-	if (r == 0)
-		r = find_program(&s, program, sizeof(program));
-	if (r == 0)
-		r = spawn_with(&s, program, fds + 1, m->pty != 0, ret);
+	r = start_text(m, text, fds + 1, ret);
 	(void)munmap(text, m->spec_len);
 	return r;
 }
@@ -277,13 +307,14 @@ static void set_mark(const struct pid1 *p, uint64_t id)
 	(void)setrlimit(RLIMIT_LOCKS, &l);
 }
 
-static void on_exec(struct pid1 *p, const struct init_exec_msg *m, const int *fds, size_t n_fds)
+/* text: the spec, or NULL when it is in the first of fds. */
+static void on_exec(struct pid1 *p, struct init_exec_msg *m, char *text, const int *fds, size_t n_fds)
 {
 	struct command c = { .id = m->id, .started_us = clock_mono_us() };
 	struct command *bigger;
 	int r;
 
-	if (n_fds != 4)
+	if (n_fds != (text ? 3 : 4))
 		_exit(1);
 	if (p->n == p->cap) {
 		bigger = realloc(p->commands, (p->cap + 16) * sizeof(*bigger));
@@ -295,7 +326,7 @@ static void on_exec(struct pid1 *p, const struct init_exec_msg *m, const int *fd
 		p->cap += 16;
 	}
 	set_mark(p, c.id);
-	r = start_command(m, fds, &c.pid);
+	r = start_command(m, text, fds, &c.pid);
 	if (r != 0) {
 		report(p, &c, INIT_EXIT_NOT_STARTED, r, 0);
 		return;
@@ -490,7 +521,9 @@ static void on_message(struct pid1 *p)
 	if (n < (ssize_t)sizeof(m.h) || m.h.magic != INIT_MAGIC)
 		_exit(0);
 	if (m.h.type == INIT_EXEC && n == sizeof(m.exec))
-		on_exec(p, &m.exec, fds, n_fds);
+		on_exec(p, &m.exec, NULL, fds, n_fds);
+	else if (m.h.type == INIT_EXEC && n > (ssize_t)sizeof(m.exec) && (size_t)n - sizeof(m.exec) == m.exec.spec_len)
+		on_exec(p, &m.exec, m.exec_inline.spec, fds, n_fds);
 	else if (m.h.type == INIT_SIGNAL && n == sizeof(m.signal))
 		on_signal(p, &m.signal);
 	else
@@ -513,6 +546,16 @@ static _noreturn_ void serve(struct pid1 *p)
 	}
 }
 
+/* What the keeper ignores, and what whoever started it did, is not the commands' (signal(7): an ignored signal
+ * stays so over execve). The system call itself, for the C library hides two of them. */
+static void reset_signals(void)
+{
+	static const char as_ever[4 * sizeof(void *)]; /* struct sigaction as the kernel has it: SIG_DFL, no flags */
+
+	for (int sig = 1; sig < _NSIG; sig++)
+		(void)syscall(SYS_rt_sigaction, sig, as_ever, NULL, sizeof(uint64_t));
+}
+
 _noreturn_ void pid1_main(const struct pid1_config *c)
 {
 	struct pid1 p = { .sock = c->ctl_sock };
@@ -522,6 +565,7 @@ _noreturn_ void pid1_main(const struct pid1_config *c)
 	struct rlimit locks;
 	sigset_t chld;
 
+	reset_signals();
 	receive(c->ctl_sock, INIT_GO, &go, sizeof(go));
 	if (become_root_inside(c->single_id, &e) < 0)
 		die(c, &e);

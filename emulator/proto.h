@@ -43,7 +43,7 @@ enum init_msg_type {
 	/* to init */
 	INIT_GO = 1,	/* from the keeper: id map and cgroup are in place */
 	INIT_CONFIGURE, /* struct init_configure_msg follows the header */
-	INIT_EXEC,	/* struct init_exec_msg; fds: the spec (memfd), then 0, 1, 2 */
+	INIT_EXEC,	/* struct init_exec_msg; fds: 0, 1, 2 and, before them, a memfd if the spec doesn't follow */
 	INIT_SIGNAL,	/* struct init_signal_msg */
 	/* from init */
 	INIT_READY,   /* one fd: O_PATH of its root */
@@ -69,6 +69,8 @@ struct init_configure_msg {
 	uint32_t no_cgroup_view;
 };
 
+#define INIT_SPEC_INLINE 4096 /* a spec up to this long follows its message */
+
 /* The spec is n_argv strings, n_env strings, then cwd, each NUL-terminated, spec_len bytes in all. */
 struct init_exec_msg {
 	struct init_header h;
@@ -78,6 +80,11 @@ struct init_exec_msg {
 	uint32_t pty;
 	uint32_t tell_start;
 	uint32_t unused;
+};
+
+struct init_exec_inline {
+	struct init_exec_msg m;
+	char spec[INIT_SPEC_INLINE];
 };
 
 struct init_signal_msg {
@@ -114,6 +121,7 @@ union init_msg {
 	struct init_header h;
 	struct init_configure_msg configure;
 	struct init_exec_msg exec;
+	struct init_exec_inline exec_inline;
 	struct init_signal_msg signal;
 	struct init_failed_msg failed;
 	struct init_started_msg started;

@@ -80,6 +80,8 @@ struct slot {
 	struct cgroup_limits limits; /* as set on the cgroup */
 	int ctl_sock;
 	int refused_sock; /* or -1 */
+	struct cgroup_counters counters; /* opened when first asked for */
+	bool counting;
 	pid_t pid;
 	bool spawn_pending; /* keeper_spawn's answer is due: this memory must stay */
 	bool died_early;    /* died() overtook that answer */
@@ -96,6 +98,9 @@ int slot_make(struct sandboxes *m, const char *name, const struct cgroup_limits 
 
 /* Gives a parked slot its final limits and hands its init's socket over. */
 int slot_use(struct slot *s, const struct cgroup_limits *l, const struct slot_events *ev, int *ret_sock, struct err *e);
+
+/* Its cgroup's. */
+const struct cgroup_counters *slot_counters(struct slot *s);
 
 /* Ends it, from any state but removing. dead() follows from the loop. */
 void slot_kill(struct slot *s);

@@ -11,14 +11,14 @@
 uint64_t sandbox_oom_kills(struct sandbox *sb)
 {
 	if (sb->slot)
-		(void)cgroup_read_oom_kills(sb->m->c.cgroups, sb->slot->name, &sb->oom_last);
+		(void)cgroup_counters_oom_kills(slot_counters(sb->slot), &sb->oom_last);
 	return sb->oom_last;
 }
 
 uint64_t sandbox_pids_denied(struct sandbox *sb)
 {
 	if (sb->slot)
-		(void)cgroup_read_pids_denied(sb->m->c.cgroups, sb->slot->name, &sb->denied_last);
+		(void)cgroup_counters_pids_denied(slot_counters(sb->slot), &sb->denied_last);
 	return sb->denied_last;
 }
 

@@ -102,6 +102,9 @@ static void gone(struct slot *s, int status)
 	closep(&s->refused_sock);
 	if (ev.dead)
 		ev.dead(ev.arg, status);
+	if (s->counting)
+		cgroup_counters_close(&s->counters);
+	s->counting = false;
 	/* Behind the answer: the caller of a terminate doesn't wait for this. */
 	(void)uv_timer_start(&s->timer, on_remove_timer, 0, 0);
 }
@@ -262,6 +265,14 @@ int slot_make(struct sandboxes *m, const char *name, const struct cgroup_limits 
 	}
 	*ret = s;
 	return 0;
+}
+
+const struct cgroup_counters *slot_counters(struct slot *s)
+{
+	if (!s->counting)
+		cgroup_counters_open(s->m->c.cgroups, s->name, &s->counters);
+	s->counting = true;
+	return &s->counters;
 }
 
 int slot_use(struct slot *s, const struct cgroup_limits *l, const struct slot_events *ev, int *ret_sock, struct err *e)
