@@ -103,7 +103,7 @@ static const char *shown(const char *path, char ret[static 129])
 {
 	size_t i = 0;
 
-	for (; path[i] && i < 128; i++)
+	for (; i < 128 && path[i]; i++)
 		ret[i] = path[i] >= 0x20 && path[i] < 0x7f ? path[i] : '?';
 	ret[i] = '\0';
 	return ret;
