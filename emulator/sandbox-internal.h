@@ -79,7 +79,7 @@ struct slot {
 	struct slot_events ev;
 	struct cgroup_limits limits; /* as set on the cgroup */
 	int ctl_sock;
-	int refused_sock; /* or -1 */
+	int refused_sock;		 /* or -1 */
 	struct cgroup_counters counters; /* opened when first asked for */
 	bool counting;
 	pid_t pid;

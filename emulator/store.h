@@ -18,7 +18,7 @@ enum sandbox_status {
 	SANDBOX_FAILED,
 };
 const char *sandbox_status_name(enum sandbox_status s);
-int sandbox_status_parse(const char *s, enum sandbox_status *ret); /* -EINVAL */
+int sandbox_status_parse(const char *word, enum sandbox_status *ret); /* -EINVAL */
 
 #define SANDBOX_ID_SIZE 31 /* "sbx_" + ULID + NUL */
 
@@ -72,9 +72,6 @@ int store_sandbox_list(struct store *s, const struct store_list *q, int (*fn)(vo
  * change rows. */
 int store_sandbox_each_live(struct store *s, int (*fn)(void *arg, const struct sandbox_row *r), void *arg,
 			    struct err *e);
-
-/* How many rows of the account count against its concurrency (creating, running, pausing, resuming). */
-int store_sandbox_count_live(struct store *s, const char *account, uint32_t *ret, struct err *e);
 
 /* Idempotency keys (wire.md): (account, key) -> body hash, sandbox id; older than 24 h are forgotten.
  * put: ERR_EXISTS while the key is remembered; a key has 1 to 255 bytes.
