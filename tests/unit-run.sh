@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Runs every Criterion binary of BUILD/unit, failures and skips shown, and sums their synthesis lines.
-#   unit-run.sh BUILD
+#   unit-run.sh BUILD        ORKESTR_TEST_SLOW=N: on a machine N times slower than the time-outs assume
 set -uo pipefail
 cd "$(dirname "$0")/.." || exit 1
 build=$1
@@ -13,7 +13,7 @@ trap 'rm -f "$tap" "$out"' EXIT
 run() {
 	local rc
 	: >"$tap"
-	timeout -k 5 300 "$build/unit/$1" --tap="$tap" --color=never </dev/null >"$out" 2>&1
+	timeout -k 5 $((300 * ${ORKESTR_TEST_SLOW:-1})) "$build/unit/$1" --tap="$tap" --color=never </dev/null >"$out" 2>&1
 	rc=$?
 	line=$(grep -aE 'Synthesis: Tested: [0-9]+ \| Passing: [0-9]+ \| Failing: [0-9]+' "$out" | tail -n 1)
 	if [[ $line =~ Passing:\ ([0-9]+)\ \|\ Failing:\ ([0-9]+) ]]; then
