@@ -1,12 +1,12 @@
 #!/usr/bin/env bash
 # Runs every Criterion binary of BUILD/unit, as many at once as there are processors, shows failures and skips in the
-# sources' order, and sums their synthesis lines.
+# sources' order, and sums their synthesis lines. ORKESTR_TEST_SLOW=N: a machine N times slower than the time-outs assume.
 #   unit-run.sh BUILD          unit-run.sh BUILD NAME OUT  (one of them, into OUT.tap and OUT.out; ours)
 set -uo pipefail
 cd "$(dirname "$0")/.." || exit 1
 build=$1
 if [ $# = 3 ]; then
-	timeout -k 5 300 "$build/unit/$2" --tap="$3.tap" --color=never </dev/null >"$3.out" 2>&1
+	timeout -k 5 $((300 * ${ORKESTR_TEST_SLOW:-1})) "$build/unit/$2" --tap="$3.tap" --color=never </dev/null >"$3.out" 2>&1
 	echo $? >"$3.status"
 	exit 0
 fi

@@ -4,6 +4,7 @@ Environment
     ORKESTR_EMULATOR         the binary to test (default: build/orkestr-emulator)
     ORKESTR_TEST_TEMPLATES   a state dir that has the real templates (default: build/test-state, built once)
     MUST_RUN=1               what cannot run here is a failure, not a skip
+    ORKESTR_TEST_SLOW=N      this machine is N times slower than the time-outs assume (harness/slow.py)
 """
 
 from __future__ import annotations
@@ -24,8 +25,11 @@ ROOT = HERE.parent.parent
 sys.path.insert(0, str(HERE))
 
 import orkestr  # noqa: E402
+from harness import slow  # noqa: E402
 from harness import tiny as tiny_image  # noqa: E402
 from harness.emulator import Emulator, run  # noqa: E402
+
+slow.install()
 
 # Names the shared emulator answers to besides "tiny": the cloud's own, where no test runs an interpreter.
 TINY_NAMES = ["tiny", "ubuntu-24.04"]
