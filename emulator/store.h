@@ -76,6 +76,10 @@ int store_sandbox_each_live(struct store *s, int (*fn)(void *arg, const struct s
 /* How many rows of the account count against its concurrency (creating, running, pausing, resuming). */
 int store_sandbox_count_live(struct store *s, const char *account, uint32_t *ret, struct err *e);
 
+/* Numbers the emulator keeps about itself, by a name. get: *ret stays as it was if there is none. */
+int store_setting_get(struct store *s, const char *name, int64_t *ret, struct err *e);
+int store_setting_put(struct store *s, const char *name, int64_t value, struct err *e);
+
 /* Idempotency keys (wire.md): (account, key) -> body hash, sandbox id; older than 24 h are forgotten.
  * put: ERR_EXISTS while the key is remembered; a key has 1 to 255 bytes.
  * get: 0 and the stored pair, or ERR_NOT_FOUND. */
