@@ -12,6 +12,7 @@ struct api {
 	const struct idmap *idmap;
 	struct cgroup_root *cgroups;
 	struct vclock *clock;
+	struct accounts *accounts;
 	int state_fd;
 	int64_t started_ms;
 	bool network_errors_report; /* what was refused is in a result only, never an error of its own */

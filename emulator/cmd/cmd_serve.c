@@ -237,6 +237,7 @@ static int start_http(struct serve *s, struct err *e)
 	s->api = (struct api){ .sandboxes = s->sandboxes,
 			       .store = s->store,
 			       .clock = s->clock,
+			       .accounts = s->accounts,
 			       .idmap = &s->idmap,
 			       .cgroups = s->cgroups,
 			       .state_fd = s->state_fd,
@@ -261,6 +262,8 @@ static int daemon_start(struct serve *s, struct err *e)
 	r = store_open(STORE_NAME, &s->store, e);
 	if (r >= 0)
 		r = vclock_new(s->store, &s->clock, e);
+	if (r >= 0)
+		r = accounts_use_store(s->accounts, s->store, e);
 	if (r < 0)
 		return r;
 	(void)uv_loop_init(&s->loop);
