@@ -116,6 +116,16 @@ int sandbox_network_set(struct sandboxes *m, const struct account *a, const char
 /* One more "HOST[:PORT]=ADDR:PORT" for all sandboxes, as --map; NULL: forget all of them. */
 int sandboxes_network_map(struct sandboxes *m, const char *text, struct err *e);
 
+/* ---- the clock ---- */
+
+struct vclock_listener;
+
+/* Deadlines go by emulator/vclock.h: vclock_listen with this. */
+void sandboxes_clock_listener(struct sandboxes *m, struct vclock_listener *ret);
+
+/* Calls done, from the loop, once nothing is left of those that are ending now. */
+int sandboxes_await_ends(struct sandboxes *m, void (*done)(void *arg), void *arg, struct err *e);
+
 struct sandboxes_counts {
 	uint32_t live, execs;
 	uint32_t paused; /* of the live ones */

@@ -47,6 +47,7 @@ struct serve {
 	uv_loop_t loop;
 	uv_signal_t on_term, on_int;
 	struct store *store;
+	struct vclock *clock;
 	struct sandboxes *sandboxes;
 	struct keeper *keeper;
 	struct http *http;
@@ -201,6 +202,7 @@ static int start_manager(struct serve *s, struct err *e)
 		.state_fd = s->state_fd, .max_live = s->o.max_sandboxes, .warm = s->o.warm,
 		.strict_resume = s->o.strict_resume,
 	};
+	struct vclock_listener cl;
 	struct keeper_events ke;
 	int r = sandboxes_new(&sc, &s->sandboxes, e);
 
@@ -212,6 +214,8 @@ static int start_manager(struct serve *s, struct err *e)
 		return r;
 	s->kept.sock = -1;
 	sandboxes_set_keeper(s->sandboxes, s->keeper);
+	sandboxes_clock_listener(s->sandboxes, &cl);
+	(void)vclock_listen(s->clock, &cl);
 	return sandboxes_sweep(s->sandboxes, e);
 }
 
@@ -232,6 +236,8 @@ static int start_http(struct serve *s, struct err *e)
 		return r;
 	s->api = (struct api){ .sandboxes = s->sandboxes,
 			       .store = s->store,
+			       .clock = s->clock,
+			       .accounts = s->accounts,
 			       .idmap = &s->idmap,
 			       .cgroups = s->cgroups,
 			       .state_fd = s->state_fd,
@@ -242,6 +248,7 @@ static int start_http(struct serve *s, struct err *e)
 	api_add_file_routes(s->http);
 	api_add_network_routes(s->http);
 	api_add_emulator_routes(s->http);
+	api_add_clock_routes(s->http);
 	return http_start(s->http, e);
 }
 
@@ -253,6 +260,10 @@ static int daemon_start(struct serve *s, struct err *e)
 		return r;
 	/* keeper_start left us in the state dir; the store is opened by name there. */
 	r = store_open(STORE_NAME, &s->store, e);
+	if (r >= 0)
+		r = vclock_new(s->store, &s->clock, e);
+	if (r >= 0)
+		r = accounts_use_store(s->accounts, s->store, e);
 	if (r < 0)
 		return r;
 	(void)uv_loop_init(&s->loop);
@@ -364,6 +375,7 @@ static void teardown(struct serve *s, bool loop_ran)
 		(void)uv_run(&s->loop, UV_RUN_DEFAULT);
 		(void)uv_loop_close(&s->loop);
 	}
+	vclock_free(s->clock);
 	store_close(s->store);
 	if (s->cgroups) {
 		cgroup_destroy_root(s->cgroups);
