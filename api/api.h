@@ -15,11 +15,13 @@ struct api {
 	bool network_errors_report; /* what was refused is in a result only, never an error of its own */
 };
 
-void api_add_sandbox_routes(struct http *h);  /* api/routes_sandbox.c */
-void api_add_exec_routes(struct http *h);     /* api/routes_exec.c */
-void api_add_file_routes(struct http *h);     /* api/routes_files.c */
-void api_add_network_routes(struct http *h);  /* api/routes_network.c: /_emulator/sandboxes/{id}/network, map */
-void api_add_emulator_routes(struct http *h); /* api/routes_emulator.c: /_emulator/health, info */
+void api_add_sandbox_routes(struct http *h); /* api/routes_sandbox.c */
+void api_add_exec_routes(struct http *h);    /* api/routes_exec.c */
+void api_add_file_routes(struct http *h);    /* api/routes_files.c */
+void api_add_network_routes(struct http *h); /* api/routes_network.c: /_emulator/sandboxes/{id}/network, map */
+void api_add_emulator_routes(struct http *h);
+void api_add_snapshot_routes(struct http *h);
+	/* api/routes_snapshot.c: /_emulator/sandboxes/{id} */ /* api/routes_emulator.c: /_emulator/health, info */
 
 #ifndef ORKESTR_VERSION
 #define ORKESTR_VERSION "0.1.0"
