@@ -365,6 +365,7 @@ static void handle_list(struct req *r)
 
 	if (!read_list_query(r, &q, &status))
 		return;
+	sandboxes_look(req_api(r)->sandboxes);
 	list = json_object_new_array();
 	k = store_sandbox_list(req_api(r)->store, &q, add_to_list, list, next, &e);
 	if (k < 0) {

@@ -42,6 +42,12 @@ void sandbox_end(struct sandbox *sb, const char *reason, const struct err *failu
 
 	if (sb->row.status == SANDBOX_TERMINATING)
 		return;
+	/* Somebody else may have it by now. */
+	if (sb->row.status == SANDBOX_PAUSED && sb->snapshot &&
+	    snapshot_claim(&sb->m->c.snapshots, sb->row.id, NULL) == -ENOENT) {
+		sb->snapshot = false;
+		reason = SANDBOX_MOVED;
+	}
 	sb->end_reason = reason;
 	sb->end_ms = clock_now_ms();
 	sb->end_us = clock_mono_us();

@@ -51,6 +51,8 @@ int store_open(const char *name, struct store **ret, struct err *e);
 void store_close(struct store *s);
 
 int store_sandbox_insert(struct store *s, const struct sandbox_row *r, struct err *e);
+/* As insert, in place of an earlier row of that id, whatever it says. */
+int store_sandbox_put(struct store *s, const struct sandbox_row *r, struct err *e);
 /* By id: what can change (slot, status, times, limits, how it ended). With a status of terminated or failed
  * the stored env is forgotten: no command will need it again. ERR_NOT_FOUND. */
 int store_sandbox_update(struct store *s, const struct sandbox_row *r, struct err *e);

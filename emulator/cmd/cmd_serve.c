@@ -39,6 +39,9 @@ struct serve {
 	struct cgroup_root *cgroups;
 	char state_path[4096];
 	char key[ACCOUNT_KEY_SIZE]; /* the generated one, or empty */
+	struct snapshot_dir snapshots;
+	char holder[TEXT_ULID_SIZE];
+	int shared_fd, holder_fd; /* --snapshot-dir, and the lock in it */
 	int state_fd, lock_fd, listen_fd, unix_fd, port_file_fd;
 	struct listen_guard unix_guard;
 	struct keeper_started kept;
@@ -94,6 +97,19 @@ static void raise_fd_limit(void)
 	(void)setrlimit(RLIMIT_NOFILE, &l);
 }
 
+/* The keeper inherits the lock: as long as it lives, sandboxes may. */
+static int open_snapshot_dir(struct serve *s, struct err *e)
+{
+	int r;
+
+	if (!s->o.snapshot_dir)
+		return 0;
+	r = statedir_open_snapshots(s->o.snapshot_dir, &s->idmap, true, &s->shared_fd, e);
+	return r < 0 ? r
+		     : snapshot_hold(s->state_fd, s->shared_fd, s->idmap.own_uid, s->idmap.own_gid, s->holder,
+				     &s->holder_fd, e);
+}
+
 static int launch(struct serve *s, struct err *e)
 {
 	char name[STATEDIR_NAME_SIZE];
@@ -107,6 +123,8 @@ static int launch(struct serve *s, struct err *e)
 		r = statedir_open(s->o.state_dir, &s->idmap, &s->state_fd, s->state_path, sizeof(s->state_path), e);
 	if (r >= 0)
 		r = s->lock_fd = statedir_lock(s->state_fd, e);
+	if (r >= 0)
+		r = open_snapshot_dir(s, e);
 	if (r >= 0)
 		r = open_sockets(s, e);
 	if (r >= 0)
@@ -199,7 +217,7 @@ static int start_manager(struct serve *s, struct err *e)
 			.allow = (const char *const *)s->o.allow, .map = (const char *const *)s->o.map,
 			.zone = (const char *const *)s->o.zone, .allow_private = s->o.allow_private,
 		},
-		.state_fd = s->state_fd, .max_live = s->o.max_sandboxes, .warm = s->o.warm,
+		.state_fd = s->state_fd, .snapshots = s->snapshots, .max_live = s->o.max_sandboxes, .warm = s->o.warm,
 		.strict_resume = s->o.strict_resume,
 	};
 	struct vclock_listener cl;
@@ -249,6 +267,7 @@ static int start_http(struct serve *s, struct err *e)
 	api_add_network_routes(s->http);
 	api_add_emulator_routes(s->http);
 	api_add_clock_routes(s->http);
+	api_add_snapshot_routes(s->http);
 	return http_start(s->http, e);
 }
 
@@ -266,6 +285,10 @@ static int daemon_start(struct serve *s, struct err *e)
 		r = accounts_use_store(s->accounts, s->store, e);
 	if (r < 0)
 		return r;
+	r = snapshot_dir_open(s->state_fd, s->shared_fd, s->shared_fd >= 0 ? s->holder : NULL, &s->snapshots, e);
+	if (r < 0)
+		return r;
+	s->shared_fd = -1;
 	(void)uv_loop_init(&s->loop);
 	r = start_manager(s, e);
 	if (r >= 0)
@@ -388,6 +411,9 @@ static void teardown(struct serve *s, bool loop_ran)
 	closep(&s->port_file_fd);
 	closep(&s->kept.egress);
 	closep(&s->kept.userns_fd);
+	snapshot_dir_close(&s->snapshots);
+	closep(&s->shared_fd);
+	closep(&s->holder_fd);
 	closep(&s->lock_fd);
 	closep(&s->state_fd);
 	explicit_bzero(s->key, sizeof(s->key));
@@ -396,6 +422,9 @@ static void teardown(struct serve *s, bool loop_ran)
 int cmd_serve(int argc, char **argv)
 {
 	struct serve s = { .state_fd = -1,
+			   .snapshots = SNAPSHOT_DIR_INIT,
+			   .shared_fd = -1,
+			   .holder_fd = -1,
 			   .lock_fd = -1,
 			   .listen_fd = -1,
 			   .unix_fd = -1,
