@@ -60,6 +60,16 @@ static inline char *fuzz_string(const uint8_t *p, size_t n)
 	return s;
 }
 
+/* The next descriptor there would be: the same before and after means that none was lost. */
+static inline int fuzz_lowest_fd(void)
+{
+	int fd = open("/dev/null", O_RDONLY | O_CLOEXEC);
+
+	if (fd >= 0)
+		(void)close(fd);
+	return fd;
+}
+
 /* An fd of a folder that is nobody's: a tmpfs that is mounted nowhere and goes with the process. As an ordinary
  * user, who can't have that, a folder of /tmp. */
 static inline int fuzz_folder(void)

@@ -19,6 +19,7 @@ static void send_one(int sock, struct fuzz_input *in)
 					     "x.test=127.0.0.1:1", "z.test=::1",   "",
 					     "[2001:db8::1]",	   "b.test:0" };
 	unsigned int how = fuzz_byte(in);
+	static char wire[1024]; /* a message may claim to be longer than it is */
 	struct egress_msg m = { .magic = EGRESS_MAGIC, .type = how & 7, .index = fuzz_byte(in) & 3 };
 
 	m.mode = fuzz_byte(in) & 3;
@@ -30,7 +31,8 @@ static void send_one(int sock, struct fuzz_input *in)
 		fuzz_take(in, m.text, 64);
 	if (how & 0x40)
 		fuzz_take(in, &m, sizeof(m));
-	(void)!fd_send_msg(sock, &m, how & 0x80 ? fuzz_byte(in) * 2u + 1 : sizeof(m), NULL, 0);
+	memcpy(wire, &m, sizeof(m));
+	(void)!fd_send_msg(sock, wire, how & 0x80 ? fuzz_byte(in) * 2u + 1 : sizeof(m), NULL, 0);
 }
 
 static void forget_map(struct map *m)

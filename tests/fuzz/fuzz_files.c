@@ -48,7 +48,7 @@ static void one(const struct files_ctx *c, unsigned int op, const char *path)
 	case 2:
 		r = files_dir_open(c, path, NULL, 10, &dir, &e);
 		while (r == 0 && files_dir_next(dir, &en, &e) == 1)
-			fuzz_check(en.name && strcmp(en.name, "secret") != 0);
+			fuzz_check(en.name && *en.name && !strchr(en.name, '/'));
 		if (r == 0)
 			files_dir_free(dir);
 		break;

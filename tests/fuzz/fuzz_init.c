@@ -40,15 +40,6 @@ static void on_lost(void *arg _unused_, const char *why)
 	seen.lost++;
 }
 
-static int lowest_fd(void)
-{
-	int fd = dup(0);
-
-	if (fd >= 0)
-		(void)close(fd);
-	return fd;
-}
-
 /* A message as the input has it: the header right (mostly), the length of its type (mostly), up to 3 fds. */
 static void send_one(int sock, struct fuzz_input *in)
 {
@@ -106,7 +97,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *p, size_t n)
 		have_loop = true;
 	}
 	memset(&seen, 0, sizeof(seen));
-	before = lowest_fd();
+	before = fuzz_lowest_fd();
 	fuzz_check(socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0, sv) == 0);
 	fuzz_check(init_connect(&loop, sv[0], &c, &ev, &i, &e) == 0);
 	for (int k = 0; in.n > 0 && k < 100; k++) {
@@ -121,6 +112,6 @@ int LLVMFuzzerTestOneInput(const uint8_t *p, size_t n)
 	init_free(i);
 	closep(&sv[1]);
 	(void)uv_run(&loop, UV_RUN_NOWAIT);
-	fuzz_check(lowest_fd() == before);
+	fuzz_check(fuzz_lowest_fd() == before);
 	return 0;
 }
