@@ -94,7 +94,7 @@ bench: ## measure create, exec, terminate, 200 live; table and build/bench.json
 	@tests/bench/run.sh $(BUILD)
 
 test-vm: ## the API suite on a user's machine (systemd, cgroup v2), in a VM
-	$(SUBMAKE) all unit-bins
+	$(SUBMAKE) all unit-bins deb
 	@tests/vm/vm.sh
 
 $(BUILD)/orkestr-emulator.1: $(BUILD)/orkestr-emulator $(wildcard emulator/cmd/man/*)

@@ -247,7 +247,7 @@ struct sandboxes {
 	struct deferred *deferred;
 	uv_timer_t linger_timer, ended_timer;
 	uv_timer_t trash_timer;
-	bool trash_pending, trash_running;
+	bool trash_pending, trash_running, stop_trash;
 
 	bool stopping;
 	void (*stopped)(void *arg);

@@ -12,6 +12,10 @@
 #include "emulator/sandbox-internal.h"
 #include "rootfs/tree.h"
 
+/* A stop that waits for nothing but the trash: says so after the one, gives up after the other. */
+#define STOP_SILENT_MS 1000
+#define STOP_TRASH_MS 7000
+
 static const char lost_text[] = "the emulator stopped without ending it";
 
 static void on_handle_closed(uv_handle_t *h)
@@ -37,6 +41,8 @@ int sandboxes_new(const struct sandboxes_config *c, struct sandboxes **ret, stru
 	if (!m)
 		return err_errno(e, ENOMEM, "can't start");
 	m->c = *c;
+	if (m->c.stop_trash_ms == 0)
+		m->c.stop_trash_ms = STOP_TRASH_MS;
 	m->scratch = malloc(SANDBOX_SCRATCH_SIZE);
 	m->null_fd = open("/dev/null", O_RDONLY | O_CLOEXEC);
 	if (!m->scratch || m->null_fd < 0) {
@@ -261,12 +267,38 @@ static void on_stop_limit(uv_timer_t *t)
 	stopped(m);
 }
 
+static void on_stop_trash_limit(uv_timer_t *t)
+{
+	log_info("what ended sandboxes have on the disk is not removed yet: the rest is left to the next start");
+	stopped(t->data);
+}
+
+static void on_stop_trash(uv_timer_t *t)
+{
+	struct sandboxes *m = t->data;
+
+	log_info("every sandbox has ended; removing what they have on the disk");
+	(void)uv_timer_start(&m->stop_timer, on_stop_trash_limit, m->c.stop_trash_ms, 0);
+}
+
+/* Somebody waits for the stop, and a hundred thousand files take their time: that is said, and is not waited for to
+ * the end. Every start empties the trash. */
+static void wait_for_trash(struct sandboxes *m)
+{
+	if (m->stop_trash)
+		return;
+	m->stop_trash = true;
+	(void)uv_timer_start(&m->stop_timer, on_stop_trash, MIN(STOP_SILENT_MS, m->c.stop_trash_ms), 0);
+}
+
 void sandboxes_check_stopped(struct sandboxes *m)
 {
 	if (!m->stopping || !m->stopped || m->by_id || m->slots || m->deferred || m->n_jobs > 0 || m->jobs_waiting)
 		return;
-	if (m->trash_pending || m->trash_running)
+	if (m->trash_pending || m->trash_running) {
+		wait_for_trash(m);
 		return;
+	}
 	(void)uv_timer_start(&m->stop_timer, on_stop_check, 0, 0);
 }
 

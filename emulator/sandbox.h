@@ -38,6 +38,8 @@ struct sandboxes_config {
 	uint32_t warm;	    /* inits kept parked, so that a create finds one */
 	bool strict_resume; /* a resume that can't bring the processes back is ERR_NOT_READY "memory_lost" */
 	uint32_t max_live;  /* refuse (ERR_CAPACITY) beyond this many on this host; 0: no limit */
+	/* How long a stop waits for nothing but the trash, in ms; 0: 7000. */
+	uint32_t stop_trash_ms;
 };
 
 /* What POST /v1/sandboxes asks for; already validated by the wire's types, not by the plan. */
@@ -146,7 +148,8 @@ struct sandboxes_counts {
 };
 void sandboxes_count(const struct sandboxes *m, struct sandboxes_counts *ret);
 
-/* Ends everything ("user" on a clean stop), then calls done once nothing is left and the trash is empty. Where the
- * snapshots' folder is shared, paused ones stay paused, without their processes. */
+/* Ends everything ("user" on a clean stop), then calls done once nothing is left and the trash is empty; of a big one
+ * the rest is left to the next start. Where the snapshots' folder is shared, paused ones stay paused, without their
+ * processes. */
 void sandboxes_shutdown(struct sandboxes *m, void (*done)(void *arg), void *arg);
 void sandboxes_free(struct sandboxes *m);

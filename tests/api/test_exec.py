@@ -9,6 +9,8 @@ import pytest
 from harness.wire import check_error
 from test_lifecycle import wait_for_process
 
+pytestmark = pytest.mark.vm
+
 RESULT_FIELDS = {
     "stdout", "stderr", "exit_code", "duration_ms", "stdout_truncated", "stderr_truncated", "reason", "signal",
     "network_blocked",

@@ -18,6 +18,8 @@ from conftest import HERE, cannot_run
 from harness import proc
 from harness.wire import check_error
 
+pytestmark = pytest.mark.vm
+
 # --- the probe ------------------------------------------------------------------------------------
 
 # How a filter or a missing privilege answers; anything else means the call got through to its work.

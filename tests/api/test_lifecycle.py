@@ -8,6 +8,8 @@ import pytest
 
 from harness.wire import check_error, check_invalid
 
+pytestmark = pytest.mark.vm
+
 SANDBOX_FIELDS = {
     "id", "status", "template", "size", "cpu", "memory_mb", "network", "timeout_seconds", "region", "metadata",
     "created_at", "started_at", "expires_at", "paused_at", "terminated_at", "termination_reason",

@@ -24,6 +24,8 @@ from harness import tiny
 from harness.emulator import run
 from harness.wire import check_error, check_invalid
 
+pytestmark = pytest.mark.vm
+
 FREE = "ork_network_free"
 RESOLVER = "100.100.100.53"
 A, TXT, AAAA = "1", "16", "28"

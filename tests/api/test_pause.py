@@ -14,6 +14,8 @@ import pytest
 from harness.emulator import Emulator
 from harness.wire import check_error
 
+pytestmark = pytest.mark.vm
+
 
 def pause(api, sandbox, status=200):
     answer = api.post(f"/v1/sandboxes/{sandbox}/pause", timeout=120)

@@ -5,6 +5,8 @@ import pytest
 from harness.wire import Answer
 from orkestr.errors import from_answer
 
+pytestmark = pytest.mark.vm
+
 
 def create(sdk, **fields):
     return sdk.Sandbox.create(fields.pop("template", "tiny"), **fields)

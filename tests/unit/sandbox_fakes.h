@@ -291,9 +291,11 @@ int tree_each_slot(int dir _unused_, int (*fn)(void *arg, const char *slot), voi
 	return each_name(folders, fn, arg);
 }
 
-/* In a worker: it leaves a mark that the test can see. */
+/* In a worker: it leaves a mark that the test can see, and takes as long as there is a file "hold". */
 int tree_empty_trash(int dir, struct err *e _unused_)
 {
+	while (faccessat(dir, "hold", F_OK, 0) == 0)
+		(void)usleep(1000);
 	int fd = openat(dir, "emptied", O_CREAT | O_WRONLY | O_APPEND | O_CLOEXEC, 0600);
 
 	if (fd < 0 || write(fd, "x", 1) != 1)
@@ -706,9 +708,12 @@ void init_free(struct init *i)
 
 /* ---- setting up and taking down ---- */
 
+static uint32_t fake_stop_trash_ms;
+
 static void make_manager(uint32_t max_live, uint32_t warm)
 {
 	struct sandboxes_config c = { .loop = &loop,
+				      .stop_trash_ms = fake_stop_trash_ms,
 				      .max_live = max_live,
 				      .warm = warm,
 				      .network = { .egress_sock = -1, .why_none = "a test" } };
