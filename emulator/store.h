@@ -76,6 +76,9 @@ int store_sandbox_each_live(struct store *s, int (*fn)(void *arg, const struct s
 /* How many rows of the account count against its concurrency (creating, running, pausing, resuming). */
 int store_sandbox_count_live(struct store *s, const char *account, uint32_t *ret, struct err *e);
 
+/* Forgets the ended sandboxes and the idempotency keys of an account, or of all (NULL). All or nothing. */
+int store_forget(struct store *s, const char *account, uint64_t *ret_sandboxes, struct err *e);
+
 /* Idempotency keys (wire.md): (account, key) -> body hash, sandbox id; older than 24 h are forgotten.
  * put: ERR_EXISTS while the key is remembered; a key has 1 to 255 bytes.
  * get: 0 and the stored pair, or ERR_NOT_FOUND. */
