@@ -19,7 +19,9 @@ static const struct validate_field reset_fields[] = {
 #undef AT
 
 struct pending {
-	struct req *req; /* NULL: the client is gone */
+	struct api *api;
+	char account[ACCOUNT_ID_SIZE]; /* "": all */
+	struct req *req;	       /* NULL: the client is gone */
 };
 
 static void on_gone(void *arg)
@@ -29,11 +31,26 @@ static void on_gone(void *arg)
 	p->req = NULL;
 }
 
+/* Keys that were made at run time; and with everything gone, the clock is the host's again. */
+static int forget_rest(struct api *api, const char *account, struct err *e)
+{
+	struct sandboxes_counts n = { 0 };
+	int r = accounts_forget_made(api->accounts, account[0] ? account : NULL, e);
+
+	sandboxes_count(api->sandboxes, &n);
+	if (r >= 0 && !account[0] && n.live == 0)
+		r = vclock_reset(api->clock, e);
+	return r;
+}
+
 static void on_reset(void *arg, const struct err *e, const struct sandboxes_reset_result *r)
 {
 	_cleanup_free_ struct pending *p = arg;
+	struct err own = ERR_INIT;
 	struct json_object *o;
 
+	if (!e && forget_rest(p->api, p->account, &own) < 0)
+		e = &own;
 	if (!p->req)
 		return;
 	req_on_gone(p->req, NULL, NULL);
@@ -69,7 +86,9 @@ static void handle_reset(struct req *r)
 		req_reply_err(r, &e);
 		return;
 	}
+	p->api = req_api(r);
 	p->req = r;
+	(void)snprintf(p->account, sizeof(p->account), "%s", account);
 	req_on_gone(r, on_gone, p);
 	if (sandboxes_reset(req_api(r)->sandboxes, account[0] ? account : NULL, on_reset, p, &e) == 0)
 		return;

@@ -149,7 +149,7 @@ void journal_add(struct journal *j, const struct journal_event *ev)
 	r = record_of(ev);
 	if (r) {
 		r->ev.seq = j->next;
-		r->ev.time_ms = clock_real_ms();
+		r->ev.time_ms = clock_now_ms();
 		j->bytes += r->size;
 	}
 	*slot(j, j->next++) = r;

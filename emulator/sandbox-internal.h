@@ -37,6 +37,7 @@
 #include "emulator/init.h"
 #include "emulator/keeper.h"
 #include "emulator/sandbox.h"
+#include "emulator/vclock.h"
 #include "netpolicy/ledger.h"
 #include "rootfs/snapshot.h"
 #include "rootfs/template.h"
@@ -175,14 +176,16 @@ struct sandbox {
 	struct template_ref *template;
 	char **env; /* defaults and the sandbox's own: "K=V", NULL-terminated */
 
-	uv_timer_t timer; /* creating: its limit; running: the deadline */
-	int64_t deadline_us;
+	uv_timer_t timer;    /* creating: its limit; running: the deadline */
+	int64_t deadline_us; /* clock_now_us */
 
 	struct waiter *creator;
 	struct waiter *changer; /* who asked for the pause or resume under way */
 	struct waiter *enders;
 	struct job *job;
-	int64_t held_us;	/* since when its clocks stand still; 0: they run */
+	int64_t held_us;	/* clock_mono_us since when its clocks stand still; 0: they run */
+	int64_t held_offset_ms; /* the clock's offset then */
+	int64_t end_ms, end_us; /* when its end began: clock_now_ms, clock_mono_us */
 	char *template_digest;	/* of what its disk is made on; NULL: not known any more */
 	bool snapshot;		/* there may be one in the state dir */
 	struct err failure;	/* kind ERR_NONE: none */
@@ -312,6 +315,7 @@ int sandbox_check_concurrent(struct sandboxes *m, const struct account *a, struc
 void sandbox_hold_clocks(struct sandbox *sb);
 void sandbox_release_clocks(struct sandbox *sb);
 void sandbox_arm_deadline(struct sandbox *sb);
+void sandbox_time_over(struct sandbox *sb);
 /* Moves its snapshot, if any, to the trash. */
 void sandbox_drop_snapshot(struct sandbox *sb);
 

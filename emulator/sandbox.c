@@ -128,7 +128,7 @@ int sandbox_stored_row(struct sandboxes *m, const struct account *a, const char 
 		row.status = SANDBOX_FAILED;
 		(void)snprintf(row.termination_reason, sizeof(row.termination_reason), "failed");
 		if (row.terminated_ms == 0)
-			row.terminated_ms = clock_real_ms();
+			row.terminated_ms = clock_now_ms();
 		if (!row.failure)
 			row.failure = strdup(lost_text);
 		(void)store_sandbox_update(m->c.store, &row, NULL);

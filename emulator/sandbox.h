@@ -141,6 +141,15 @@ struct sandboxes_reset_result {
 };
 typedef void (*sandboxes_reset_fn)(void *arg, const struct err *e, const struct sandboxes_reset_result *r);
 int sandboxes_reset(struct sandboxes *m, const char *account, sandboxes_reset_fn done, void *arg, struct err *e);
+/* ---- the clock ---- */
+
+struct vclock_listener;
+
+/* Deadlines go by emulator/vclock.h: vclock_listen with this. */
+void sandboxes_clock_listener(struct sandboxes *m, struct vclock_listener *ret);
+
+/* Calls done, from the loop, once nothing is left of those that are ending now. */
+int sandboxes_await_ends(struct sandboxes *m, void (*done)(void *arg), void *arg, struct err *e);
 
 struct sandboxes_counts {
 	uint32_t live, execs;

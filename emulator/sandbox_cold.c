@@ -66,7 +66,7 @@ void sandbox_cold_ready(struct sandbox *sb, const struct err *e, int root_fd)
 	}
 	sb->root_fd = root_fd;
 	row->status = SANDBOX_RUNNING;
-	row->expires_ms = clock_real_ms() + left_ms;
+	row->expires_ms = clock_now_ms() + left_ms;
 	row->paused_ms = 0;
 	if (store_sandbox_update(sb->m->c.store, row, &own) < 0) {
 		row->paused_ms = paused_ms;
@@ -76,7 +76,7 @@ void sandbox_cold_ready(struct sandbox *sb, const struct err *e, int root_fd)
 	}
 	row->memory_lost = true;
 	sb->held_us = 0;
-	sb->deadline_us = clock_mono_us() + left_ms * 1000;
+	sb->deadline_us = clock_now_us() + left_ms * 1000;
 	sandbox_arm_deadline(sb);
 	template_ref_put(TAKE_PTR(sb->template));
 	sandbox_drop_snapshot(sb);

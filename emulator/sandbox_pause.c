@@ -52,6 +52,7 @@ void sandbox_drop_snapshot(struct sandbox *sb)
 void sandbox_hold_clocks(struct sandbox *sb)
 {
 	sb->held_us = clock_mono_us();
+	sb->held_offset_ms = clock_offset_ms();
 	(void)uv_timer_stop(&sb->timer);
 	exec_hold_all(sb);
 }
@@ -61,7 +62,7 @@ void sandbox_release_clocks(struct sandbox *sb)
 	int64_t held = clock_mono_us() - sb->held_us;
 
 	sb->held_us = 0;
-	sb->deadline_us += held;
+	sb->deadline_us += held + (clock_offset_ms() - sb->held_offset_ms) * 1000;
 	sandbox_arm_deadline(sb);
 	exec_release_all(sb, held);
 }
@@ -70,7 +71,7 @@ void sandbox_release_clocks(struct sandbox *sb)
 static void row_running(struct sandbox_row *row)
 {
 	row->status = SANDBOX_RUNNING;
-	row->expires_ms += MAX(clock_real_ms() - row->paused_ms, INT64_C(0));
+	row->expires_ms += MAX(clock_now_ms() - row->paused_ms, INT64_C(0));
 	row->paused_ms = 0;
 }
 
@@ -207,7 +208,7 @@ static int begin_pause(struct sandbox *sb, struct waiter *w, struct err *e)
 	int r;
 
 	sb->row.status = SANDBOX_PAUSING;
-	sb->row.paused_ms = clock_real_ms();
+	sb->row.paused_ms = clock_now_ms();
 	j = job_new(sb, e);
 	r = j ? store_sandbox_update(sb->m->c.store, &sb->row, e) : -ENOMEM;
 	if (!j || r < 0) {

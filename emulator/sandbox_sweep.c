@@ -173,7 +173,7 @@ static int settle_row(struct sandboxes *m, struct sandbox_row *row, struct err *
 		return r;
 	row->status = SANDBOX_FAILED;
 	(void)snprintf(row->termination_reason, sizeof(row->termination_reason), "failed");
-	row->terminated_ms = clock_real_ms();
+	row->terminated_ms = clock_now_ms();
 	free(row->failure);
 	row->failure = strdup("the emulator stopped without ending it");
 	log_info("%s: left by an earlier run; marked as failed", row->id);

@@ -28,6 +28,10 @@ int store_forget(struct store *s, const char *account, uint64_t *ret_sandboxes, 
 	if (r >= 0)
 		r = run(s, "DELETE FROM idempotency WHERE ?1 IS NULL OR account = ?1", account, NULL, e);
 	if (r >= 0)
+		r = run(s, "DELETE FROM usage_month WHERE ?1 IS NULL OR account = ?1", account, NULL, e);
+	if (r >= 0)
+		r = run(s, "DELETE FROM usage_sandbox WHERE id NOT IN (SELECT id FROM sandbox)", NULL, NULL, e);
+	if (r >= 0)
 		r = run(s, "COMMIT", NULL, NULL, e);
 	if (r < 0)
 		(void)sqlite3_exec(s->db, "ROLLBACK", NULL, NULL, NULL);

@@ -49,6 +49,7 @@ struct serve {
 	struct store *store;
 	struct journal *journal;
 	struct faults *faults; /* NULL: --no-faults */
+	struct vclock *clock;
 	struct sandboxes *sandboxes;
 	struct keeper *keeper;
 	struct http *http;
@@ -200,6 +201,14 @@ static int start_controls(struct serve *s, struct err *e)
 	return r < 0 ? err_errno(e, -r, "the journal") : 0;
 }
 
+static void on_clock_moved(void *arg)
+{
+	char iso[CLOCK_ISO_SIZE];
+
+	clock_iso(clock_now_ms(), iso);
+	journal_add(arg, &(struct journal_event){ .type = JOURNAL_CLOCK_MOVED, .detail = iso });
+}
+
 static int start_manager(struct serve *s, struct err *e)
 {
 	struct sandboxes_config sc = {
@@ -213,6 +222,7 @@ static int start_manager(struct serve *s, struct err *e)
 		.strict_resume = s->o.strict_resume, .journal = s->journal, .faults = s->faults,
 		.journal_commands = s->o.journal_commands,
 	};
+	struct vclock_listener cl;
 	struct keeper_events ke;
 	int r = sandboxes_new(&sc, &s->sandboxes, e);
 
@@ -224,6 +234,9 @@ static int start_manager(struct serve *s, struct err *e)
 		return r;
 	s->kept.sock = -1;
 	sandboxes_set_keeper(s->sandboxes, s->keeper);
+	sandboxes_clock_listener(s->sandboxes, &cl);
+	(void)vclock_listen(s->clock, &cl);
+	(void)vclock_listen(s->clock, &(struct vclock_listener){ .moved = on_clock_moved, .arg = s->journal });
 	return sandboxes_sweep(s->sandboxes, e);
 }
 
@@ -244,6 +257,8 @@ static int start_http(struct serve *s, struct err *e)
 		return r;
 	s->api = (struct api){ .sandboxes = s->sandboxes,
 			       .store = s->store,
+			       .clock = s->clock,
+			       .accounts = s->accounts,
 			       .idmap = &s->idmap,
 			       .cgroups = s->cgroups,
 			       .state_fd = s->state_fd,
@@ -251,7 +266,6 @@ static int start_http(struct serve *s, struct err *e)
 			       .journal = s->journal,
 			       .faults = s->faults,
 			       .profile = &s->o.profile,
-			       .accounts = s->accounts,
 			       .network_errors_report = s->o.network_errors_report };
 	api_add_sandbox_routes(s->http);
 	api_add_exec_routes(s->http);
@@ -261,6 +275,7 @@ static int start_http(struct serve *s, struct err *e)
 	api_add_fault_routes(s->http);
 	api_add_reset_routes(s->http);
 	api_add_emulator_routes(s->http);
+	api_add_clock_routes(s->http);
 	return http_start(s->http, e);
 }
 
@@ -272,6 +287,10 @@ static int daemon_start(struct serve *s, struct err *e)
 		return r;
 	/* keeper_start left us in the state dir; the store is opened by name there. */
 	r = store_open(STORE_NAME, &s->store, e);
+	if (r >= 0)
+		r = vclock_new(s->store, &s->clock, e);
+	if (r >= 0)
+		r = accounts_use_store(s->accounts, s->store, e);
 	if (r < 0)
 		return r;
 	(void)uv_loop_init(&s->loop);
@@ -387,6 +406,7 @@ static void teardown(struct serve *s, bool loop_ran)
 	}
 	journal_free(s->journal);
 	faults_free(s->faults);
+	vclock_free(s->clock);
 	store_close(s->store);
 	if (s->cgroups) {
 		cgroup_destroy_root(s->cgroups);

@@ -132,9 +132,9 @@ int size_parse(const char *name, enum size_id *ret)
 const struct plan *plan_get(enum plan_id id)
 {
 	static const struct plan plans[] = {
-		{ "free", 1, 500, 512, 1, 1, 3600, 10, 2, false },
-		{ "pro", 3, 2000, 4096, 5, 3, 3600, 200, 100, true },
-		{ "team", 7, 4000, 8192, 15, 10, 3600, 2000, 1000, true },
+		{ "free", 1, 500, 512, 1, 1, 3600, 10, 2, false, { 60, 60 } },
+		{ "pro", 3, 2000, 4096, 5, 3, 3600, 200, 100, true, { 300, 60 } },
+		{ "team", 7, 4000, 8192, 15, 10, 3600, 2000, 1000, true, { 1200, 60 } },
 	};
 
 	return &plans[id];
