@@ -266,6 +266,14 @@ struct sandboxes {
 	bool freeing;
 };
 
+/* Into the journal. detail: or NULL. */
+static inline void sandbox_tell(const struct sandbox *sb, enum journal_type type, const char *detail)
+{
+	journal_add(sb->m->c.journal,
+		    &(struct journal_event){
+			    .type = type, .account = sb->row.account, .sandbox = sb->row.id, .detail = detail });
+}
+
 /* The live sandbox of that account, or NULL. */
 struct sandbox *sandbox_find(struct sandboxes *m, const struct account *a, const char *id);
 
@@ -373,6 +381,12 @@ int sandbox_check_network(struct sandboxes *m, const struct plan *p, const char 
 /* The manager's part: the egress process's socket. */
 int sandboxes_net_start(struct sandboxes *m, struct err *e);
 void sandboxes_net_stop(struct sandboxes *m);
+
+/* A message to the egress process; -EPIPE when there is none. */
+struct egress_msg;
+int sandboxes_tell_egress(struct sandboxes *m, const struct egress_msg *msg);
+/* sandbox_fault.c: the egress process made a question fail. */
+void sandbox_fault_hit(const struct sandbox *sb, const char *id, const char *host);
 
 /* Takes in what is queued: afterwards the ledger knows all that the sandbox's programs know. */
 void sandbox_net_catch_up(struct sandbox *sb);

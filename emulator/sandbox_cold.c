@@ -84,6 +84,7 @@ void sandbox_cold_ready(struct sandbox *sb, const struct err *e, int root_fd)
 	template_ref_put(TAKE_PTR(sb->template));
 	sandbox_drop_snapshot(sb);
 	log_info("%s: resumed from its disk alone", row->id);
+	sandbox_tell(sb, JOURNAL_SANDBOX_RESUMED, "from its disk alone");
 	sandbox_changed(sb, NULL);
 }
 

@@ -259,6 +259,7 @@ static void set_running(struct sandbox *sb)
 	sb->template_digest = sb->template->t->digest ? strdup(sb->template->t->digest) : NULL;
 	template_ref_put(TAKE_PTR(sb->template));
 	m->created++;
+	sandbox_tell(sb, JOURNAL_SANDBOX_RUNNING, NULL);
 	w = TAKE_PTR(sb->creator);
 	if (w)
 		w->done(w->arg, NULL, row);
@@ -440,6 +441,7 @@ static void mark_failed(struct sandbox *sb, const struct err *e)
 	if (store_sandbox_update(sb->m->c.store, &sb->row, NULL) < 0)
 		log_error("%s: its row can't be written", sb->row.id);
 	log_error("%s: %s", sb->row.id, e->msg);
+	sandbox_tell(sb, JOURNAL_SANDBOX_FAILED, e->msg);
 }
 
 static int start(struct sandbox *sb, struct err *e)
@@ -457,6 +459,7 @@ static int start(struct sandbox *sb, struct err *e)
 			slot_discard(warm);
 		return r;
 	}
+	sandbox_tell(sb, JOURNAL_SANDBOX_CREATED, sb->row.template_name);
 	HASH_ADD_STR(m->by_id, row.id, sb);
 	if (!sb->hh.tbl)
 		r = err_errno(e, ENOMEM, "can't make a sandbox");

@@ -112,6 +112,7 @@ static void settle_row(struct sandbox *sb, const char *reason)
 	if (failed && !row->failure)
 		row->failure = strdup(sb->failure.msg);
 	save(sb);
+	sandbox_tell(sb, failed ? JOURNAL_SANDBOX_FAILED : JOURNAL_SANDBOX_TERMINATED, failed ? row->failure : reason);
 	if (failed)
 		sb->m->failed++;
 	else
@@ -136,7 +137,8 @@ static void answer(struct sandbox *sb)
 	}
 	w = sb->creator;
 	if (w) {
-		if (e.kind == ERR_NONE && strcmp(sb->row.termination_reason, "user") != 0)
+		if (e.kind == ERR_NONE && strcmp(sb->row.termination_reason, "user") != 0 &&
+		    strcmp(sb->row.termination_reason, "reset") != 0)
 			(void)err_set(&e, ERR_INTERNAL, EIO, NULL, "the sandbox ended while it was being created");
 		if (e.kind == ERR_NONE)
 			(void)err_set(&e, ERR_NOT_READY, ECANCELED, "sandbox_not_ready",

@@ -151,6 +151,7 @@ static void on_paused(struct job *j, const struct err *e)
 		unpause(sb, &own);
 		return;
 	}
+	sandbox_tell(sb, JOURNAL_SANDBOX_PAUSED, NULL);
 	sandbox_changed(sb, NULL);
 }
 
@@ -284,6 +285,7 @@ static int resume_live(struct sandbox *sb, struct err *e)
 		if (r == 0) {
 			sandbox_release_clocks(sb);
 			sandbox_drop_snapshot(sb);
+			sandbox_tell(sb, JOURNAL_SANDBOX_RESUMED, NULL);
 			return 0;
 		}
 	}

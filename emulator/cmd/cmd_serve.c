@@ -50,6 +50,8 @@ struct serve {
 	uv_loop_t loop;
 	uv_signal_t on_term, on_int;
 	struct store *store;
+	struct journal *journal;
+	struct faults *faults; /* NULL: --no-faults */
 	struct vclock *clock;
 	struct sandboxes *sandboxes;
 	struct keeper *keeper;
@@ -208,6 +210,23 @@ static void on_signal(uv_signal_t *h, int signum)
 	stop(h->data, signum == SIGINT ? "interrupted" : "asked to stop");
 }
 
+static int start_controls(struct serve *s, struct err *e)
+{
+	int r = journal_new(&s->journal);
+
+	if (r >= 0 && !s->o.no_faults)
+		r = faults_new(&s->faults);
+	return r < 0 ? err_errno(e, -r, "the journal") : 0;
+}
+
+static void on_clock_moved(void *arg)
+{
+	char iso[CLOCK_ISO_SIZE];
+
+	clock_iso(clock_now_ms(), iso);
+	journal_add(arg, &(struct journal_event){ .type = JOURNAL_CLOCK_MOVED, .detail = iso });
+}
+
 static int start_manager(struct serve *s, struct err *e)
 {
 	struct sandboxes_config sc = {
@@ -218,7 +237,8 @@ static int start_manager(struct serve *s, struct err *e)
 			.zone = (const char *const *)s->o.zone, .allow_private = s->o.allow_private,
 		},
 		.state_fd = s->state_fd, .snapshots = s->snapshots, .max_live = s->o.max_sandboxes, .warm = s->o.warm,
-		.strict_resume = s->o.strict_resume,
+		.strict_resume = s->o.strict_resume, .journal = s->journal, .faults = s->faults,
+		.journal_commands = s->o.journal_commands,
 	};
 	struct vclock_listener cl;
 	struct keeper_events ke;
@@ -234,6 +254,7 @@ static int start_manager(struct serve *s, struct err *e)
 	sandboxes_set_keeper(s->sandboxes, s->keeper);
 	sandboxes_clock_listener(s->sandboxes, &cl);
 	(void)vclock_listen(s->clock, &cl);
+	(void)vclock_listen(s->clock, &(struct vclock_listener){ .moved = on_clock_moved, .arg = s->journal });
 	return sandboxes_sweep(s->sandboxes, e);
 }
 
@@ -260,11 +281,17 @@ static int start_http(struct serve *s, struct err *e)
 			       .cgroups = s->cgroups,
 			       .state_fd = s->state_fd,
 			       .started_ms = clock_real_ms(),
+			       .journal = s->journal,
+			       .faults = s->faults,
+			       .profile = &s->o.profile,
 			       .network_errors_report = s->o.network_errors_report };
 	api_add_sandbox_routes(s->http);
 	api_add_exec_routes(s->http);
 	api_add_file_routes(s->http);
 	api_add_network_routes(s->http);
+	api_add_journal_routes(s->http);
+	api_add_fault_routes(s->http);
+	api_add_reset_routes(s->http);
 	api_add_emulator_routes(s->http);
 	api_add_clock_routes(s->http);
 	api_add_snapshot_routes(s->http);
@@ -290,7 +317,9 @@ static int daemon_start(struct serve *s, struct err *e)
 		return r;
 	s->shared_fd = -1;
 	(void)uv_loop_init(&s->loop);
-	r = start_manager(s, e);
+	r = start_controls(s, e);
+	if (r >= 0)
+		r = start_manager(s, e);
 	if (r >= 0)
 		r = start_http(s, e);
 	if (r < 0)
@@ -398,6 +427,8 @@ static void teardown(struct serve *s, bool loop_ran)
 		(void)uv_run(&s->loop, UV_RUN_DEFAULT);
 		(void)uv_loop_close(&s->loop);
 	}
+	journal_free(s->journal);
+	faults_free(s->faults);
 	vclock_free(s->clock);
 	store_close(s->store);
 	if (s->cgroups) {
