@@ -255,29 +255,70 @@ static void on_stop_limit(uv_timer_t *t)
 	stopped(m);
 }
 
+bool sandboxes_all_ended(const struct sandboxes *m)
+{
+	return !m->by_id && !m->slots;
+}
+
+static bool is_settled(const struct sandbox *sb)
+{
+	return (sb->row.status == SANDBOX_RUNNING || sb->row.status == SANDBOX_PAUSED) && !sb->init_lost &&
+	       !sb->net_pending;
+}
+
+/* Only what the next start takes over is there. */
+static bool all_settled(const struct sandboxes *m)
+{
+	const struct sandbox *sb, *next;
+	unsigned int n = 0;
+
+	HASH_ITER(hh, m->by_id, sb, next)
+	{
+		if (!is_settled(sb))
+			return false;
+		n += sb->slot != NULL;
+	}
+	return n == HASH_COUNT(m->slots);
+}
+
 void sandboxes_check_stopped(struct sandboxes *m)
 {
-	if (!m->stopping || !m->stopped || m->by_id || m->slots || m->deferred || m->n_jobs > 0 || m->jobs_waiting)
+	if (!m->stopping || !m->stopped || m->deferred || m->n_jobs > 0 || m->jobs_waiting)
+		return;
+	if (m->keeping ? !all_settled(m) : !sandboxes_all_ended(m))
 		return;
 	if (m->trash_pending || m->trash_running)
 		return;
 	(void)uv_timer_start(&m->stop_timer, on_stop_check, 0, 0);
 }
 
-void sandboxes_shutdown(struct sandboxes *m, void (*done)(void *arg), void *arg)
+static bool is_kept(const struct sandboxes *m, const struct slot *s)
+{
+	const struct sandbox *sb, *next;
+
+	HASH_ITER(hh, m->by_id, sb, next)
+	if (m->keeping && sb->slot == s && sb->row.status != SANDBOX_CREATING)
+		return true;
+	return false;
+}
+
+void sandboxes_shutdown(struct sandboxes *m, bool keep, void (*done)(void *arg), void *arg)
 {
 	struct sandbox *sb, *next_sb;
 	struct slot *s, *next_s;
 
 	m->stopping = true;
+	m->keeping = keep;
 	m->stopped = done;
 	m->stopped_arg = arg;
 	(void)uv_timer_start(&m->stop_timer, on_stop_limit, SANDBOX_SHUTDOWN_MS, 0);
 	HASH_ITER(hh, m->by_id, sb, next_sb)
-	sandbox_end(sb, "user", NULL);
+	if (!keep || sb->row.status == SANDBOX_CREATING)
+		sandbox_end(sb, "user", NULL);
 	/* Those no sandbox has taken yet. */
 	HASH_ITER(hh, m->slots, s, next_s)
-	slot_kill(s);
+	if (!is_kept(m, s))
+		slot_kill(s);
 	if (m->trash_pending && !m->trash_running)
 		sandbox_trash_kick(m);
 	sandboxes_check_stopped(m);

@@ -68,7 +68,8 @@ void sandbox_cold_ready(struct sandbox *sb, const struct err *e, int root_fd)
 	row->status = SANDBOX_RUNNING;
 	row->expires_ms = clock_real_ms() + left_ms;
 	row->paused_ms = 0;
-	if (store_sandbox_update(sb->m->c.store, row, &own) < 0) {
+	if (keeper_hold(sb->m->keeper, row->slot, root_fd, sb->template_digest ? sb->template_digest : "", &own) < 0 ||
+	    store_sandbox_update(sb->m->c.store, row, &own) < 0) {
 		row->paused_ms = paused_ms;
 		row->expires_ms = expires_ms;
 		sandbox_cold_failed(sb, &own);
@@ -237,7 +238,7 @@ int sandbox_resume_cold(struct sandbox *sb, struct err *e)
 
 /* ---- start-up ---- */
 
-static bool is_of_this_pause(struct sandboxes *m, const struct sandbox_row *row, struct err *e)
+bool sandbox_has_snapshot(struct sandboxes *m, const struct sandbox_row *row, struct err *e)
 {
 	struct snapshot_info info;
 
@@ -258,7 +259,7 @@ int sandbox_load_paused(struct sandboxes *m, const struct sandbox_row *row, bool
 	*ret = false;
 	if (row->status != SANDBOX_PAUSED && row->status != SANDBOX_PAUSING && row->status != SANDBOX_RESUMING)
 		return 0;
-	if (!is_of_this_pause(m, row, &why)) {
+	if (!sandbox_has_snapshot(m, row, &why)) {
 		log_warn("%s: was %s and can't be resumed: %s", row->id, sandbox_status_name(row->status), why.msg);
 		return 0;
 	}

@@ -547,7 +547,7 @@ Test(sandbox, shutdown_ends_all_and_refuses_more)
 		cr_assert(sandbox_create(mgr, &team, &s, on_answer, &a[i], &e) == 0);
 	cr_assert(spin(&a[2].done, 2000));
 	cr_assert(sandbox_create(mgr, &team, &s, on_answer, &a[3], &e) == 0);
-	sandboxes_shutdown(mgr, on_stopped, NULL);
+	sandboxes_shutdown(mgr, false, on_stopped, NULL);
 	cr_expect(sandbox_create(mgr, &team, &s, on_answer, &b, &e) < 0 && e.kind == ERR_CAPACITY);
 	cr_assert(spin(&stopped, 5000));
 	stopped = false; /* tear_down stops once more */
