@@ -367,6 +367,9 @@ static void on_timer(uv_timer_t *t)
 
 void exec_begin_end(struct exec *x, enum exec_ender by)
 {
+	/* Everyone is disconnected then, and the command is the next start's. */
+	if (by == EXEC_BY_DISCONNECT && x->m->keeping)
+		return;
 	/* Of one that has ended, what it left behind. */
 	if (!x->sb || x->phase == PHASE_TERM || (x->phase == PHASE_KILL && !x->finished))
 		return;

@@ -291,9 +291,37 @@ static void wait_for_trash(struct sandboxes *m)
 	(void)uv_timer_start(&m->stop_timer, on_stop_trash, MIN(STOP_SILENT_MS, m->c.stop_trash_ms), 0);
 }
 
+bool sandboxes_all_ended(const struct sandboxes *m)
+{
+	return !m->by_id && !m->slots;
+}
+
+static bool is_settled(const struct sandbox *sb)
+{
+	return (sb->row.status == SANDBOX_RUNNING || sb->row.status == SANDBOX_PAUSED) && !sb->init_lost &&
+	       !sb->net_pending;
+}
+
+/* Only what the next start takes over is there. */
+static bool all_settled(const struct sandboxes *m)
+{
+	const struct sandbox *sb, *next;
+	unsigned int n = 0;
+
+	HASH_ITER(hh, m->by_id, sb, next)
+	{
+		if (!is_settled(sb))
+			return false;
+		n += sb->slot != NULL;
+	}
+	return n == HASH_COUNT(m->slots);
+}
+
 void sandboxes_check_stopped(struct sandboxes *m)
 {
-	if (!m->stopping || !m->stopped || m->by_id || m->slots || m->deferred || m->n_jobs > 0 || m->jobs_waiting)
+	if (!m->stopping || !m->stopped || m->deferred || m->n_jobs > 0 || m->jobs_waiting)
+		return;
+	if (m->keeping ? !all_settled(m) : !sandboxes_all_ended(m))
 		return;
 	if (m->trash_pending || m->trash_running) {
 		wait_for_trash(m);
@@ -302,24 +330,38 @@ void sandboxes_check_stopped(struct sandboxes *m)
 	(void)uv_timer_start(&m->stop_timer, on_stop_check, 0, 0);
 }
 
-void sandboxes_shutdown(struct sandboxes *m, void (*done)(void *arg), void *arg)
+static bool is_kept(const struct sandboxes *m, const struct slot *s)
+{
+	const struct sandbox *sb, *next;
+
+	HASH_ITER(hh, m->by_id, sb, next)
+	if (m->keeping && sb->slot == s && sb->row.status != SANDBOX_CREATING)
+		return true;
+	return false;
+}
+
+void sandboxes_shutdown(struct sandboxes *m, bool keep, void (*done)(void *arg), void *arg)
 {
 	struct sandbox *sb, *next_sb;
 	struct slot *s, *next_s;
 
 	m->stopping = true;
+	m->keeping = keep;
 	m->stopped = done;
 	m->stopped_arg = arg;
 	(void)uv_timer_start(&m->stop_timer, on_stop_limit, SANDBOX_SHUTDOWN_MS, 0);
 	(void)uv_timer_stop(&m->look_timer);
 	HASH_ITER(hh, m->by_id, sb, next_sb)
-	if (m->c.snapshots.shared && sb->row.status == SANDBOX_PAUSED)
+	if (keep && sb->row.status != SANDBOX_CREATING)
+		continue;
+	else if (m->c.snapshots.shared && sb->row.status == SANDBOX_PAUSED)
 		sandbox_let_go(sb);
 	else
 		sandbox_end(sb, "user", NULL);
 	/* Those no sandbox has taken yet. */
 	HASH_ITER(hh, m->slots, s, next_s)
-	slot_kill(s);
+	if (!is_kept(m, s))
+		slot_kill(s);
 	if (m->trash_pending && !m->trash_running)
 		sandbox_trash_kick(m);
 	sandboxes_check_stopped(m);

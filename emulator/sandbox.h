@@ -62,7 +62,8 @@ struct sandbox_spec {
 
 int sandboxes_new(const struct sandboxes_config *c, struct sandboxes **ret, struct err *e);
 
-/* Start-up, before the first request: ends and marks what an earlier run left (rows, cgroups, folders). */
+/* Start-up, before the first request and the loop: takes over what an earlier run left and the keeper kept; ends
+ * and marks the rest (rows, cgroups, folders). */
 int sandboxes_sweep(struct sandboxes *m, struct err *e);
 
 /* The keeper's events go to the manager: keeper_connect with these. */
@@ -175,6 +176,8 @@ void sandboxes_count(const struct sandboxes *m, struct sandboxes_counts *ret);
 
 /* Ends everything ("user" on a clean stop), then calls done once nothing is left and the trash is empty; of a big one
  * the rest is left to the next start. Where the snapshots' folder is shared, paused ones stay paused, without their
- * processes. */
-void sandboxes_shutdown(struct sandboxes *m, void (*done)(void *arg), void *arg);
+ * processes. keep: what runs or is paused stays as it is; what is half way is first brought to its end. */
+void sandboxes_shutdown(struct sandboxes *m, bool keep, void (*done)(void *arg), void *arg);
+/* No sandbox and no slot is left. */
+bool sandboxes_all_ended(const struct sandboxes *m);
 void sandboxes_free(struct sandboxes *m);

@@ -247,16 +247,17 @@ static void set_running(struct sandbox *sb)
 	struct err e = ERR_INIT;
 	struct waiter *w;
 
+	sb->template_digest = sb->template->t->digest ? strdup(sb->template->t->digest) : NULL;
 	row->started_ms = clock_now_ms();
 	row->expires_ms = row->started_ms + (int64_t)row->timeout_s * 1000;
 	row->status = SANDBOX_RUNNING;
-	if (store_sandbox_update(m->c.store, row, &e) < 0) {
+	if (keeper_hold(m->keeper, row->slot, sb->root_fd, sb->template_digest ? sb->template_digest : "", &e) < 0 ||
+	    store_sandbox_update(m->c.store, row, &e) < 0) {
 		sandbox_end(sb, "failed", &e);
 		return;
 	}
 	sb->deadline_us = clock_now_us() + (int64_t)row->timeout_s * 1000000;
 	sandbox_arm_deadline(sb);
-	sb->template_digest = sb->template->t->digest ? strdup(sb->template->t->digest) : NULL;
 	template_ref_put(TAKE_PTR(sb->template));
 	m->created++;
 	sandbox_tell(sb, JOURNAL_SANDBOX_RUNNING, NULL);
@@ -350,14 +351,19 @@ void sandbox_on_slot_dead(void *arg, int status)
 	sandbox_ended(sb, status);
 }
 
+void sandbox_init_events(struct sandbox *sb, struct init_events *ret)
+{
+	*ret = (struct init_events){ .ready = on_init_ready,
+				     .started = on_init_started,
+				     .exited = on_init_exited,
+				     .lost = on_init_lost,
+				     .arg = sb };
+}
+
 int sandbox_configure(struct sandbox *sb, int ctl_sock, struct err *e)
 {
-	const struct init_events ev = { .ready = on_init_ready,
-					.started = on_init_started,
-					.exited = on_init_exited,
-					.lost = on_init_lost,
-					.arg = sb };
 	const struct template *t = sb->template->t;
+	struct init_events ev;
 	struct init_config c = {
 		.slot = sb->row.slot,
 		.layers = (const char *const *)t->layers,
@@ -370,6 +376,7 @@ int sandbox_configure(struct sandbox *sb, int ctl_sock, struct err *e)
 		.no_cgroup_view = cgroup_root_backend(sb->m->c.cgroups) == CGROUP_NONE,
 	};
 
+	sandbox_init_events(sb, &ev);
 	return init_connect(sb->m->c.loop, ctl_sock, &c, &ev, &sb->init, e);
 }
 

@@ -56,8 +56,11 @@ void sandbox_end(struct sandbox *sb, const char *reason, const struct err *failu
 	(void)uv_timer_stop(&sb->timer);
 	/* A create that is undone goes from creating to failed in its row, with nothing between. */
 	sb->row.status = SANDBOX_TERMINATING;
-	if (!failure)
+	if (!failure) {
+		/* For a next start that has to finish this. */
+		(void)snprintf(sb->row.termination_reason, sizeof(sb->row.termination_reason), "%s", reason);
 		save(sb);
+	}
 	if (!sb->slot) { /* paused, and its processes gone before */
 		(void)uv_timer_start(&sb->timer, on_cold_end, 0, 0);
 		return;

@@ -175,11 +175,7 @@ int sandboxes_net_start(struct sandboxes *m, struct err *e)
 	m->handles++;
 	m->egress_lost = false;
 	(void)uv_poll_start(&m->egress_poll, UV_READABLE, on_egress);
-	for (size_t i = 0; r >= 0 && n->map && n->map[i]; i++)
-		r = tell_text(m, EGRESS_MAP, 0, n->map[i]);
-	for (size_t i = 0; r >= 0 && n->zone && n->zone[i]; i++)
-		r = tell_text(m, EGRESS_ZONE, 0, n->zone[i]);
-	return r < 0 ? err_errno(e, -r, "telling the egress process its maps") : 0;
+	return 0;
 }
 
 static void on_egress_closed(uv_handle_t *h)
@@ -239,6 +235,47 @@ static int send_rules(struct sandbox *sb, enum net_mode mode, struct err *e)
 	if (faults_count(sb->m->c.faults) > 0)
 		sandboxes_fault_names(sb->m);
 	return r < 0 ? err_errno(e, -r, "telling the egress process the sandbox's rules") : 0;
+}
+
+/* A lost egress process is no error here: whoever asks for a network is told. */
+int sandboxes_net_sync(struct sandboxes *m, struct err *e)
+{
+	struct egress_msg sync = { .magic = EGRESS_MAGIC, .type = EGRESS_SYNC, .value = 1 };
+	const struct sandboxes_network *n = &m->c.network;
+	struct sandbox *sb, *next;
+	enum net_mode mode;
+	int r;
+
+	if (m->egress_lost)
+		return 0;
+	r = sandboxes_tell_egress(m, &sync);
+	for (size_t i = 0; r >= 0 && n->map && n->map[i]; i++)
+		r = tell_text(m, EGRESS_MAP, 0, n->map[i]);
+	for (size_t i = 0; r >= 0 && n->zone && n->zone[i]; i++)
+		r = tell_text(m, EGRESS_ZONE, 0, n->zone[i]);
+	HASH_ITER(hh, m->by_id, sb, next)
+	if (r >= 0 && sb->net_index >= 0 && net_mode_parse(sb->row.network, &mode) == 0)
+		r = send_rules(sb, mode, e);
+	sync.value = 0;
+	if (r >= 0)
+		r = sandboxes_tell_egress(m, &sync);
+	return r < 0 ? err_errno(e, -r, "telling the egress process what there is") : 0;
+}
+
+int sandbox_net_adopt(struct sandbox *sb, int index)
+{
+	struct sandboxes *m = sb->m;
+
+	if (!m->by_net_index)
+		m->by_net_index = calloc(GATEWAY_MAX, sizeof(struct sandbox *));
+	if (!m->by_net_index)
+		return -ENOMEM;
+	if (m->by_net_index[index])
+		return -EEXIST;
+	m->by_net_index[index] = sb;
+	m->net_hint = MAX(m->net_hint, (uint32_t)index + 1);
+	sb->net_index = index;
+	return 0;
 }
 
 static void on_attached(void *arg, const struct err *e)

@@ -33,6 +33,7 @@ void sandbox_changed(struct sandbox *sb, const struct err *e)
 	if (w)
 		w->done(w->arg, e, e ? NULL : &sb->row);
 	free(w);
+	sandboxes_check_stopped(sb->m);
 }
 
 void sandbox_drop_snapshot(struct sandbox *sb)

@@ -110,6 +110,7 @@ struct sandbox {
 	uint32_t index;
 	uint64_t serial; /* tells this one from the next with the same index */
 	bool allow_private;
+	bool named; /* since the last EGRESS_SYNC began */
 	struct policy *policy;
 	struct known_bucket known[KNOWN_BUCKETS];
 	struct known_list ages;
@@ -210,6 +211,7 @@ struct resolver {
 };
 
 struct egress {
+	bool syncing;
 	int ep, spare; /* spare: an fd to give up when there are no more (accept) */
 	struct source control, dialer, nflog, tcp[2], udp[2], dns_tcp[2], dns_udp[2];
 	struct sandbox *sandboxes[GATEWAY_MAX];

@@ -45,6 +45,9 @@ enum egress_msg_type {
 			 * EGRESS_ALL; "" removes all */
 	/* from egress */
 	EGRESS_EVENT, /* a struct egress_event, by itself */
+	/* to egress: value 1: from here to value 0 all that there is is said again, maps and zone included. Nothing
+	 * else happens meanwhile; who is not named is removed, who is keeps its connections and its names. */
+	EGRESS_SYNC,
 };
 
 #define EGRESS_ALL UINT32_MAX

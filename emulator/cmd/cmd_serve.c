@@ -58,6 +58,7 @@ struct serve {
 	struct http *http;
 	struct api api;
 	bool stopping;
+	bool keep; /* the keeper and what it keeps is for the next start */
 };
 
 /* --- with the caller's rights --- */
@@ -131,8 +132,6 @@ static int launch(struct serve *s, struct err *e)
 		r = open_sockets(s, e);
 	if (r >= 0)
 		r = open_port_file(s, e);
-	if (r >= 0)
-		r = keeper_end_stale(s->state_fd, e);
 	if (r < 0)
 		return r;
 	statedir_name(s->state_path, name);
@@ -149,7 +148,9 @@ static int launch(struct serve *s, struct err *e)
 	kc.state_fd = s->state_fd;
 	kc.not_inherited = (const int[]){ s->lock_fd, s->listen_fd, s->unix_fd, s->unix_guard.leash, s->port_file_fd };
 	kc.n_not_inherited = 5;
-	r = keeper_start(&kc, &s->kept, e);
+	r = keeper_adopt(&kc, &s->kept, e);
+	if (r == 0)
+		r = keeper_start(&kc, &s->kept, e);
 	if (r < 0)
 		return r;
 	return idmap_enter(&s->idmap, s->kept.userns_fd, e);
@@ -200,9 +201,10 @@ static void stop(struct serve *s, const char *why)
 		return;
 	}
 	s->stopping = true;
-	log_info("%s: ending every sandbox", why);
+	s->keep = s->o.keep;
+	log_info("%s: %s", why, s->keep ? "what runs goes on, for the next start" : "ending every sandbox");
 	http_stop_listening(s->http);
-	sandboxes_shutdown(s->sandboxes, all_ended, s);
+	sandboxes_shutdown(s->sandboxes, s->keep, all_ended, s);
 }
 
 static void on_signal(uv_signal_t *h, int signum)
@@ -403,6 +405,8 @@ static void end_keeper(struct serve *s)
 {
 	bool ended = false;
 
+	if (s->keep)
+		return;
 	if (s->keeper)
 		keeper_stop(s->keeper);
 	closep(&s->kept.sock); /* a keeper that never met its daemon stays until it is told */
@@ -416,9 +420,25 @@ static void end_keeper(struct serve *s)
 	(void)unlinkat(s->state_fd, "keeper.sock", 0);
 }
 
+/* What lives on in other processes has its memory here, with handles and callbacks: it goes with this process. */
+static void leave_behind(struct serve *s)
+{
+	static struct sandboxes *left;
+
+	left = s->sandboxes;
+	(void)left;
+	store_close(s->store);
+	listen_guard_end(&s->unix_guard);
+	explicit_bzero(s->key, sizeof(s->key));
+}
+
 static void teardown(struct serve *s, bool loop_ran)
 {
 	http_free(s->http);
+	if (s->keep && loop_ran) {
+		leave_behind(s);
+		return;
+	}
 	end_keeper(s);
 	if (loop_ran) {
 		keeper_free(s->keeper);
@@ -432,7 +452,8 @@ static void teardown(struct serve *s, bool loop_ran)
 	vclock_free(s->clock);
 	store_close(s->store);
 	if (s->cgroups) {
-		cgroup_destroy_root(s->cgroups);
+		if (!s->keep)
+			cgroup_destroy_root(s->cgroups);
 		cgroup_root_free(s->cgroups);
 	}
 	accounts_free(s->accounts);
@@ -486,9 +507,12 @@ int cmd_serve(int argc, char **argv)
 		announce(&s);
 		sandboxes_start(s.sandboxes);
 		(void)uv_run(&s.loop, UV_RUN_DEFAULT);
-		log_info("stopped; nothing is left running");
+		s.keep = s.keep && !sandboxes_all_ended(s.sandboxes);
+		log_info("stopped; %s",
+			 s.keep ? "sandboxes are kept for the next start, or for `clean`" : "nothing is left running");
 	} else {
 		(void)cmd_failed("serve", &e);
+		s.keep = s.kept.adopted; /* this start's trouble is not its sandboxes' */
 	}
 	teardown(&s, started && s.sandboxes);
 	return r < 0 ? CMD_FAILED : CMD_OK;

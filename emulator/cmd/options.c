@@ -57,6 +57,8 @@ static const char help_text[] =
 	"                         on one can be resumed on the other, by one of them. They stay at a stop\n"
 	"  --max-sandboxes N      refuse to run more than N at the same time; 0, the default, is no limit\n"
 	"  --warm N               keep N sandboxes half made, so that a create is quick; 0 to 64, default 4\n"
+	"  --keep                 a stop (Ctrl-C, SIGTERM) leaves the sandboxes running for the next start; without,\n"
+	"                         it ends them. `orkestr-emulator clean` ends what was kept\n"
 	"  --strict-resume        a paused sandbox whose processes are gone (after a reboot) is not resumed from\n"
 	"                         its disk alone: 409 instead\n"
 	"  --log-level LEVEL      error, warn, info (default) or debug\n"
@@ -79,6 +81,7 @@ enum {
 	OPT_WARM,
 	OPT_STRICT_RESUME,
 	OPT_SNAPSHOT_DIR,
+	OPT_KEEP,
 	OPT_ALLOW,
 	OPT_MAP,
 	OPT_ZONE,
@@ -107,6 +110,7 @@ static const struct option longs[] = {
 	{ "warm", required_argument, NULL, OPT_WARM },
 	{ "snapshot-dir", required_argument, NULL, OPT_SNAPSHOT_DIR },
 	{ "strict-resume", no_argument, NULL, OPT_STRICT_RESUME },
+	{ "keep", no_argument, NULL, OPT_KEEP },
 	{ "allow", required_argument, NULL, OPT_ALLOW },
 	{ "map", required_argument, NULL, OPT_MAP },
 	{ "zone", required_argument, NULL, OPT_ZONE },
@@ -331,6 +335,9 @@ static int set(struct serve_options *o, int c, char *value, struct err *e)
 		return 0;
 	case OPT_STRICT_RESUME:
 		o->strict_resume = true;
+		return 0;
+	case OPT_KEEP:
+		o->keep = true;
 		return 0;
 	case OPT_MAX_SANDBOXES:
 		if (text_parse_u64(value, 0, 100000, &n) < 0)

@@ -24,6 +24,7 @@ struct serve_options {
 	enum log_level log_level;
 	uint32_t max_sandboxes;		/* live at the same time on this host; 0: no limit */
 	uint32_t warm;			/* sandboxes kept half made */
+	bool keep;			/* a stop leaves the sandboxes for the next start */
 	bool strict_resume;		/* no resume without the processes */
 	char *allow[SERVE_MAX_NET + 1]; /* rules for "restricted", NULL-terminated */
 	char *map[SERVE_MAX_NET + 1];	/* HOST[:PORT]=ADDR:PORT */

@@ -486,6 +486,18 @@ int keeper_set_mode(struct keeper *k _unused_, const char *slot _unused_, uint32
 	return err_set(e, ERR_INTERNAL, ENOSYS, NULL, "keeper_set_mode");
 }
 
+int keeper_hold(struct keeper *k _unused_, const char *slot _unused_, int root_fd _unused_, const char *label _unused_,
+		struct err *e)
+{
+	return strcmp(fail_step, "hold") == 0 ? step("hold", e) : 0;
+}
+
+int keeper_list(struct keeper *k _unused_, int (*fn)(void *arg, const struct keeper_kept *s) _unused_,
+		void *arg _unused_, struct err *e _unused_)
+{
+	return 0;
+}
+
 static void fake_init_kill_all(void);
 
 int keeper_kill(struct keeper *k, const char *slot)
@@ -578,6 +590,13 @@ int init_connect(struct uv_loop_s *l _unused_, int ctl_sock, const struct init_c
 		post(init_say_ready, i, 0);
 	*ret = i;
 	return 0;
+}
+
+int init_adopt(struct uv_loop_s *l _unused_, int ctl_sock, const struct init_events *ev _unused_,
+	       struct init **ret _unused_, struct err *e)
+{
+	(void)close(ctl_sock);
+	return err_set(e, ERR_INTERNAL, ENOSYS, NULL, "init_adopt");
 }
 
 static void command_closed(uv_handle_t *h)
@@ -776,7 +795,7 @@ static _unused_ void tear_down(void)
 	char cmd[128];
 
 	keeper_deaf = false;
-	sandboxes_shutdown(mgr, on_stopped, NULL);
+	sandboxes_shutdown(mgr, false, on_stopped, NULL);
 	cr_assert(spin(&stopped, 15000), "the shutdown hangs; %s", trace.p);
 	sandboxes_free(mgr);
 	fake_init_kill_all();

@@ -547,7 +547,7 @@ Test(sandbox, shutdown_ends_all_and_refuses_more)
 		cr_assert(sandbox_create(mgr, &team, &s, on_answer, &a[i], &e) == 0);
 	cr_assert(spin(&a[2].done, 2000));
 	cr_assert(sandbox_create(mgr, &team, &s, on_answer, &a[3], &e) == 0);
-	sandboxes_shutdown(mgr, on_stopped, NULL);
+	sandboxes_shutdown(mgr, false, on_stopped, NULL);
 	cr_expect(sandbox_create(mgr, &team, &s, on_answer, &b, &e) < 0 && e.kind == ERR_CAPACITY);
 	cr_assert(spin(&stopped, 5000));
 	stopped = false; /* tear_down stops once more */
@@ -579,7 +579,7 @@ Test(big_trash, is_left_behind)
 	cr_assert(spin(&a.done, 2000));
 	fd = openat(state_fd, "hold", O_CREAT | O_WRONLY | O_CLOEXEC, 0600);
 	cr_assert(fd >= 0 && close(fd) == 0);
-	sandboxes_shutdown(mgr, on_stopped, NULL);
+	sandboxes_shutdown(mgr, false, on_stopped, NULL);
 	cr_assert(spin(&stopped, 10000), "it waits for the trash");
 	stopped = false; /* tear_down stops once more */
 	cr_expect(fstatat(state_fd, "emptied", &st, 0) < 0);
