@@ -121,7 +121,8 @@ static void on_readable(uv_poll_t *h, int status, int events)
 			continue;
 		}
 		if (n != sizeof(m) || m.magic != KEEPER_MAGIC || !proto_slot_ok(m.slot) ||
-		    !proto_string_ok(m.text, sizeof(m.text)) || (m.type == KEEPER_SPAWNED) != (n_fds > 0)) {
+		    !proto_string_ok(m.text, sizeof(m.text)) || (m.type == KEEPER_SPAWNED) != (n_fds > 0) ||
+		    (m.type == KEEPER_SPAWNED && m.value <= 0)) {
 			closep(&fds[0]);
 			closep(&fds[1]);
 			lost(k, n == 0 ? "end of file" : n < 0 ? strerror((int)-n) : "a message it should not send");
