@@ -31,6 +31,7 @@
 
 #define STORE_NAME "orkestr.db"
 #define KEY_NAME "api-key"
+#define CONNECTIONS_MAX 4096u
 
 struct serve {
 	struct serve_options o;
@@ -111,6 +112,15 @@ static int open_snapshot_dir(struct serve *s, struct err *e)
 	return r < 0 ? r
 		     : snapshot_hold(s->state_fd, s->shared_fd, s->idmap.own_uid, s->idmap.own_gid, s->holder,
 				     &s->holder_fd, e);
+}
+
+/* Silent connections must leave descriptors for the sandboxes. */
+static unsigned int connections_max(void)
+{
+	struct rlimit l;
+
+	return getrlimit(RLIMIT_NOFILE, &l) == 0 ? (unsigned int)MIN(l.rlim_cur / 2, (rlim_t)CONNECTIONS_MAX)
+						 : CONNECTIONS_MAX;
 }
 
 static int launch(struct serve *s, struct err *e)
@@ -268,7 +278,7 @@ static int start_http(struct serve *s, struct err *e)
 		.accounts = s->accounts,
 		.listen_fd = TAKE_FD(s->listen_fd),
 		.unix_fd = TAKE_FD(s->unix_fd),
-		.max_connections = 4096,
+		.max_connections = connections_max(),
 		.idle_timeout_s = 60,
 	};
 	int r = http_new(&hc, &s->http, e);
