@@ -20,7 +20,7 @@ HARDEN := -fPIE -fstack-protector-strong $(FORTIFY)
 CFLAGS ?= -O2 -g
 # Asked once, and only when something is compiled: `make deps` must work before pkg-config is there.
 PKG_CFLAGS = $(eval PKG_CFLAGS := $$(shell pkg-config --cflags $(PKGS) $(PKGS_HEADERS)))$(PKG_CFLAGS)
-LIBS = $(eval LIBS := $$(shell pkg-config --libs $(PKGS)) -ldl)$(LIBS)
+LIBS = $(eval LIBS := $$(shell pkg-config --libs $(PKGS)) -ldl -lm)$(LIBS)
 ALL_CFLAGS = -std=gnu17 -D_GNU_SOURCE -I. $(WARN) $(WERROR) $(HARDEN) $(PKG_CFLAGS) $(CFLAGS)
 ALL_LDFLAGS = -pie -Wl,-z,relro,-z,now,-z,noexecstack -Wl,--as-needed $(LDFLAGS)
 
@@ -29,8 +29,10 @@ CMD_SRC := emulator/cmd/main.c
 LIB_SRC := $(filter-out $(CMD_SRC),$(wildcard emulator/base/*.c emulator/*.c emulator/cmd/*.c rootfs/*.c netpolicy/*.c api/*.c))
 UNIT_SRC := $(wildcard tests/unit/test_*.c)
 BENCH_SRC := $(wildcard tests/bench/*.c)
+FUZZ_SRC := $(wildcard tests/fuzz/fuzz_*.c)
 OBJ = $(patsubst %.c,$(BUILD)/%.o,$(1))
 UNIT_BIN := $(patsubst tests/unit/%.c,$(BUILD)/unit/%,$(UNIT_SRC))
+FUZZ_BIN := $(patsubst tests/fuzz/%.c,$(BUILD)/fuzz/%,$(FUZZ_SRC))
 
 # `make V=1` prints whole commands.
 V ?= 0
@@ -55,8 +57,8 @@ demo: ## from nothing to the READMEs' quickstart, shown call by call
 
 test: ## unit tests, hardening, include direction, API suite (installs what is missing first)
 	@tests/deps.sh build run test
-	$(SUBMAKE) all unit-bins
-	@tests/run.sh $(BUILD) unit hardening structure api
+	$(SUBMAKE) all unit-bins fuzz-bins
+	@tests/run.sh $(BUILD) unit hardening structure fuzz api
 
 unit: unit-bins ## the unit tests alone
 	@tests/run.sh $(BUILD) unit
@@ -70,6 +72,11 @@ asan: ## unit tests and API suite under ASan and UBSan, in build-asan
 	@tests/deps.sh build run test
 	$(SUBMAKE) $(ASAN_VARS) all unit-bins
 	@tests/run.sh build-asan unit api
+
+# Each target for so long, the corpus grown in build-fuzz; clang's. ONLY="dns http": some of them.
+FUZZ_SECONDS ?= 60
+fuzz: ## each fuzz target under libFuzzer for FUZZ_SECONDS (60), ASan and UBSan on
+	@tests/fuzz/run.sh build-fuzz $(FUZZ_SECONDS) $(ONLY)
 
 lint: ## the whole of it: clang-tidy, cppcheck, include direction, banned functions, lengths, format
 	@tests/lint/lint.sh
@@ -112,7 +119,7 @@ deb: ## a Debian package in $(BUILD)
 
 # The state dirs below build/ hold files of subordinate ids, which only the program itself can remove.
 clean: ## remove everything that was built, the tests' and the demo's state dirs too
-	@for d in $(BUILD) build-asan; do tests/clean.sh "$$d" || exit 1; done
+	@for d in $(BUILD) build-asan build-fuzz; do tests/clean.sh "$$d" || exit 1; done
 
 # Blank lines and the comments at the head (up to the first blank line) are for the file's reader alone.
 $(BUILD)/gen/allowlist.c: netpolicy/allowlist.txt
@@ -146,11 +153,20 @@ $(BUILD)/unit/%: $(BUILD)/tests/unit/%.o $(BUILD)/liborkestr.a
 
 unit-bins: $(UNIT_BIN)
 
+# The same target replays files (`make test`) or, in tests/fuzz/run.sh's build, is driven by libFuzzer.
+FUZZ_DRIVER ?= $(BUILD)/tests/fuzz/replay.o
+$(BUILD)/fuzz/%: $(BUILD)/tests/fuzz/%.o $(FUZZ_DRIVER) $(BUILD)/liborkestr.a
+	@mkdir -p $(@D)
+	$(call say,LD)
+	$(Q)$(CC) $(ALL_CFLAGS) $(ALL_LDFLAGS) -o $@ $^ $(LIBS)
+
+fuzz-bins: $(FUZZ_BIN)
+
 $(BUILD)/bench/bench: $(call OBJ,$(BENCH_SRC)) $(BUILD)/liborkestr.a
 	@mkdir -p $(@D)
 	$(call say,LD)
 	$(Q)$(CC) $(ALL_CFLAGS) $(ALL_LDFLAGS) -o $@ $^ $(LIBS) -lm
 
-.PHONY: all help deps print-cflags demo test unit unit-bins api-test asan lint format bench test-vm install deb clean
+.PHONY: all help deps print-cflags demo test unit unit-bins fuzz-bins api-test asan fuzz lint format bench test-vm install deb clean
 .SECONDARY:
--include $(patsubst %.c,$(BUILD)/%.d,$(LIB_SRC) $(CMD_SRC) $(UNIT_SRC) $(BENCH_SRC))
+-include $(patsubst %.c,$(BUILD)/%.d,$(LIB_SRC) $(CMD_SRC) $(UNIT_SRC) $(BENCH_SRC) $(FUZZ_SRC) tests/fuzz/replay.c)

@@ -61,6 +61,7 @@ int sandboxes_new(const struct sandboxes_config *c, struct sandboxes **ret, stru
 	add_timer(m, &m->trash_timer);
 	add_timer(m, &m->stop_timer);
 	add_timer(m, &m->jobs_timer);
+	add_timer(m, &m->look_timer);
 	*ret = m;
 	return sandboxes_net_start(m, e);
 }
@@ -90,6 +91,7 @@ void sandboxes_set_keeper(struct sandboxes *m, struct keeper *k)
 void sandboxes_start(struct sandboxes *m)
 {
 	pool_start(m);
+	sandboxes_look_start(m);
 }
 
 /* ---- looking things up ---- */
@@ -99,6 +101,10 @@ struct sandbox *sandbox_find(struct sandboxes *m, const struct account *a, const
 	struct sandbox *sb;
 
 	HASH_FIND(hh, m->by_id, id, strlen(id), sb);
+	if (!sb || sb->row.status == SANDBOX_PAUSED) {
+		sandboxes_look(m);
+		HASH_FIND(hh, m->by_id, id, strlen(id), sb);
+	}
 	return sb && strcmp(sb->row.account, a->id) == 0 ? sb : NULL;
 }
 
@@ -134,7 +140,7 @@ int sandbox_stored_row(struct sandboxes *m, const struct account *a, const char 
 		row.status = SANDBOX_FAILED;
 		(void)snprintf(row.termination_reason, sizeof(row.termination_reason), "failed");
 		if (row.terminated_ms == 0)
-			row.terminated_ms = clock_real_ms();
+			row.terminated_ms = clock_now_ms();
 		if (!row.failure)
 			row.failure = strdup(lost_text);
 		(void)store_sandbox_update(m->c.store, &row, NULL);
@@ -285,9 +291,37 @@ static void wait_for_trash(struct sandboxes *m)
 	(void)uv_timer_start(&m->stop_timer, on_stop_trash, MIN(STOP_SILENT_MS, m->c.stop_trash_ms), 0);
 }
 
+bool sandboxes_all_ended(const struct sandboxes *m)
+{
+	return !m->by_id && !m->slots;
+}
+
+static bool is_settled(const struct sandbox *sb)
+{
+	return (sb->row.status == SANDBOX_RUNNING || sb->row.status == SANDBOX_PAUSED) && !sb->init_lost &&
+	       !sb->net_pending;
+}
+
+/* Only what the next start takes over is there. */
+static bool all_settled(const struct sandboxes *m)
+{
+	const struct sandbox *sb, *next;
+	unsigned int n = 0;
+
+	HASH_ITER(hh, m->by_id, sb, next)
+	{
+		if (!is_settled(sb))
+			return false;
+		n += sb->slot != NULL;
+	}
+	return n == HASH_COUNT(m->slots);
+}
+
 void sandboxes_check_stopped(struct sandboxes *m)
 {
-	if (!m->stopping || !m->stopped || m->by_id || m->slots || m->deferred || m->n_jobs > 0 || m->jobs_waiting)
+	if (!m->stopping || !m->stopped || m->deferred || m->n_jobs > 0 || m->jobs_waiting)
+		return;
+	if (m->keeping ? !all_settled(m) : !sandboxes_all_ended(m))
 		return;
 	if (m->trash_pending || m->trash_running) {
 		wait_for_trash(m);
@@ -296,20 +330,38 @@ void sandboxes_check_stopped(struct sandboxes *m)
 	(void)uv_timer_start(&m->stop_timer, on_stop_check, 0, 0);
 }
 
-void sandboxes_shutdown(struct sandboxes *m, void (*done)(void *arg), void *arg)
+static bool is_kept(const struct sandboxes *m, const struct slot *s)
+{
+	const struct sandbox *sb, *next;
+
+	HASH_ITER(hh, m->by_id, sb, next)
+	if (m->keeping && sb->slot == s && sb->row.status != SANDBOX_CREATING)
+		return true;
+	return false;
+}
+
+void sandboxes_shutdown(struct sandboxes *m, bool keep, void (*done)(void *arg), void *arg)
 {
 	struct sandbox *sb, *next_sb;
 	struct slot *s, *next_s;
 
 	m->stopping = true;
+	m->keeping = keep;
 	m->stopped = done;
 	m->stopped_arg = arg;
 	(void)uv_timer_start(&m->stop_timer, on_stop_limit, SANDBOX_SHUTDOWN_MS, 0);
+	(void)uv_timer_stop(&m->look_timer);
 	HASH_ITER(hh, m->by_id, sb, next_sb)
-	sandbox_end(sb, "user", NULL);
+	if (keep && sb->row.status != SANDBOX_CREATING)
+		continue;
+	else if (m->c.snapshots.shared && sb->row.status == SANDBOX_PAUSED)
+		sandbox_let_go(sb);
+	else
+		sandbox_end(sb, "user", NULL);
 	/* Those no sandbox has taken yet. */
 	HASH_ITER(hh, m->slots, s, next_s)
-	slot_kill(s);
+	if (!is_kept(m, s))
+		slot_kill(s);
 	if (m->trash_pending && !m->trash_running)
 		sandbox_trash_kick(m);
 	sandboxes_check_stopped(m);
@@ -351,4 +403,5 @@ void sandboxes_free(struct sandboxes *m)
 	uv_close((uv_handle_t *)&m->trash_timer, on_handle_closed);
 	uv_close((uv_handle_t *)&m->stop_timer, on_handle_closed);
 	uv_close((uv_handle_t *)&m->jobs_timer, on_handle_closed);
+	uv_close((uv_handle_t *)&m->look_timer, on_handle_closed);
 }

@@ -192,6 +192,7 @@ int cmd_clean(int argc, char **argv)
 	_cleanup_close_ int fd = -1, lock = -1;
 	struct clean_options o = { 0 };
 	unsigned long templates, layers, slots;
+	unsigned int ended = 0;
 	char name[STATEDIR_NAME_SIZE];
 	struct err e = ERR_INIT;
 	char path[PATH_MAX];
@@ -213,8 +214,10 @@ int cmd_clean(int argc, char **argv)
 		return CMD_FAILED;
 	}
 	statedir_name(path, name);
-	if (keeper_end_stale(fd, &e) < 0 || cgroup_sweep(name, &e) < 0)
+	if (keeper_end_stale(fd, &ended, &e) < 0 || cgroup_sweep(name, &e) < 0)
 		return cmd_failed("clean", &e);
+	if (ended > 0)
+		(void)printf("Ended a keeper that an emulator had left, and %u first processes of sandboxes.\n", ended);
 	templates = count(fd, "templates");
 	layers = count(fd, "disk/l");
 	slots = count(fd, "disk/s");
