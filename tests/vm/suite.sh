@@ -56,7 +56,7 @@ close() {
 }
 
 # Those that depend on the kernel and on who one is.
-kernel_units=(test_{cgroup,cgroup_layout,cgroup_sweep,idmap,statedir,doctor,keeper,gateway,files_userns,sandbox_real}.c)
+kernel_units=(test_{cgroup,cgroup_layout,cgroup_sweep,idmap,statedir,doctor,gateway,files_userns}.c)
 
 # person NAME [NAME=VALUE...]: a copy of the tree of its own, then the suites in it.
 person() {
