@@ -9,8 +9,8 @@ static const struct {
 	const char *name;
 	int (*run)(int argc, char **argv);
 } commands[] = {
-	{ "serve", cmd_serve }, { "doctor", cmd_doctor },   { "template", cmd_template },
-	{ "clean", cmd_clean }, { "version", cmd_version }, { "network", cmd_network },
+	{ "serve", cmd_serve }, { "doctor", cmd_doctor },   { "template", cmd_template }, { "clean", cmd_clean },
+	{ "exec", cmd_exec },	{ "version", cmd_version }, { "network", cmd_network },
 };
 
 static const char help_text[] =
@@ -21,6 +21,7 @@ static const char help_text[] =
 	"Usage: orkestr-emulator COMMAND [OPTION]...\n"
 	"\n"
 	"  serve      run the service\n"
+	"  exec       run a command with an emulator of its own, and audit what it leaves: for CI\n"
 	"  doctor     say what works on this host, and the command that fixes what does not\n"
 	"  template   list, build, import or remove the images that sandboxes start from\n"
 	"  network    print the built-in allowlist, or check a name against it\n"
