@@ -44,7 +44,6 @@ static const struct {
 	{ "fault_not_found", 404 },
 	{ "too_many_faults", 409 },
 	{ "faults_disabled", 403 },
-	{ "browser_refused", 403 },
 };
 
 static const struct {

@@ -15,6 +15,7 @@
 #include <uv.h>
 
 #include "api/api.h"
+#include "api/summary.h"
 #include "emulator/base/buf.h"
 #include "emulator/base/clock.h"
 #include "emulator/base/fd.h"
@@ -43,13 +44,14 @@ struct serve {
 	struct snapshot_dir snapshots;
 	char holder[TEXT_ULID_SIZE];
 	int shared_fd, holder_fd; /* --snapshot-dir, and the lock in it */
-	int state_fd, lock_fd, listen_fd, unix_fd, port_file_fd;
+	int state_fd, lock_fd, listen_fd, unix_fd, port_file_fd, summary_fd;
 	struct listen_guard unix_guard;
 	struct keeper_started kept;
 	uint16_t port;
 
 	uv_loop_t loop;
 	uv_signal_t on_term, on_int;
+	uv_poll_t on_leash; /* for `exec`: its end */
 	struct store *store;
 	struct journal *journal;
 	struct faults *faults; /* NULL: --no-faults */
@@ -63,6 +65,17 @@ struct serve {
 };
 
 /* --- with the caller's rights --- */
+
+/* For `exec`. The leash is inherited from it; whatever else the keeper or a worker starts shall not have it. */
+static int open_exec_files(struct serve *s, struct err *e)
+{
+	if (s->o.leash_fd >= 0 && fcntl(s->o.leash_fd, F_SETFD, FD_CLOEXEC) < 0)
+		return err_errno(e, errno, "--leash-fd");
+	if (!s->o.summary_file)
+		return 0;
+	s->summary_fd = open(s->o.summary_file, O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC | O_NOCTTY, 0600);
+	return s->summary_fd < 0 ? err_errno(e, errno, "%s", s->o.summary_file) : 0;
+}
 
 static int open_port_file(struct serve *s, struct err *e)
 {
@@ -142,6 +155,8 @@ static int launch(struct serve *s, struct err *e)
 		r = open_sockets(s, e);
 	if (r >= 0)
 		r = open_port_file(s, e);
+	if (r >= 0)
+		r = open_exec_files(s, e);
 	if (r < 0)
 		return r;
 	statedir_name(s->state_path, name);
@@ -156,8 +171,10 @@ static int launch(struct serve *s, struct err *e)
 	}
 	kc.cgroups = s->cgroups;
 	kc.state_fd = s->state_fd;
-	kc.not_inherited = (const int[]){ s->lock_fd, s->listen_fd, s->unix_fd, s->unix_guard.leash, s->port_file_fd };
-	kc.n_not_inherited = 5;
+	kc.shared_layers = s->o.shared_layers;
+	kc.not_inherited = (const int[]){ s->lock_fd,	   s->listen_fd,  s->unix_fd,	s->unix_guard.leash,
+					  s->port_file_fd, s->summary_fd, s->o.leash_fd };
+	kc.n_not_inherited = 7;
 	r = keeper_adopt(&kc, &s->kept, e);
 	if (r == 0)
 		r = keeper_start(&kc, &s->kept, e);
@@ -204,6 +221,22 @@ static void all_ended(void *arg)
 	uv_stop(&s->loop);
 }
 
+/* What lives now is what was left running. */
+static void write_summary(struct serve *s)
+{
+	struct json_object *o;
+	const char *text;
+
+	if (s->summary_fd < 0)
+		return;
+	o = api_summary(&s->api);
+	text = json_object_to_json_string_ext(o, JSON_C_TO_STRING_PLAIN | JSON_C_TO_STRING_NOSLASHESCAPE);
+	if (!text || fd_write_all(s->summary_fd, text, strlen(text)) < 0)
+		log_error("the summary can't be written");
+	json_object_put(o);
+	closep(&s->summary_fd);
+}
+
 static void stop(struct serve *s, const char *why)
 {
 	if (s->stopping) {
@@ -213,6 +246,7 @@ static void stop(struct serve *s, const char *why)
 	s->stopping = true;
 	s->keep = s->o.keep;
 	log_info("%s: %s", why, s->keep ? "what runs goes on, for the next start" : "ending every sandbox");
+	write_summary(s);
 	http_stop_listening(s->http);
 	sandboxes_shutdown(s->sandboxes, s->keep, all_ended, s);
 }
@@ -237,6 +271,14 @@ static void on_clock_moved(void *arg)
 
 	clock_iso(clock_now_ms(), iso);
 	journal_add(arg, &(struct journal_event){ .type = JOURNAL_CLOCK_MOVED, .detail = iso });
+}
+
+static void on_leash_end(uv_poll_t *h, int status, int events)
+{
+	(void)status;
+	(void)events;
+	(void)uv_poll_stop(h);
+	stop(h->data, "let go");
 }
 
 static int start_manager(struct serve *s, struct err *e)
@@ -341,6 +383,10 @@ static int daemon_start(struct serve *s, struct err *e)
 	s->on_term.data = s->on_int.data = s;
 	(void)uv_signal_start(&s->on_term, on_signal, SIGTERM);
 	(void)uv_signal_start(&s->on_int, on_signal, SIGINT);
+	if (s->o.leash_fd >= 0 && uv_poll_init(&s->loop, &s->on_leash, s->o.leash_fd) == 0) {
+		s->on_leash.data = s;
+		(void)uv_poll_start(&s->on_leash, UV_READABLE | UV_DISCONNECT, on_leash_end);
+	}
 	return 0;
 }
 
@@ -471,6 +517,8 @@ static void teardown(struct serve *s, bool loop_ran)
 	closep(&s->unix_fd);
 	listen_guard_end(&s->unix_guard);
 	closep(&s->port_file_fd);
+	closep(&s->summary_fd);
+	closep(&s->o.leash_fd);
 	closep(&s->kept.egress);
 	closep(&s->kept.userns_fd);
 	snapshot_dir_close(&s->snapshots);
@@ -492,6 +540,7 @@ int cmd_serve(int argc, char **argv)
 			   .unix_fd = -1,
 			   .unix_guard = { .leash = -1 },
 			   .port_file_fd = -1,
+			   .summary_fd = -1,
 			   .kept = { .userns_fd = -1, .sock = -1, .egress = -1 } };
 	struct err e = ERR_INIT;
 	bool started = false;
