@@ -7,6 +7,7 @@
 
 struct api {
 	struct sandboxes *sandboxes;
+	struct tmpls *tmpls;
 	struct store *store;
 	const struct idmap *idmap;
 	struct cgroup_root *cgroups;
@@ -17,6 +18,7 @@ struct api {
 
 void api_add_sandbox_routes(struct http *h);  /* api/routes_sandbox.c */
 void api_add_exec_routes(struct http *h);     /* api/routes_exec.c */
+void api_add_template_routes(struct http *h); /* api/routes_templates.c */
 void api_add_file_routes(struct http *h);     /* api/routes_files.c */
 void api_add_network_routes(struct http *h);  /* api/routes_network.c: /_emulator/sandboxes/{id}/network, map */
 void api_add_emulator_routes(struct http *h); /* api/routes_emulator.c: /_emulator/health, info */

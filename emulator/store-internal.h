@@ -19,6 +19,11 @@ enum store_stmt {
 	STMT_IDEMPOTENCY_PUT,
 	STMT_IDEMPOTENCY_GET,
 	STMT_IDEMPOTENCY_FORGET,
+	STMT_TMPL_INSERT,
+	STMT_TMPL_UPDATE,
+	STMT_TMPL_GET,
+	STMT_TMPL_DELETE,
+	STMT_TMPL_EACH,
 	STMT_COUNT,
 };
 
@@ -35,6 +40,7 @@ struct store_sql {
 };
 extern const struct store_sql store_sandbox_sql[];     /* ends with a NULL sql */
 extern const struct store_sql store_idempotency_sql[]; /* likewise */
+extern const struct store_sql store_tmpl_sql[];	       /* likewise */
 
 #define STORE_APPLICATION_ID 0x6f726b65 /* "orke", in the file's header: PRAGMA application_id */
 

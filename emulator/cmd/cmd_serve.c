@@ -26,6 +26,7 @@
 #include "emulator/cmd/options.h"
 #include "emulator/keeper.h"
 #include "emulator/statedir.h"
+#include "emulator/tmpl.h"
 #include "rootfs/template.h"
 #include "rootfs/tree.h"
 
@@ -48,6 +49,8 @@ struct serve {
 	uv_signal_t on_term, on_int;
 	struct store *store;
 	struct sandboxes *sandboxes;
+	struct tmpls *tmpls;
+	unsigned int stop_waits; /* managers that have not ended everything yet */
 	struct keeper *keeper;
 	struct http *http;
 	struct api api;
@@ -169,7 +172,8 @@ static void all_ended(void *arg)
 {
 	struct serve *s = arg;
 
-	uv_stop(&s->loop);
+	if (--s->stop_waits == 0)
+		uv_stop(&s->loop);
 }
 
 static void stop(struct serve *s, const char *why)
@@ -181,6 +185,8 @@ static void stop(struct serve *s, const char *why)
 	s->stopping = true;
 	log_info("%s: ending every sandbox", why);
 	http_stop_listening(s->http);
+	s->stop_waits = 2;
+	tmpls_shutdown(s->tmpls, all_ended, s);
 	sandboxes_shutdown(s->sandboxes, all_ended, s);
 }
 
@@ -215,6 +221,18 @@ static int start_manager(struct serve *s, struct err *e)
 	return sandboxes_sweep(s->sandboxes, e);
 }
 
+static int start_templates(struct serve *s, struct err *e)
+{
+	const struct tmpls_config tc = { .loop = &s->loop,
+					 .store = s->store,
+					 .sandboxes = s->sandboxes,
+					 .idmap = &s->idmap,
+					 .state_fd = s->state_fd };
+	int r = tmpls_new(&tc, &s->tmpls, e);
+
+	return r < 0 ? r : tmpls_recover(s->tmpls, e);
+}
+
 static int start_http(struct serve *s, struct err *e)
 {
 	struct http_config hc = {
@@ -231,6 +249,7 @@ static int start_http(struct serve *s, struct err *e)
 	if (r < 0)
 		return r;
 	s->api = (struct api){ .sandboxes = s->sandboxes,
+			       .tmpls = s->tmpls,
 			       .store = s->store,
 			       .idmap = &s->idmap,
 			       .cgroups = s->cgroups,
@@ -239,6 +258,7 @@ static int start_http(struct serve *s, struct err *e)
 			       .network_errors_report = s->o.network_errors_report };
 	api_add_sandbox_routes(s->http);
 	api_add_exec_routes(s->http);
+	api_add_template_routes(s->http);
 	api_add_file_routes(s->http);
 	api_add_network_routes(s->http);
 	api_add_emulator_routes(s->http);
@@ -257,6 +277,8 @@ static int daemon_start(struct serve *s, struct err *e)
 		return r;
 	(void)uv_loop_init(&s->loop);
 	r = start_manager(s, e);
+	if (r >= 0)
+		r = start_templates(s, e);
 	if (r >= 0)
 		r = start_http(s, e);
 	if (r < 0)
@@ -359,6 +381,7 @@ static void teardown(struct serve *s, bool loop_ran)
 	end_keeper(s);
 	if (loop_ran) {
 		keeper_free(s->keeper);
+		tmpls_free(s->tmpls);
 		sandboxes_free(s->sandboxes);
 		uv_walk(&s->loop, on_walk, NULL);
 		(void)uv_run(&s->loop, UV_RUN_DEFAULT);
