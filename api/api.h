@@ -4,6 +4,7 @@
 #include "api/http.h"
 #include "emulator/idmap.h"
 #include "emulator/sandbox.h"
+#include "emulator/vclock.h"
 
 struct api {
 	struct sandboxes *sandboxes;
@@ -11,6 +12,8 @@ struct api {
 	struct store *store;
 	const struct idmap *idmap;
 	struct cgroup_root *cgroups;
+	struct vclock *clock;
+	struct accounts *accounts;
 	int state_fd;
 	int64_t started_ms;
 	bool network_errors_report; /* what was refused is in a result only, never an error of its own */
@@ -22,6 +25,8 @@ void api_add_template_routes(struct http *h); /* api/routes_templates.c */
 void api_add_file_routes(struct http *h);     /* api/routes_files.c */
 void api_add_network_routes(struct http *h);  /* api/routes_network.c: /_emulator/sandboxes/{id}/network, map */
 void api_add_emulator_routes(struct http *h); /* api/routes_emulator.c: /_emulator/health, info */
+void api_add_clock_routes(struct http *h);    /* api/routes_clock.c: /_emulator/clock */
+void api_add_snapshot_routes(struct http *h); /* api/routes_snapshot.c: /_emulator/sandboxes/{id} */
 
 #ifndef ORKESTR_VERSION
 #define ORKESTR_VERSION "0.1.0"

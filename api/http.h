@@ -52,7 +52,6 @@ void http_free(struct http *h);
 struct api *req_api(const struct req *r);
 const struct account *req_account(const struct req *r); /* NULL on routes without a token */
 const char *req_id(const struct req *r);		/* X-Request-Id */
-const char *req_method(const struct req *r);
 const char *req_param(const struct req *r,
 		      const char *name); /* percent-decoded; never NULL for a {name} of the pattern */
 const char *req_query(const struct req *r, const char *name);  /* percent-decoded, or NULL */

@@ -34,11 +34,6 @@ const char *req_id(const struct req *r)
 	return r->id;
 }
 
-const char *req_method(const struct req *r)
-{
-	return r->method;
-}
-
 const char *req_param(const struct req *r, const char *name)
 {
 	size_t len = strlen(name);

@@ -48,7 +48,8 @@ static int take_lines(struct log_feed *f)
 			r = buf_printf(&f->out, "id: %llu\ndata: %.*s\n\n", (unsigned long long)f->at, (int)(nl - p),
 				       p);
 	}
-	buf_consume(&f->in, (size_t)(p - f->in.p));
+	f->in.len -= (size_t)(p - f->in.p);
+	memmove(f->in.p, p, f->in.len);
 	return r;
 }
 

@@ -145,3 +145,4 @@ int pty_resize(int master, struct exec_size size);
 #define REGISTRY_BYTES (64u << 20)   /* of output, in all sandboxes */
 void registry_add(struct exec *x);   /* takes the reference of the running list */
 void registry_forget_all(struct sandbox *sb);
+void registry_expire(struct sandboxes *m); /* forgets what has been remembered long enough */

@@ -146,8 +146,8 @@ static void collect_blocked(struct exec *x)
 static void move_to_ended(struct exec *x)
 {
 	x->finished = true;
-	x->ended_us = clock_mono_us();
-	x->ended_ms = clock_real_ms();
+	x->ended_us = clock_now_us();
+	x->ended_ms = clock_now_ms();
 	x->m->n_execs--;
 	x->primary = NULL;
 	log_finish(&x->log);
@@ -514,7 +514,7 @@ static struct exec *exec_alloc(struct sandbox *sb, const struct exec_spec *s, co
 		output_init(&x->s[i].out);
 	}
 	log_init(&x->log);
-	text_ulid(clock_real_ms(), ulid);
+	text_ulid(clock_now_ms(), ulid);
 	(void)snprintf(x->name, sizeof(x->name), "exe_%s", ulid);
 	(void)uv_timer_init(sb->m->c.loop, &x->timer);
 	x->timer.data = x;
@@ -541,7 +541,7 @@ static int launch(struct exec *x, const struct exec_spec *s, const char *cwd, co
 		x->oom_before = sandbox_oom_kills(x->sb);
 		x->denied_before = sandbox_pids_denied(x->sb);
 		x->start_us = clock_mono_us();
-		x->started_ms = clock_real_ms();
+		x->started_ms = clock_now_ms();
 		r = init_start(x->sb->init, &ie, e);
 	}
 	for (int i = 0; i < 3; i++)

@@ -55,6 +55,7 @@ int sandboxes_new(const struct sandboxes_config *c, struct sandboxes **ret, stru
 	add_timer(m, &m->trash_timer);
 	add_timer(m, &m->stop_timer);
 	add_timer(m, &m->jobs_timer);
+	add_timer(m, &m->look_timer);
 	*ret = m;
 	return sandboxes_net_start(m, e);
 }
@@ -84,6 +85,7 @@ void sandboxes_set_keeper(struct sandboxes *m, struct keeper *k)
 void sandboxes_start(struct sandboxes *m)
 {
 	pool_start(m);
+	sandboxes_look_start(m);
 }
 
 /* ---- looking things up ---- */
@@ -93,6 +95,10 @@ struct sandbox *sandbox_find(struct sandboxes *m, const struct account *a, const
 	struct sandbox *sb;
 
 	HASH_FIND(hh, m->by_id, id, strlen(id), sb);
+	if (!sb || sb->row.status == SANDBOX_PAUSED) {
+		sandboxes_look(m);
+		HASH_FIND(hh, m->by_id, id, strlen(id), sb);
+	}
 	return sb && strcmp(sb->row.account, a->id) == 0 ? sb : NULL;
 }
 
@@ -128,7 +134,7 @@ int sandbox_stored_row(struct sandboxes *m, const struct account *a, const char 
 		row.status = SANDBOX_FAILED;
 		(void)snprintf(row.termination_reason, sizeof(row.termination_reason), "failed");
 		if (row.terminated_ms == 0)
-			row.terminated_ms = clock_real_ms();
+			row.terminated_ms = clock_now_ms();
 		if (!row.failure)
 			row.failure = strdup(lost_text);
 		(void)store_sandbox_update(m->c.store, &row, NULL);
@@ -273,8 +279,12 @@ void sandboxes_shutdown(struct sandboxes *m, void (*done)(void *arg), void *arg)
 	m->stopped = done;
 	m->stopped_arg = arg;
 	(void)uv_timer_start(&m->stop_timer, on_stop_limit, SANDBOX_SHUTDOWN_MS, 0);
+	(void)uv_timer_stop(&m->look_timer);
 	HASH_ITER(hh, m->by_id, sb, next_sb)
-	sandbox_end(sb, "user", NULL);
+	if (m->c.snapshots.shared && sb->row.status == SANDBOX_PAUSED)
+		sandbox_let_go(sb);
+	else
+		sandbox_end(sb, "user", NULL);
 	/* Those no sandbox has taken yet. */
 	HASH_ITER(hh, m->slots, s, next_s)
 	slot_kill(s);
@@ -319,4 +329,5 @@ void sandboxes_free(struct sandboxes *m)
 	uv_close((uv_handle_t *)&m->trash_timer, on_handle_closed);
 	uv_close((uv_handle_t *)&m->stop_timer, on_handle_closed);
 	uv_close((uv_handle_t *)&m->jobs_timer, on_handle_closed);
+	uv_close((uv_handle_t *)&m->look_timer, on_handle_closed);
 }

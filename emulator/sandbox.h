@@ -11,6 +11,7 @@
 #include "emulator/idmap.h"
 #include "emulator/store.h"
 #include "netpolicy/policy.h"
+#include "rootfs/snapshot_dir.h"
 
 struct uv_loop_s;
 struct keeper;
@@ -32,6 +33,7 @@ struct sandboxes_config {
 	struct cgroup_root *cgroups;
 	const struct idmap *idmap;
 	int state_fd;
+	struct snapshot_dir snapshots; /* fds borrowed */
 	struct sandboxes_network network;
 	uint32_t warm;	    /* inits kept parked, so that a create finds one */
 	bool strict_resume; /* a resume that can't bring the processes back is ERR_NOT_READY "memory_lost" */
@@ -110,6 +112,16 @@ int sandbox_pause(struct sandboxes *m, const struct account *a, const char *id, 
 int sandbox_resume(struct sandboxes *m, const struct account *a, const char *id, sandbox_done_fn done, void *arg,
 		   struct err *e);
 
+/* Takes in what happened in the snapshots' folder without this emulator's doing: an import, a removal, and what others
+ * who share it did. Calls that name one sandbox do this by themselves; a list wants it before. */
+void sandboxes_look(struct sandboxes *m);
+
+/* What of a sandbox is in a snapshot, or was lost when it was resumed from one: the manifest without secrets.
+ * *ret_lost: which of the two; *ret NULL: neither. The caller's to put. ERR_NOT_FOUND. */
+struct json_object;
+int sandbox_snapshot(struct sandboxes *m, const struct account *a, const char *id, struct json_object **ret,
+		     bool *ret_lost, struct err *e);
+
 /* O_PATH fd of the running sandbox's root (the caller's, dup'ed): for emulator/files.h.
  * ERR_NOT_READY "sandbox_not_ready" unless it runs. */
 int sandbox_root(struct sandboxes *m, const struct account *a, const char *id, struct err *e);
@@ -132,6 +144,16 @@ int sandbox_network_set(struct sandboxes *m, const struct account *a, const char
 /* One more "HOST[:PORT]=ADDR:PORT" for all sandboxes, as --map; NULL: forget all of them. */
 int sandboxes_network_map(struct sandboxes *m, const char *text, struct err *e);
 
+/* ---- the clock ---- */
+
+struct vclock_listener;
+
+/* Deadlines go by emulator/vclock.h: vclock_listen with this. */
+void sandboxes_clock_listener(struct sandboxes *m, struct vclock_listener *ret);
+
+/* Calls done, from the loop, once nothing is left of those that are ending now. */
+int sandboxes_await_ends(struct sandboxes *m, void (*done)(void *arg), void *arg, struct err *e);
+
 struct sandboxes_counts {
 	uint32_t live, execs;
 	uint32_t paused; /* of the live ones */
@@ -140,6 +162,7 @@ struct sandboxes_counts {
 };
 void sandboxes_count(const struct sandboxes *m, struct sandboxes_counts *ret);
 
-/* Ends everything ("user" on a clean stop), then calls done once nothing is left and the trash is empty. */
+/* Ends everything ("user" on a clean stop), then calls done once nothing is left and the trash is empty. Where the
+ * snapshots' folder is shared, paused ones stay paused, without their processes. */
 void sandboxes_shutdown(struct sandboxes *m, void (*done)(void *arg), void *arg);
 void sandboxes_free(struct sandboxes *m);

@@ -164,7 +164,7 @@ static int fill_row(const struct account *a, const struct sandbox_spec *s, struc
 {
 	char ulid[TEXT_ULID_SIZE];
 
-	row->created_ms = clock_real_ms();
+	row->created_ms = clock_now_ms();
 	text_ulid(row->created_ms, ulid);
 	(void)snprintf(row->id, sizeof(row->id), "sbx_%s", ulid);
 	slot_new_name(row->slot);
@@ -206,25 +206,30 @@ static int prepare(struct sandbox *sb, const struct account *a, const struct san
 
 /* ---- a parked init becomes this sandbox ---- */
 
+void sandbox_time_over(struct sandbox *sb)
+{
+	log_info("%s: its time is over", sb->row.id);
+	sandbox_end(sb, "timeout", NULL);
+}
+
 static void on_deadline(uv_timer_t *t)
 {
 	struct sandbox *sb = t->data;
-	int64_t left_us = sb->deadline_us - clock_mono_us();
+	int64_t left_us = sb->deadline_us - clock_now_us();
 
 	/* The loop's clock may be a little behind; never end it before the time its row names. */
 	if (left_us > 0) {
 		(void)uv_timer_start(t, on_deadline, (uint64_t)left_us / 1000 + 1, 0);
 		return;
 	}
-	log_info("%s: its time is over", sb->row.id);
-	sandbox_end(sb, "timeout", NULL);
+	sandbox_time_over(sb);
 }
 
 void sandbox_arm_deadline(struct sandbox *sb)
 {
 	uv_update_time(sb->m->c.loop);
 	(void)uv_timer_start(&sb->timer, on_deadline,
-			     (uint64_t)(MAX(sb->deadline_us - clock_mono_us(), INT64_C(0)) / 1000), 0);
+			     (uint64_t)(MAX(sb->deadline_us - clock_now_us(), INT64_C(0)) / 1000), 0);
 }
 
 static void on_create_limit(uv_timer_t *t)
@@ -244,14 +249,14 @@ static void set_running(struct sandbox *sb)
 	struct err e = ERR_INIT;
 	struct waiter *w;
 
-	row->started_ms = clock_real_ms();
+	row->started_ms = clock_now_ms();
 	row->expires_ms = row->started_ms + (int64_t)row->timeout_s * 1000;
 	row->status = SANDBOX_RUNNING;
 	if (store_sandbox_update(m->c.store, row, &e) < 0) {
 		sandbox_end(sb, "failed", &e);
 		return;
 	}
-	sb->deadline_us = clock_mono_us() + (int64_t)row->timeout_s * 1000000;
+	sb->deadline_us = clock_now_us() + (int64_t)row->timeout_s * 1000000;
 	sandbox_arm_deadline(sb);
 	sb->template_digest = sb->template->t->digest ? strdup(sb->template->t->digest) : NULL;
 	template_ref_put(TAKE_PTR(sb->template));
@@ -430,7 +435,7 @@ struct sandbox *sandbox_alloc(struct sandboxes *m)
 static void mark_failed(struct sandbox *sb, const struct err *e)
 {
 	sb->row.status = SANDBOX_FAILED;
-	sb->row.terminated_ms = clock_real_ms();
+	sb->row.terminated_ms = clock_now_ms();
 	(void)snprintf(sb->row.termination_reason, sizeof(sb->row.termination_reason), "failed");
 	sb->row.failure = strdup(e->msg);
 	sb->m->failed++;

@@ -42,7 +42,15 @@ void sandbox_end(struct sandbox *sb, const char *reason, const struct err *failu
 
 	if (sb->row.status == SANDBOX_TERMINATING)
 		return;
+	/* Somebody else may have it by now. */
+	if (sb->row.status == SANDBOX_PAUSED && sb->snapshot &&
+	    snapshot_claim(&sb->m->c.snapshots, sb->row.id, NULL) == -ENOENT) {
+		sb->snapshot = false;
+		reason = SANDBOX_MOVED;
+	}
 	sb->end_reason = reason;
+	sb->end_ms = clock_now_ms();
+	sb->end_us = clock_mono_us();
 	if (failure)
 		sb->failure = *failure;
 	(void)uv_timer_stop(&sb->timer);
@@ -98,7 +106,8 @@ static void settle_row(struct sandbox *sb, const char *reason)
 	bool failed = sb->failure.kind != ERR_NONE;
 
 	row->status = failed ? SANDBOX_FAILED : SANDBOX_TERMINATED;
-	row->terminated_ms = clock_real_ms();
+	/* The clock may have been moved since its end began; what its processes took to go is real. */
+	row->terminated_ms = sb->end_us ? sb->end_ms + (clock_mono_us() - sb->end_us) / 1000 : clock_now_ms();
 	(void)snprintf(row->termination_reason, sizeof(row->termination_reason), "%s", reason);
 	if (failed && !row->failure)
 		row->failure = strdup(sb->failure.msg);

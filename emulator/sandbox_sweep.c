@@ -22,12 +22,14 @@ static int empty_job(void *arg)
 {
 	const struct sandboxes *m = arg;
 	struct err e = ERR_INIT;
-	int fd = m->c.state_fd;
+	struct snapshot_dir d = m->c.snapshots;
+	int fds[] = { m->c.state_fd, d.dir_fd };
 
-	if (worker_keep_only(&fd, 1) < 0)
+	if (worker_keep_only(fds, ARRAY_SIZE(fds)) < 0)
 		return 1;
+	d.dir_fd = fds[1];
 	(void)!nice(5); /* requests come first */
-	if (tree_empty_trash(fd, &e) < 0) {
+	if (tree_empty_trash(fds[0], &e) < 0 || snapshot_empty_trash(&d, &e) < 0) {
 		log_warn("the trash can't be emptied: %s", e.msg);
 		return 1;
 	}
@@ -176,9 +178,13 @@ static int settle_row(struct sandboxes *m, struct sandbox_row *row, struct err *
 
 	if (r < 0 || paused)
 		return r;
+	row->terminated_ms = clock_now_ms();
+	if (row->status == SANDBOX_TERMINATED) {
+		(void)snprintf(row->termination_reason, sizeof(row->termination_reason), SANDBOX_MOVED);
+		return store_sandbox_update(m->c.store, row, e);
+	}
 	row->status = SANDBOX_FAILED;
 	(void)snprintf(row->termination_reason, sizeof(row->termination_reason), "failed");
-	row->terminated_ms = clock_real_ms();
 	free(row->failure);
 	row->failure = strdup("the emulator stopped without ending it");
 	log_info("%s: left by an earlier run; marked as failed", row->id);
@@ -199,13 +205,21 @@ static int sweep_rows(struct sandboxes *m, struct err *e)
 	return r < 0 ? r : 0;
 }
 
-static bool snapshot_wanted(void *arg, const char *id)
+static enum snapshot_fate snapshot_fate(void *arg, const char *id)
 {
 	struct sandboxes *m = arg;
+	struct sandbox_row row = { 0 };
+	enum snapshot_fate fate;
 	struct sandbox *sb;
 
 	HASH_FIND(hh, m->by_id, id, strlen(id), sb);
-	return sb && sb->row.status == SANDBOX_PAUSED;
+	if (sb)
+		return sb->row.status == SANDBOX_PAUSED ? SNAPSHOT_KEEP : SNAPSHOT_OVER;
+	if (strlen(id) >= SANDBOX_ID_SIZE || store_sandbox_get(m->c.store, id, &row, NULL) < 0)
+		return SNAPSHOT_STRANGE;
+	fate = sandbox_is_moved(&row) ? SNAPSHOT_STRANGE : SNAPSHOT_OVER;
+	sandbox_row_clear(&row);
+	return fate;
 }
 
 int sandboxes_sweep(struct sandboxes *m, struct err *e)
@@ -217,8 +231,10 @@ int sandboxes_sweep(struct sandboxes *m, struct err *e)
 	if (r < 0)
 		return r;
 	r = sweep_rows(m, e);
-	if (r >= 0)
-		r = snapshot_sweep(m->c.state_fd, snapshot_wanted, m, e);
+	if (r >= 0) {
+		sandboxes_look(m); /* what was imported meanwhile is not strange */
+		r = snapshot_sweep(&m->c.snapshots, snapshot_fate, m, e);
+	}
 	/* Also what a killed worker left in the trash itself. */
 	sandbox_trash_kick(m);
 	return r;

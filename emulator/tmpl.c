@@ -171,7 +171,7 @@ static int settle_row(struct tmpls *t, struct tmpl_row *row, struct err *e)
 	struct tmpl_log log = { .fd = -1 };
 
 	row->status = TMPL_FAILED;
-	row->ended_ms = clock_real_ms();
+	row->ended_ms = clock_now_ms();
 	(void)snprintf(row->error_code, sizeof(row->error_code), "interrupted");
 	free(row->error);
 	row->error = strdup("the emulator stopped while it was being built");
@@ -372,7 +372,7 @@ static int fill_row(const struct account *a, const struct tmpl_spec *s, struct t
 	char ulid[TEXT_ULID_SIZE];
 
 	row->status = TMPL_BUILDING;
-	row->created_ms = clock_real_ms();
+	row->created_ms = clock_now_ms();
 	text_ulid(row->created_ms, ulid);
 	(void)snprintf(row->id, sizeof(row->id), TEMPLATE_CUSTOM_PREFIX "%s", ulid);
 	(void)snprintf(row->account, sizeof(row->account), "%s", a->id);

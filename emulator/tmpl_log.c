@@ -80,7 +80,7 @@ static struct json_object *line_new(const char *type, size_t step)
 	struct json_object *o = json_object_new_object();
 	char iso[CLOCK_ISO_SIZE];
 
-	clock_iso(clock_real_ms(), iso);
+	clock_iso(clock_now_ms(), iso);
 	json_object_object_add(o, "t", json_object_new_string(iso));
 	json_object_object_add(o, "type", json_object_new_string(type));
 	if (step > 0)

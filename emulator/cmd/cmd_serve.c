@@ -40,6 +40,9 @@ struct serve {
 	struct cgroup_root *cgroups;
 	char state_path[4096];
 	char key[ACCOUNT_KEY_SIZE]; /* the generated one, or empty */
+	struct snapshot_dir snapshots;
+	char holder[TEXT_ULID_SIZE];
+	int shared_fd, holder_fd; /* --snapshot-dir, and the lock in it */
 	int state_fd, lock_fd, listen_fd, unix_fd, port_file_fd;
 	struct listen_guard unix_guard;
 	struct keeper_started kept;
@@ -48,6 +51,7 @@ struct serve {
 	uv_loop_t loop;
 	uv_signal_t on_term, on_int;
 	struct store *store;
+	struct vclock *clock;
 	struct sandboxes *sandboxes;
 	struct tmpls *tmpls;
 	unsigned int stop_waits; /* managers that have not ended everything yet */
@@ -96,6 +100,19 @@ static void raise_fd_limit(void)
 	(void)setrlimit(RLIMIT_NOFILE, &l);
 }
 
+/* The keeper inherits the lock: as long as it lives, sandboxes may. */
+static int open_snapshot_dir(struct serve *s, struct err *e)
+{
+	int r;
+
+	if (!s->o.snapshot_dir)
+		return 0;
+	r = statedir_open_snapshots(s->o.snapshot_dir, &s->idmap, true, &s->shared_fd, e);
+	return r < 0 ? r
+		     : snapshot_hold(s->state_fd, s->shared_fd, s->idmap.own_uid, s->idmap.own_gid, s->holder,
+				     &s->holder_fd, e);
+}
+
 static int launch(struct serve *s, struct err *e)
 {
 	char name[STATEDIR_NAME_SIZE];
@@ -109,6 +126,8 @@ static int launch(struct serve *s, struct err *e)
 		r = statedir_open(s->o.state_dir, &s->idmap, &s->state_fd, s->state_path, sizeof(s->state_path), e);
 	if (r >= 0)
 		r = s->lock_fd = statedir_lock(s->state_fd, e);
+	if (r >= 0)
+		r = open_snapshot_dir(s, e);
 	if (r >= 0)
 		r = open_sockets(s, e);
 	if (r >= 0)
@@ -204,9 +223,10 @@ static int start_manager(struct serve *s, struct err *e)
 			.allow = (const char *const *)s->o.allow, .map = (const char *const *)s->o.map,
 			.zone = (const char *const *)s->o.zone, .allow_private = s->o.allow_private,
 		},
-		.state_fd = s->state_fd, .max_live = s->o.max_sandboxes, .warm = s->o.warm,
+		.state_fd = s->state_fd, .snapshots = s->snapshots, .max_live = s->o.max_sandboxes, .warm = s->o.warm,
 		.strict_resume = s->o.strict_resume,
 	};
+	struct vclock_listener cl;
 	struct keeper_events ke;
 	int r = sandboxes_new(&sc, &s->sandboxes, e);
 
@@ -218,6 +238,8 @@ static int start_manager(struct serve *s, struct err *e)
 		return r;
 	s->kept.sock = -1;
 	sandboxes_set_keeper(s->sandboxes, s->keeper);
+	sandboxes_clock_listener(s->sandboxes, &cl);
+	(void)vclock_listen(s->clock, &cl);
 	return sandboxes_sweep(s->sandboxes, e);
 }
 
@@ -251,6 +273,8 @@ static int start_http(struct serve *s, struct err *e)
 	s->api = (struct api){ .sandboxes = s->sandboxes,
 			       .tmpls = s->tmpls,
 			       .store = s->store,
+			       .clock = s->clock,
+			       .accounts = s->accounts,
 			       .idmap = &s->idmap,
 			       .cgroups = s->cgroups,
 			       .state_fd = s->state_fd,
@@ -262,6 +286,8 @@ static int start_http(struct serve *s, struct err *e)
 	api_add_file_routes(s->http);
 	api_add_network_routes(s->http);
 	api_add_emulator_routes(s->http);
+	api_add_clock_routes(s->http);
+	api_add_snapshot_routes(s->http);
 	return http_start(s->http, e);
 }
 
@@ -273,8 +299,16 @@ static int daemon_start(struct serve *s, struct err *e)
 		return r;
 	/* keeper_start left us in the state dir; the store is opened by name there. */
 	r = store_open(STORE_NAME, &s->store, e);
+	if (r >= 0)
+		r = vclock_new(s->store, &s->clock, e);
+	if (r >= 0)
+		r = accounts_use_store(s->accounts, s->store, e);
 	if (r < 0)
 		return r;
+	r = snapshot_dir_open(s->state_fd, s->shared_fd, s->shared_fd >= 0 ? s->holder : NULL, &s->snapshots, e);
+	if (r < 0)
+		return r;
+	s->shared_fd = -1;
 	(void)uv_loop_init(&s->loop);
 	r = start_manager(s, e);
 	if (r >= 0)
@@ -387,6 +421,7 @@ static void teardown(struct serve *s, bool loop_ran)
 		(void)uv_run(&s->loop, UV_RUN_DEFAULT);
 		(void)uv_loop_close(&s->loop);
 	}
+	vclock_free(s->clock);
 	store_close(s->store);
 	if (s->cgroups) {
 		cgroup_destroy_root(s->cgroups);
@@ -399,6 +434,9 @@ static void teardown(struct serve *s, bool loop_ran)
 	closep(&s->port_file_fd);
 	closep(&s->kept.egress);
 	closep(&s->kept.userns_fd);
+	snapshot_dir_close(&s->snapshots);
+	closep(&s->shared_fd);
+	closep(&s->holder_fd);
 	closep(&s->lock_fd);
 	closep(&s->state_fd);
 	explicit_bzero(s->key, sizeof(s->key));
@@ -407,6 +445,9 @@ static void teardown(struct serve *s, bool loop_ran)
 int cmd_serve(int argc, char **argv)
 {
 	struct serve s = { .state_fd = -1,
+			   .snapshots = SNAPSHOT_DIR_INIT,
+			   .shared_fd = -1,
+			   .holder_fd = -1,
 			   .lock_fd = -1,
 			   .listen_fd = -1,
 			   .unix_fd = -1,

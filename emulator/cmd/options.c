@@ -41,6 +41,9 @@ static const char help_text[] =
 	"Everything else:\n"
 	"  --state-dir DIR        default $XDG_STATE_HOME/orkestr-emulator or ~/.local/state/orkestr-emulator;\n"
 	"                         for root /var/lib/orkestr-emulator\n"
+	"  --snapshot-dir DIR     where paused sandboxes are kept; emulators of one user may share it: what was "
+	"paused\n"
+	"                         on one can be resumed on the other, by one of them. They stay at a stop\n"
 	"  --max-sandboxes N      refuse to run more than N at the same time; 0, the default, is no limit\n"
 	"  --warm N               keep N sandboxes half made, so that a create is quick; 0 to 64, default 4\n"
 	"  --strict-resume        a paused sandbox whose processes are gone (after a reboot) is not resumed from\n"
@@ -64,6 +67,7 @@ enum {
 	OPT_MAX_SANDBOXES,
 	OPT_WARM,
 	OPT_STRICT_RESUME,
+	OPT_SNAPSHOT_DIR,
 	OPT_ALLOW,
 	OPT_MAP,
 	OPT_ZONE,
@@ -81,6 +85,7 @@ static const struct option longs[] = {
 	{ "log-level", required_argument, NULL, OPT_LOG_LEVEL },
 	{ "max-sandboxes", required_argument, NULL, OPT_MAX_SANDBOXES },
 	{ "warm", required_argument, NULL, OPT_WARM },
+	{ "snapshot-dir", required_argument, NULL, OPT_SNAPSHOT_DIR },
 	{ "strict-resume", no_argument, NULL, OPT_STRICT_RESUME },
 	{ "allow", required_argument, NULL, OPT_ALLOW },
 	{ "map", required_argument, NULL, OPT_MAP },
@@ -233,6 +238,8 @@ static int set(struct serve_options *o, int c, char *value, struct err *e)
 		return set_path("--port-file", value, &o->port_file, e);
 	case OPT_STATE_DIR:
 		return set_path("--state-dir", value, &o->state_dir, e);
+	case OPT_SNAPSHOT_DIR:
+		return set_path("--snapshot-dir", value, &o->snapshot_dir, e);
 	case OPT_UNIX:
 		return set_path("--unix", value, &o->unix_path, e);
 	case OPT_AUTH:

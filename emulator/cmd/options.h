@@ -15,6 +15,7 @@ struct serve_options {
 	uint16_t port;			/* 0: any */
 	const char *port_file;		/* NULL: none */
 	const char *state_dir;		/* NULL: the default, see emulator/statedir.h */
+	const char *snapshot_dir;	/* NULL: the state dir's own */
 	const char *unix_path;		/* NULL: none */
 	char *api_keys[SERVE_MAX_KEYS]; /* KEY[:PLAN[:read,write]], for accounts_add */
 	size_t n_api_keys;
