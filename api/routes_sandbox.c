@@ -518,11 +518,6 @@ static void handle_metrics(struct req *r)
 	reply_missing(r, "metrics are");
 }
 
-static void handle_templates(struct req *r)
-{
-	reply_missing(r, "custom templates are");
-}
-
 static void handle_mcp(struct req *r)
 {
 	reply_missing(r, "the MCP server is");
@@ -538,10 +533,6 @@ static const struct route routes[] = {
 	{ "POST", "/v1/sandboxes/{id}/pause", SCOPE_WRITE, 0, handle_pause, NULL, NULL },
 	{ "POST", "/v1/sandboxes/{id}/resume", SCOPE_WRITE, 0, handle_resume, NULL, NULL },
 	{ "GET", "/v1/sandboxes/{id}/metrics", SCOPE_READ, 0, handle_metrics, NULL, NULL },
-	{ "POST", "/v1/templates", SCOPE_WRITE, 0, handle_templates, NULL, NULL },
-	{ "GET", "/v1/templates", SCOPE_READ, 0, handle_templates, NULL, NULL },
-	{ "GET", "/v1/templates/{id}", SCOPE_READ, 0, handle_templates, NULL, NULL },
-	{ "DELETE", "/v1/templates/{id}", SCOPE_WRITE, 0, handle_templates, NULL, NULL },
 	{ "POST", "/api/sandboxes/mcp", SCOPE_READ, 0, handle_mcp, NULL, NULL },
 	{ "POST", "/mcp", SCOPE_READ, 0, handle_mcp, NULL, NULL },
 };

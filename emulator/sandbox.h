@@ -58,6 +58,7 @@ struct sandbox_spec {
 	const char *region;   /* or NULL */
 	const char *env;      /* JSON object text */
 	const char *metadata; /* JSON object text */
+	bool build; /* the emulator's own (tmpl.h): no plan counts it, and whose the template is was checked */
 };
 
 int sandboxes_new(const struct sandboxes_config *c, struct sandboxes **ret, struct err *e);
@@ -81,6 +82,21 @@ void sandboxes_start(struct sandboxes *m);
  * concurrent_limit, network_not_allowed, template_not_found, template_unavailable, network_unavailable. */
 int sandbox_create(struct sandboxes *m, const struct account *a, const struct sandbox_spec *s, sandbox_done_fn done,
 		   void *arg, struct err *e);
+
+/* May the account make a sandbox of it? A custom one must be its own (ERR_NOT_FOUND "template_not_found") and
+ * built (ERR_NOT_READY "template_not_ready"). Whether there is such a template is not asked. */
+int sandbox_check_template(struct sandboxes *m, const struct account *a, const char *name, struct err *e);
+
+/* The rows (borrowed) of all that live, paused ones too, and were made of this template, whosoever they are. */
+void sandboxes_each_of_template(struct sandboxes *m, const char *name,
+				void (*fn)(void *arg, const struct sandbox_row *row), void *arg);
+
+/* Ends every sandbox that is a build's: their accounts begin with this. */
+#define SANDBOX_BUILD_ACCOUNT "bld_"
+void sandboxes_end_builds(struct sandboxes *m);
+
+/* Something was moved to the trash. */
+void sandboxes_kick_trash(struct sandboxes *m);
 
 /* Copies the row (the caller clears it). ERR_NOT_FOUND "sandbox_not_found" also for another account's. */
 int sandbox_get(struct sandboxes *m, const struct account *a, const char *id, struct sandbox_row *ret, struct err *e);

@@ -126,7 +126,7 @@ static int check_host(struct sandboxes *m, struct err *e)
 
 static int choose_timeout(const struct plan *p, const struct sandbox_spec *s, uint32_t *ret, struct err *e)
 {
-	if (s->timeout_s > p->max_timeout_s)
+	if (!s->build && s->timeout_s > p->max_timeout_s)
 		return err_set(e, ERR_INVALID, ERANGE, NULL, "timeout_seconds %u is more than the %u of plan \"%s\"",
 			       s->timeout_s, p->max_timeout_s, p->name);
 	*ret = s->timeout_s ? s->timeout_s : MIN(DEFAULT_TIMEOUT_S, p->max_timeout_s);
@@ -146,7 +146,7 @@ static int check(struct sandboxes *m, const struct account *a, const struct sand
 		r = choose_timeout(p, s, &row->timeout_s, e);
 	if (r < 0)
 		return r;
-	r = sandbox_check_concurrent(m, a, e);
+	r = s->build ? 0 : sandbox_check_concurrent(m, a, e);
 	return r < 0 ? r : check_host(m, e);
 }
 
@@ -193,6 +193,8 @@ static int prepare(struct sandbox *sb, const struct account *a, const struct san
 
 	if (r >= 0)
 		r = exec_env_build(NULL, s->env, false, &sb->env, e);
+	if (r >= 0)
+		r = s->build ? 0 : sandbox_check_template(sb->m, a, s->template_name, e);
 	if (r >= 0)
 		r = template_ref_get(sb->m, s->template_name, &sb->template, e);
 	if (r >= 0)

@@ -80,6 +80,11 @@ void sandbox_trash_kick(struct sandboxes *m)
 		(void)uv_timer_start(&m->trash_timer, on_trash_timer, TRASH_DELAY_MS, 0);
 }
 
+void sandboxes_kick_trash(struct sandboxes *m)
+{
+	sandbox_trash_kick(m);
+}
+
 /* ---- start-up ---- */
 
 struct names {

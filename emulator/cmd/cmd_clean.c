@@ -192,10 +192,11 @@ int cmd_clean_folder(const struct idmap *m, int state_fd, const char *path)
 {
 	char name[STATEDIR_NAME_SIZE];
 	struct err e = ERR_INIT;
+	unsigned int ended;
 	int status;
 
 	statedir_name(path, name);
-	if (keeper_end_stale(state_fd, &e) < 0 || cgroup_sweep(name, &e) < 0)
+	if (keeper_end_stale(state_fd, &ended, &e) < 0 || cgroup_sweep(name, &e) < 0)
 		return cmd_failed("clean", &e);
 	status = empty_in_userns(m, state_fd);
 	if (status == CMD_OK)

@@ -27,6 +27,7 @@
 #include "emulator/cmd/options.h"
 #include "emulator/keeper.h"
 #include "emulator/statedir.h"
+#include "emulator/tmpl.h"
 #include "rootfs/template.h"
 #include "rootfs/tree.h"
 
@@ -57,6 +58,8 @@ struct serve {
 	struct faults *faults; /* NULL: --no-faults */
 	struct vclock *clock;
 	struct sandboxes *sandboxes;
+	struct tmpls *tmpls;
+	unsigned int stop_waits; /* managers that have not ended everything yet */
 	struct keeper *keeper;
 	struct http *http;
 	struct api api;
@@ -218,7 +221,8 @@ static void all_ended(void *arg)
 {
 	struct serve *s = arg;
 
-	uv_stop(&s->loop);
+	if (--s->stop_waits == 0)
+		uv_stop(&s->loop);
 }
 
 /* What lives now is what was left running. */
@@ -248,6 +252,8 @@ static void stop(struct serve *s, const char *why)
 	log_info("%s: %s", why, s->keep ? "what runs goes on, for the next start" : "ending every sandbox");
 	write_summary(s);
 	http_stop_listening(s->http);
+	s->stop_waits = 2;
+	tmpls_shutdown(s->tmpls, all_ended, s);
 	sandboxes_shutdown(s->sandboxes, s->keep, all_ended, s);
 }
 
@@ -312,6 +318,18 @@ static int start_manager(struct serve *s, struct err *e)
 	return sandboxes_sweep(s->sandboxes, e);
 }
 
+static int start_templates(struct serve *s, struct err *e)
+{
+	const struct tmpls_config tc = { .loop = &s->loop,
+					 .store = s->store,
+					 .sandboxes = s->sandboxes,
+					 .idmap = &s->idmap,
+					 .state_fd = s->state_fd };
+	int r = tmpls_new(&tc, &s->tmpls, e);
+
+	return r < 0 ? r : tmpls_recover(s->tmpls, e);
+}
+
 static int start_http(struct serve *s, struct err *e)
 {
 	struct http_config hc = {
@@ -328,6 +346,7 @@ static int start_http(struct serve *s, struct err *e)
 	if (r < 0)
 		return r;
 	s->api = (struct api){ .sandboxes = s->sandboxes,
+			       .tmpls = s->tmpls,
 			       .store = s->store,
 			       .clock = s->clock,
 			       .accounts = s->accounts,
@@ -341,6 +360,7 @@ static int start_http(struct serve *s, struct err *e)
 			       .network_errors_report = s->o.network_errors_report };
 	api_add_sandbox_routes(s->http);
 	api_add_exec_routes(s->http);
+	api_add_template_routes(s->http);
 	api_add_file_routes(s->http);
 	api_add_network_routes(s->http);
 	api_add_journal_routes(s->http);
@@ -374,6 +394,8 @@ static int daemon_start(struct serve *s, struct err *e)
 	r = start_controls(s, e);
 	if (r >= 0)
 		r = start_manager(s, e);
+	if (r >= 0)
+		r = start_templates(s, e);
 	if (r >= 0)
 		r = start_http(s, e);
 	if (r < 0)
@@ -498,6 +520,7 @@ static void teardown(struct serve *s, bool loop_ran)
 	end_keeper(s);
 	if (loop_ran) {
 		keeper_free(s->keeper);
+		tmpls_free(s->tmpls);
 		sandboxes_free(s->sandboxes);
 		uv_walk(&s->loop, on_walk, NULL);
 		(void)uv_run(&s->loop, UV_RUN_DEFAULT);

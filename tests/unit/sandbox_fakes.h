@@ -24,6 +24,7 @@
 #include "emulator/init.h"
 #include "emulator/keeper.h"
 #include "emulator/sandbox.h"
+#include "emulator/store_tmpl.h"
 #include "rootfs/snapshot.h"
 #include "rootfs/template.h"
 #include "rootfs/tree.h"
