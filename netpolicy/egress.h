@@ -39,8 +39,11 @@ enum egress_msg_type {
 	EGRESS_REMOVE,	/* index: connections end */
 	EGRESS_MAP,	/* text: "HOST[:PORT]=ADDR:PORT"; value 1 = add, 0 = remove all */
 	EGRESS_ZONE,	/* text: "NAME=ADDR": the built-in zone; "" removes all */
+	EGRESS_NOTED,	/* token: the event with it was taken in; its refusal may go out */
+	EGRESS_SYNC,	/* index, token: answered with EGRESS_SYNCED behind the events of all that was sent before */
 	/* from egress */
-	EGRESS_EVENT, /* a struct egress_event, by itself */
+	EGRESS_EVENT,  /* a struct egress_event, by itself */
+	EGRESS_SYNCED, /* the same struct, of which only index and token count */
 };
 
 #define EGRESS_ALLOW_PRIVATE 1u
@@ -49,6 +52,7 @@ enum egress_msg_type {
 struct egress_msg {
 	uint32_t magic, type, index, mode, flags;
 	int32_t value;
+	uint64_t token;
 	char text[POLICY_RULE_MAX + 64];
 };
 
@@ -65,6 +69,9 @@ struct egress_event {
 	uint32_t magic, type, index;
 	uint32_t verdict, kind;
 	uint64_t flow; /* the same for a flow's start and end */
+	/* Not 0: a refusal that is held back until EGRESS_NOTED says that it was taken in (or EGRESS_HOLD_MS have
+	 * passed), so that whose it was can be found out while its socket is still there. */
+	uint64_t token;
 	int64_t time_ms;
 	struct in6_addr address;
 	uint16_t port, from_port;
@@ -73,4 +80,5 @@ struct egress_event {
 	char host[POLICY_NAME_MAX]; /* the name, where one is known */
 	char rule[POLICY_RULE_MAX]; /* which rule allowed or refused it */
 };
-#define EGRESS_MAGIC 0x6f6b6531u /* "oke1" */
+#define EGRESS_MAGIC 0x6f6b6532u /* "oke2" */
+#define EGRESS_HOLD_MS 100
