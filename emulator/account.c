@@ -191,6 +191,23 @@ int accounts_find(const struct accounts *a, const char *token, struct account *r
 	return err_set(e, ERR_DENIED, EACCES, "unauthorized", "Invalid API key");
 }
 
+int account_id_of(const char *key, char ret[static ACCOUNT_ID_SIZE], struct err *e)
+{
+	unsigned char digest[SHA256_DIGEST_SIZE];
+	const char *fault = key_fault(key, strnlen(key, KEY_MAX + 1));
+
+	if (fault)
+		return err_set(e, ERR_INVALID, EINVAL, NULL, "%s", fault);
+	digest_of(key, strlen(key), digest);
+	id_of(digest, ret);
+	return 0;
+}
+
+bool account_id_valid(const char *id)
+{
+	return strncmp(id, "acc_", 4) == 0 && strspn(id + 4, "0123456789abcdef") == 16 && id[20] == '\0';
+}
+
 void account_key_generate(char ret[static ACCOUNT_KEY_SIZE])
 {
 	static const char alphabet[] = "0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz";

@@ -47,6 +47,12 @@ int accounts_add(struct accounts *a, const char *spec, struct err *e);
  * a token that starts with "ork_" or "sp_live_" is an account of its own, plan team. Constant time in the key. */
 int accounts_find(const struct accounts *a, const char *token, struct account *ret, struct err *e);
 
+/* The id of the account a key stands for. ERR_INVALID. */
+int account_id_of(const char *key, char ret[static ACCOUNT_ID_SIZE], struct err *e);
+
+/* "acc_" and 16 hex digits. */
+bool account_id_valid(const char *id);
+
 /* Makes a key ("ork_" + 40 random characters). */
 #define ACCOUNT_KEY_SIZE 64
 void account_key_generate(char ret[static ACCOUNT_KEY_SIZE]);

@@ -263,7 +263,9 @@ int snapshot_unpack(const struct snapshot_dir *d, const struct snapshot_info *i,
 		return upper_fd;
 	us.root_fd = upper_fd;
 	/* The manifest's own numbers: what claims more is something else. */
-	us.limits = (struct unpack_limits){ .max_bytes = MAX(i->tar_bytes, i->file_bytes), .max_entries = i->entries };
+	us.limits = (struct unpack_limits){ .max_bytes = MAX(i->tar_bytes, i->file_bytes),
+					    .max_stream = i->tar_bytes,
+					    .max_entries = i->entries };
 	r = unpack_archive(&us, &res, e);
 	if (r < 0 && e && (e->kind == ERR_INVALID || e->kind == ERR_TOO_LARGE))
 		return damaged(i->id, "its tar is no tar, or not the one it was", e);

@@ -251,6 +251,22 @@ int snapshot_discard(const struct snapshot_dir *d, const char *id, struct err *e
 	return r == -ENOENT ? 0 : r;
 }
 
+int snapshot_remove(const struct snapshot_dir *d, const char *id, struct err *e)
+{
+	char tar[SNAPSHOT_NAME_SIZE], manifest[SNAPSHOT_NAME_SIZE];
+
+	if (!snapshot_id_valid(id))
+		return err_set(e, ERR_INVALID, EINVAL, NULL, "not a snapshot's name");
+	snapshot_names(id, tar, manifest);
+	/* As a rename does, this goes well for one only. */
+	if (unlinkat(d->dir_fd, manifest, 0) < 0)
+		return errno == ENOENT ? err_set(e, ERR_NOT_FOUND, ENOENT, NULL, "there is no snapshot %s", id)
+				       : err_errno(e, errno, "cannot remove the snapshot of %s", id);
+	if (fsync(d->dir_fd) < 0 || (unlinkat(d->dir_fd, tar, 0) < 0 && errno != ENOENT))
+		return err_errno(e, errno, "cannot remove the tar of %s", id);
+	return 0;
+}
+
 /* ---- looking ---- */
 
 static void put_back_dead(const struct snapshot_dir *d, const char *name)

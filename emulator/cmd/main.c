@@ -9,8 +9,8 @@ static const struct {
 	const char *name;
 	int (*run)(int argc, char **argv);
 } commands[] = {
-	{ "serve", cmd_serve }, { "doctor", cmd_doctor },   { "template", cmd_template },
-	{ "clean", cmd_clean }, { "version", cmd_version }, { "network", cmd_network },
+	{ "serve", cmd_serve },	    { "doctor", cmd_doctor },	{ "template", cmd_template }, { "clean", cmd_clean },
+	{ "version", cmd_version }, { "network", cmd_network }, { "snapshot", cmd_snapshot },
 };
 
 static const char help_text[] =
@@ -23,6 +23,7 @@ static const char help_text[] =
 	"  serve      run the service\n"
 	"  doctor     say what works on this host, and the command that fixes what does not\n"
 	"  template   list, build, import or remove the images that sandboxes start from\n"
+	"  snapshot   list, export, import or remove what paused sandboxes are kept as\n"
 	"  network    print the built-in allowlist, or check a name against it\n"
 	"  clean      remove a state dir with everything in it\n"
 	"  version    print the version\n"
