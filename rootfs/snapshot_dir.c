@@ -269,15 +269,18 @@ int snapshot_remove(const struct snapshot_dir *d, const char *id, struct err *e)
 
 /* ---- looking ---- */
 
-static void put_back_dead(const struct snapshot_dir *d, const char *name)
+/* Whether it is somebody's who lives. */
+static bool put_back_dead(const struct snapshot_dir *d, const char *name)
 {
 	char id[SNAPSHOT_ID_SIZE], holder[TEXT_ULID_SIZE], tar[SNAPSHOT_NAME_SIZE], manifest[SNAPSHOT_NAME_SIZE];
 
-	if (!split_claim(name + strlen(CLAIM_PREFIX), id, holder) || strcmp(holder, d->holder) == 0 ||
-	    holder_lives(d, holder))
-		return;
+	if (!split_claim(name + strlen(CLAIM_PREFIX), id, holder) || strcmp(holder, d->holder) == 0)
+		return false;
+	if (holder_lives(d, holder))
+		return true;
 	snapshot_names(id, tar, manifest);
 	(void)move(d, name, manifest);
+	return false;
 }
 
 /* The id of "<id>.json" or "<id>.tar.zst". */
@@ -307,13 +310,13 @@ static int read_dir(const struct snapshot_dir *d, struct names *l, struct err *e
 int snapshot_each(const struct snapshot_dir *d, void (*fn)(void *arg, const char *id), void *arg, struct err *e)
 {
 	_cleanup_names_ struct names l = NAMES_INIT;
-	bool claims = false, manifest;
+	bool claims = false, others = false, manifest;
 	char id[SNAPSHOT_ID_SIZE];
 	int r = read_dir(d, &l, e);
 
 	for (size_t i = 0; r == 0 && i < l.n; i++)
 		if (d->shared && strncmp(names_at(&l, i), CLAIM_PREFIX, strlen(CLAIM_PREFIX)) == 0) {
-			put_back_dead(d, names_at(&l, i));
+			others |= put_back_dead(d, names_at(&l, i));
 			claims = true;
 		}
 	if (r == 0 && claims) {
@@ -323,7 +326,7 @@ int snapshot_each(const struct snapshot_dir *d, void (*fn)(void *arg, const char
 	for (size_t i = 0; r == 0 && i < l.n; i++)
 		if (id_of(names_at(&l, i), id, &manifest) && manifest)
 			fn(arg, id);
-	return r;
+	return r < 0 ? r : others;
 }
 
 /* ---- start-up ---- */

@@ -58,7 +58,8 @@ int snapshot_discard(const struct snapshot_dir *d, const char *id, struct err *e
 /* For who holds nothing (CLI): removes one that is nobody's at once; blocks. ERR_NOT_FOUND. */
 int snapshot_remove(const struct snapshot_dir *d, const char *id, struct err *e);
 
-/* Calls fn with the id of each that is nobody's. Claims of the dead are put back first. */
+/* Calls fn with the id of each that is nobody's. Claims of the dead are put back first. 1: somebody else claims one
+ * now, and may die, which the folder's time does not tell. */
 int snapshot_each(const struct snapshot_dir *d, void (*fn)(void *arg, const char *id), void *arg, struct err *e);
 
 enum snapshot_fate {

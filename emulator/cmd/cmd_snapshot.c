@@ -130,7 +130,7 @@ static void list_one(void *arg, const char *id)
 static int run_list(struct work *w, struct err *e)
 {
 	struct listing l = { .w = w, .array = w->o.json ? json_object_new_array() : NULL };
-	int r = snapshot_each(&w->d, list_one, &l, e);
+	int r = MIN(snapshot_each(&w->d, list_one, &l, e), 0);
 
 	if (l.array && r == 0)
 		(void)printf("%s\n", json_object_to_json_string_ext(l.array, JSON_C_TO_STRING_PRETTY |

@@ -270,17 +270,17 @@ def refused(box, call, scratch, new_state):
 
 
 def test_hostile_layers_are_refused(refused):
-    layers = {
-        "an absolute name": [("/etc/passwd", tarfile.REGTYPE, b"x")],
-        '".."': [("a/../../b", tarfile.REGTYPE, b"x")],
-        "a device node": [("dev-null", tarfile.CHRTYPE, b"")],
-        "a device node ": [("disk", tarfile.BLKTYPE, b"")],
-        "hardlink": [("x", tarfile.LNKTYPE, b"../../../etc/shadow")],
-        "hardlink ": [("x", tarfile.LNKTYPE, b"nothing-here")],
-        "": [("d", tarfile.SYMTYPE, b"/etc"), ("d/passwd", tarfile.REGTYPE, b"x"), ("/x", tarfile.REGTYPE, b"")],
-    }
-    for text, entries in layers.items():
-        refused(text.strip(), lambda m, _: with_layer(m, layer_of(*entries)))
+    layers = [
+        ("an absolute name", [("/etc/passwd", tarfile.REGTYPE, b"x")]),
+        ('".."', [("a/../../b", tarfile.REGTYPE, b"x")]),
+        ("a device node", [("dev-null", tarfile.CHRTYPE, b"")]),
+        ("a device node", [("disk", tarfile.BLKTYPE, b"")]),
+        ('".."', [("x", tarfile.LNKTYPE, b"../../../etc/shadow")]),
+        ("a hardlink to something", [("x", tarfile.LNKTYPE, b"nothing-here")]),
+        ("a hardlink to something", [("d", tarfile.SYMTYPE, b"/etc"), ("x", tarfile.LNKTYPE, b"d/shadow")]),
+    ]
+    for text, entries in layers:
+        refused(text, lambda m, _: with_layer(m, layer_of(*entries)))
 
 
 def test_damaged_ones_are_refused(refused):
