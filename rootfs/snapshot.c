@@ -165,8 +165,12 @@ int snapshot_manifest(const struct snapshot_dir *d, const char *id, struct json_
 		return bad_id(e);
 	snapshot_names(id, tar, manifest);
 	snapshot_claim_name(d, id, claim);
-	r = json_read_file(d->dir_fd, manifest, SNAPSHOT_MANIFEST_MAX, ret, e);
-	return r == -ENOENT ? json_read_file(d->dir_fd, claim, SNAPSHOT_MANIFEST_MAX, ret, e) : r;
+	if (faccessat(d->dir_fd, manifest, F_OK, AT_SYMLINK_NOFOLLOW) == 0) {
+		r = json_read_file(d->dir_fd, manifest, SNAPSHOT_MANIFEST_MAX, ret, e);
+		if (r != -ENOENT)
+			return r;
+	}
+	return json_read_file(d->dir_fd, claim, SNAPSHOT_MANIFEST_MAX, ret, e);
 }
 
 bool snapshot_read_info(struct json_object *o, struct snapshot_info *i)

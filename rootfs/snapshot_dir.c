@@ -229,17 +229,20 @@ static int to_trash(const struct snapshot_dir *d, const char *name, struct err *
 int snapshot_discard(const struct snapshot_dir *d, const char *id, struct err *e)
 {
 	char tar[SNAPSHOT_NAME_SIZE], manifest[SNAPSHOT_NAME_SIZE], claim[SNAPSHOT_NAME_SIZE];
+	const char *const whole[] = { tar, manifest };
 	char half[SNAPSHOT_NAME_SIZE + 8];
-	int r, k;
+	int r = 0;
 
 	if (!snapshot_id_valid(id))
 		return err_set(e, ERR_INVALID, EINVAL, NULL, "not a snapshot's name");
 	snapshot_names(id, tar, manifest);
 	snapshot_claim_name(d, id, claim);
-	(void)text_format(half, sizeof(half), TMP_PREFIX "%s", tar);
-	k = to_trash(d, half, e); /* a killed worker's */
-	if (k < 0 && k != -ENOENT)
-		return k;
+	for (size_t i = 0; i < ARRAY_SIZE(whole); i++) { /* a killed worker's */
+		(void)text_format(half, sizeof(half), TMP_PREFIX "%s", whole[i]);
+		r = to_trash(d, half, e);
+		if (r < 0 && r != -ENOENT)
+			return r;
+	}
 	r = to_trash(d, claim, e); /* first: without it the tar is nothing */
 	if (r == -ENOENT)
 		r = to_trash(d, manifest, e);

@@ -84,12 +84,12 @@ static int on_stop(pid_t pid, int status, pid_t target, const char *mode, long *
 	if (sig == (SIGTRAP | 0x80) && (strcmp(mode, "worker") != 0 || pid != target)) {
 		name = name_of(pid);
 		if (name && --*left == 0) {
+			(void)printf("killed %s\n", name); /* first: it may be told to end any time */
 			if (strcmp(mode, "run") == 0)
 				for (size_t i = 0; i < n_seen; i++)
 					(void)kill(seen[i], SIGKILL);
 			else
 				(void)kill(strcmp(mode, "daemon") == 0 ? target : pid, SIGKILL);
-			(void)printf("killed %s\n", name);
 			return 1;
 		}
 	}
