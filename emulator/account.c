@@ -150,6 +150,25 @@ int accounts_find(const struct accounts *a, const char *token, struct account *r
 	return err_set(e, ERR_DENIED, EACCES, "unauthorized", "Invalid API key");
 }
 
+int account_id_of(const char *key, char ret[static ACCOUNT_ID_SIZE], struct err *e)
+{
+	const char *fault = account_key_fault(key, strnlen(key, KEY_MAX + 1));
+	struct entry en;
+
+	if (fault)
+		return err_set(e, ERR_INVALID, EINVAL, NULL, "%s", fault);
+	account_entry_init(&en, key, strlen(key));
+	memcpy(ret, en.account.id, ACCOUNT_ID_SIZE);
+	return 0;
+}
+
+bool account_id_valid(const char *id)
+{
+	char same[ACCOUNT_ID_SIZE];
+
+	return account_id_parse(id, same) == 0 && strcmp(id, same) == 0;
+}
+
 void account_key_generate(char ret[static ACCOUNT_KEY_SIZE])
 {
 	static const char alphabet[] = "0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz";
