@@ -24,6 +24,9 @@ void api_add_file_routes(struct http *h);     /* api/routes_files.c */
 void api_add_network_routes(struct http *h);  /* api/routes_network.c: /_emulator/sandboxes/{id}/network, map */
 void api_add_emulator_routes(struct http *h); /* api/routes_emulator.c: /_emulator/health, info */
 void api_add_clock_routes(struct http *h);    /* api/routes_clock.c: /_emulator/clock */
+void api_add_usage_routes(struct http *h);    /* api/routes_usage.c: limits, metrics, /_emulator/usage */
+
+extern const char *const api_regions[]; /* NULL-terminated; accepted and kept, nothing else */
 
 #ifndef ORKESTR_VERSION
 #define ORKESTR_VERSION "0.1.0"
