@@ -402,6 +402,8 @@ void sandbox_meter_begin(struct sandbox *sb);
 /* It stops running: a last reading, written at once. Nothing happens if it is not metered. */
 void sandbox_meter_end(struct sandbox *sb);
 void sandboxes_meter_start(struct sandboxes *m);
+/* This process stops and what runs goes on: all of it is charged and written up to now. */
+void sandboxes_meter_leave(struct sandboxes *m);
 /* Has the account anything left this month? ERR_PLAN "usage_exhausted". */
 int sandbox_check_usage(struct sandboxes *m, const struct account *a, struct err *e);
 

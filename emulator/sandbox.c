@@ -353,6 +353,8 @@ void sandboxes_shutdown(struct sandboxes *m, bool keep, void (*done)(void *arg),
 	m->stopped_arg = arg;
 	(void)uv_timer_start(&m->stop_timer, on_stop_limit, SANDBOX_SHUTDOWN_MS, 0);
 	(void)uv_timer_stop(&m->look_timer);
+	if (keep)
+		sandboxes_meter_leave(m);
 	HASH_ITER(hh, m->by_id, sb, next_sb)
 	if (keep && sb->row.status != SANDBOX_CREATING)
 		continue;
