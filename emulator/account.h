@@ -126,6 +126,12 @@ int accounts_forget_made(struct accounts *a, const char *account, struct err *e)
  * keys. */
 int accounts_each_key(const struct accounts *a, int (*fn)(void *arg, const struct key_info *k), void *arg);
 
+/* The id of the account that a key stands for unless it was given another. ERR_INVALID. */
+int account_id_of(const char *key, char ret[static ACCOUNT_ID_SIZE], struct err *e);
+
+/* Whether it is an account's whole id, as in a row. */
+bool account_id_valid(const char *id);
+
 /* Makes a key ("ork_" + 40 random characters). */
 #define ACCOUNT_KEY_SIZE 64
 void account_key_generate(char ret[static ACCOUNT_KEY_SIZE]);

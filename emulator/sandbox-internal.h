@@ -225,6 +225,8 @@ struct sandbox {
 	void (*net_done)(struct sandbox *sb, const struct err *e);
 	struct waiter *net_changer; /* who waits for another mode */
 	enum net_mode net_wanted;   /* and which */
+	bool net_strays;	    /* a command left processes behind, so that not all are a running one's */
+	int64_t owner_at, owner_us; /* what looking for owners may still cost (sandbox_owner.c) */
 };
 
 struct deferred {
@@ -242,6 +244,8 @@ struct sandboxes {
 	struct sandbox *by_id;
 	struct slot *slots;
 	uv_poll_t egress_poll;
+	uv_timer_t sync_timer; /* gives up waiting for EGRESS_SYNCED */
+	uint64_t sync_asked, sync_heard, sync_due;
 	bool egress_lost;
 	struct sandbox **by_net_index; /* GATEWAY_MAX of them, made with the first */
 	uint32_t net_hint;	       /* where to look for a free number */
@@ -425,7 +429,7 @@ int sandbox_net_adopt(struct sandbox *sb, int index);
 /* The manager's part: the egress process's socket. */
 int sandboxes_net_start(struct sandboxes *m, struct err *e);
 /* Tells the egress process all that there is, in place of what it has. */
-int sandboxes_net_sync(struct sandboxes *m, struct err *e);
+int sandboxes_net_restate(struct sandboxes *m, struct err *e);
 void sandboxes_net_stop(struct sandboxes *m);
 
 /* A message to the egress process; -EPIPE when there is none. */
@@ -433,6 +437,12 @@ struct egress_msg;
 int sandboxes_tell_egress(struct sandboxes *m, const struct egress_msg *msg);
 /* sandbox_fault.c: the egress process made a question fail. */
 void sandbox_fault_hit(const struct sandbox *sb, const char *id, const char *host);
+/* A command of a connected sandbox has ended: asks the egress process for what it still has to tell, and calls
+ * exec_on_net_synced with this number or a later one when it has, or 50 ms later. 0: there is nothing to wait for. */
+uint64_t sandbox_net_sync(struct sandbox *sb);
+
+/* sandbox_owner.c: which command has the socket with this local port, by its id, or "": it can't be told. */
+void sandbox_net_owner(struct sandbox *sb, uint8_t proto, uint16_t port, char ret[static EXEC_ID_SIZE]);
 
 /* Takes in what is queued: afterwards the ledger knows all that the sandbox's programs know. */
 void sandbox_net_catch_up(struct sandbox *sb);
@@ -446,6 +456,9 @@ int sandbox_net_each(struct sandbox *sb, uint64_t since_seq, int (*fn)(void *arg
 
 void exec_on_started(struct sandbox *sb, uint64_t id, pid_t pid);
 void exec_on_exited(struct sandbox *sb, uint64_t id, const struct init_exit *ie);
+void exec_on_net_synced(struct sandbox *sb, uint64_t token);
+/* The id of the command with this number, running or remembered; NULL: forgotten. */
+const char *exec_name_of(const struct sandbox *sb, uint64_t id);
 /* The sandbox's processes are gone. */
 void exec_end_all(struct sandbox *sb);
 /* Their time-outs stand still, and go on with what was left; held_us: how long they stood. */

@@ -173,6 +173,7 @@ static int check_pause(struct sandboxes *m, const struct account *a, const struc
 			"`orkestr-emulator doctor`");
 	if (m->stopping)
 		return err_set(e, ERR_CAPACITY, ESHUTDOWN, NULL, "the emulator is stopping");
+	sandboxes_look(m);
 	HASH_ITER(hh, m->by_id, other, next)
 	n += (other->row.status == SANDBOX_PAUSED || other->row.status == SANDBOX_PAUSING) &&
 	     strcmp(other->row.account, a->id) == 0;
