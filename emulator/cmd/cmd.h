@@ -15,6 +15,10 @@ int cmd_doctor(int argc, char **argv);
 int cmd_template(int argc, char **argv);
 int cmd_clean(int argc, char **argv);
 int cmd_network(int argc, char **argv);
+int cmd_events(int argc, char **argv);
+int cmd_fault(int argc, char **argv);
+int cmd_reset(int argc, char **argv);
+int cmd_seed(int argc, char **argv);
 int cmd_exec(int argc, char **argv);
 int cmd_version(int argc, char **argv);
 

@@ -10,7 +10,8 @@ static const struct {
 	int (*run)(int argc, char **argv);
 } commands[] = {
 	{ "serve", cmd_serve }, { "doctor", cmd_doctor },   { "template", cmd_template }, { "clean", cmd_clean },
-	{ "exec", cmd_exec },	{ "version", cmd_version }, { "network", cmd_network },
+	{ "exec", cmd_exec },	{ "version", cmd_version }, { "events", cmd_events },	  { "fault", cmd_fault },
+	{ "reset", cmd_reset }, { "seed", cmd_seed },	    { "network", cmd_network },
 };
 
 static const char help_text[] =
@@ -24,6 +25,10 @@ static const char help_text[] =
 	"  exec       run a command with an emulator of its own, and audit what it leaves: for CI\n"
 	"  doctor     say what works on this host, and the command that fixes what does not\n"
 	"  template   list, build, import or remove the images that sandboxes start from\n"
+	"  events     print what a running emulator has seen\n"
+	"  fault      make its calls go wrong on purpose\n"
+	"  reset      end and forget what is in it\n"
+	"  seed       make the accounts and sandboxes that a file asks for\n"
 	"  network    print the built-in allowlist, or check a name against it\n"
 	"  clean      remove a state dir with everything in it\n"
 	"  version    print the version\n"
