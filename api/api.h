@@ -32,6 +32,9 @@ void api_add_reset_routes(struct http *h);    /* api/routes_reset.c: /_emulator/
 void api_add_seed_routes(struct http *h);     /* api/routes_seed.c: /_emulator/seed */
 void api_add_emulator_routes(struct http *h); /* api/routes_emulator.c: /_emulator/health, info */
 void api_add_clock_routes(struct http *h);    /* api/routes_clock.c: /_emulator/clock */
+void api_add_usage_routes(struct http *h);    /* api/routes_usage.c: limits, metrics, /_emulator/usage */
+
+extern const char *const api_regions[]; /* NULL-terminated; accepted and kept, nothing else */
 
 #ifndef ORKESTR_VERSION
 #define ORKESTR_VERSION "0.1.0"

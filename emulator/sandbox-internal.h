@@ -51,6 +51,7 @@
 #define SANDBOX_MAX_JOBS 6 /* workers for snapshots at the same time; more wait in line */
 
 struct sandbox;
+struct sandbox_meter;
 struct exec_linger;
 struct parked;
 
@@ -193,6 +194,7 @@ struct sandbox {
 
 	uint64_t oom_seen;		/* the cgroup's count when a command last ended */
 	uint64_t oom_last, denied_last; /* the cgroup's counts when last looked at */
+	struct sandbox_meter *meter;	/* NULL: it does not run, or the next tick begins it */
 	uint64_t next_exec;
 	struct exec *execs, *ended; /* running; remembered, the oldest first */
 	unsigned int n_execs, n_ended;
@@ -251,6 +253,10 @@ struct sandboxes {
 	void (*stopped)(void *arg);
 	void *stopped_arg;
 	uv_timer_t stop_timer;
+
+	struct meter *meter;
+	uv_timer_t meter_timer; /* each second while anything runs */
+	unsigned int meter_ticks;
 
 	uv_timer_t jobs_timer;
 	struct job *jobs_waiting;
@@ -347,6 +353,17 @@ void sandbox_trash_kick(struct sandboxes *m);
 void sandboxes_check_stopped(struct sandboxes *m);
 /* Frees the manager once its last handle and its worker are gone. */
 void sandboxes_maybe_free(struct sandboxes *m);
+
+/* ---- the meter (sandbox_meter.c) ---- */
+
+/* Its row says running and it has a slot; a second call changes nothing. One that nobody tells of is found by the next
+ * tick, if sandboxes_meter_start was called. */
+void sandbox_meter_begin(struct sandbox *sb);
+/* It stops running: a last reading, written at once. Nothing happens if it is not metered. */
+void sandbox_meter_end(struct sandbox *sb);
+void sandboxes_meter_start(struct sandboxes *m);
+/* Has the account anything left this month? ERR_PLAN "usage_exhausted". */
+int sandbox_check_usage(struct sandboxes *m, const struct account *a, struct err *e);
 
 /* ---- network (sandbox_net.c) ---- */
 

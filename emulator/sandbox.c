@@ -39,8 +39,8 @@ int sandboxes_new(const struct sandboxes_config *c, struct sandboxes **ret, stru
 	m->c = *c;
 	m->scratch = malloc(SANDBOX_SCRATCH_SIZE);
 	m->null_fd = open("/dev/null", O_RDONLY | O_CLOEXEC);
-	if (!m->scratch || m->null_fd < 0) {
-		r = err_errno(e, m->scratch ? errno : ENOMEM, "can't open /dev/null");
+	if (m->null_fd < 0 || !m->scratch || meter_new(c->store, &m->meter) < 0) {
+		r = err_errno(e, m->null_fd < 0 ? errno : ENOMEM, "can't start");
 		closep(&m->null_fd);
 		free(m->scratch);
 		free(m);
@@ -55,6 +55,7 @@ int sandboxes_new(const struct sandboxes_config *c, struct sandboxes **ret, stru
 	add_timer(m, &m->trash_timer);
 	add_timer(m, &m->stop_timer);
 	add_timer(m, &m->jobs_timer);
+	add_timer(m, &m->meter_timer);
 	*ret = m;
 	return sandboxes_net_start(m, e);
 }
@@ -84,6 +85,7 @@ void sandboxes_set_keeper(struct sandboxes *m, struct keeper *k)
 void sandboxes_start(struct sandboxes *m)
 {
 	pool_start(m);
+	sandboxes_meter_start(m);
 }
 
 /* ---- looking things up ---- */
@@ -297,6 +299,7 @@ void sandboxes_maybe_free(struct sandboxes *m)
 		sandbox_row_clear(&d->row);
 		free(d);
 	}
+	meter_free(m->meter);
 	template_refs_free(m);
 	closep(&m->null_fd);
 	free(m->scratch);
@@ -319,4 +322,5 @@ void sandboxes_free(struct sandboxes *m)
 	uv_close((uv_handle_t *)&m->trash_timer, on_handle_closed);
 	uv_close((uv_handle_t *)&m->stop_timer, on_handle_closed);
 	uv_close((uv_handle_t *)&m->jobs_timer, on_handle_closed);
+	uv_close((uv_handle_t *)&m->meter_timer, on_handle_closed);
 }

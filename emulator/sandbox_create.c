@@ -148,6 +148,8 @@ static int check(struct sandboxes *m, const struct account *a, const struct sand
 	if (r < 0)
 		return r;
 	r = sandbox_check_concurrent(m, a, e);
+	if (r >= 0)
+		r = sandbox_check_usage(m, a, e);
 	return r < 0 ? r : check_host(m, e);
 }
 
@@ -256,6 +258,7 @@ static void set_running(struct sandbox *sb)
 	}
 	sb->deadline_us = clock_now_us() + (int64_t)row->timeout_s * 1000000;
 	sandbox_arm_deadline(sb);
+	sandbox_meter_begin(sb);
 	sb->template_digest = sb->template->t->digest ? strdup(sb->template->t->digest) : NULL;
 	template_ref_put(TAKE_PTR(sb->template));
 	m->created++;

@@ -55,6 +55,7 @@ void sandbox_hold_clocks(struct sandbox *sb)
 	sb->held_offset_ms = clock_offset_ms();
 	(void)uv_timer_stop(&sb->timer);
 	exec_hold_all(sb);
+	sandbox_meter_end(sb);
 }
 
 void sandbox_release_clocks(struct sandbox *sb)
@@ -65,6 +66,7 @@ void sandbox_release_clocks(struct sandbox *sb)
 	sb->deadline_us += held + (clock_offset_ms() - sb->held_offset_ms) * 1000;
 	sandbox_arm_deadline(sb);
 	exec_release_all(sb, held);
+	sandbox_meter_begin(sb);
 }
 
 /* The row of one that runs again. */

@@ -307,6 +307,8 @@ static int start_manager(struct serve *s, struct err *e)
 		return r;
 	s->kept.sock = -1;
 	sandboxes_set_keeper(s->sandboxes, s->keeper);
+	sandboxes_meter_listener(s->sandboxes, &cl);
+	(void)vclock_listen(s->clock, &cl);
 	sandboxes_clock_listener(s->sandboxes, &cl);
 	(void)vclock_listen(s->clock, &cl);
 	(void)vclock_listen(s->clock, &(struct vclock_listener){ .moved = on_clock_moved, .arg = s->journal });
@@ -350,6 +352,7 @@ static int start_http(struct serve *s, struct err *e)
 	api_add_seed_routes(s->http);
 	api_add_emulator_routes(s->http);
 	api_add_clock_routes(s->http);
+	api_add_usage_routes(s->http);
 	return http_start(s->http, e);
 }
 

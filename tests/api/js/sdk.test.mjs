@@ -149,22 +149,24 @@ test("execStream", async (t) => {
 	}));
 });
 
-test("limits", (t) => unlessMissing(t, "issue 6", async () => {
+test("limits", async () => {
 	const limits = await Sandbox.limits();
 	assert.equal(limits.plan, "team");
 	assert.deepEqual(limits.allowedSizes, ["small", "medium", "large"]);
 	assert.equal(limits.maxConcurrent, 15);
 	assert.ok(limits.usageResetsAt instanceof Date && limits.usageResetsAt > new Date());
 	assert.deepEqual(limits.sizes[0], { size: "small", cpu: 0.5, memoryMb: 512, allowed: true });
-}));
+	assert.ok(limits.usageGbHoursUsed >= 0 && limits.usageGbHoursUsed < limits.usageGbHoursIncluded);
+});
 
-test("metrics", async (t) => {
-	await Sandbox.withTemp({ template }, (sbx) => unlessMissing(t, "issue 6", async () => {
+test("metrics", async () => {
+	await Sandbox.withTemp({ template }, async (sbx) => {
 		const metrics = await sbx.metrics({ since: new Date(0) });
 		assert.equal(metrics.sandboxStatus, "running");
 		assert.ok(metrics.lifetime.cpuSeconds >= 0);
+		assert.ok(metrics.cpu.usagePercent >= 0 && metrics.cpu.cores > 0 && metrics.memory.usageBytes > 0);
 		assert.ok(metrics.samples.every((s) => s.t instanceof Date && s.memBytes >= 0));
-	}));
+	});
 });
 
 test("pause and resume", async (t) => {
