@@ -10,7 +10,8 @@
 
 struct seed_account {
 	struct key_spec spec; /* its strings are borrowed from the text */
-	bool revoked;
+	bool revoked, has_usage;
+	double gb_hours, cpu_hours; /* used this month */
 };
 
 struct seed_file {

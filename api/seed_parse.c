@@ -191,10 +191,25 @@ static void read_scopes(struct reader *r, struct json_object *o, unsigned int *r
 	}
 }
 
+static void get_number(struct reader *r, struct json_object *o, const char *name, double min, double max, double *ret)
+{
+	struct json_object *v = member(o, name);
+	double d = v ? json_object_get_double(v) : 0;
+
+	if (!v)
+		return;
+	if ((!json_object_is_type(v, json_type_double) && !json_object_is_type(v, json_type_int)) || !(d >= min) ||
+	    d > max)
+		fail(r, name, "must be a number from %g to %g", min, max);
+	else
+		*ret = d;
+}
+
 static void read_account(struct reader *r, struct json_object *o, void *to, void *arg)
 {
-	static const char *const names[] = { "account",	   "key",  "plan",    "scopes", "label",
-					     "expires_at", "rate", "revoked", NULL };
+	static const char *const names[] = { "account",	   "key",  "plan",    "scopes",	       "label",
+					     "expires_at", "rate", "revoked", "gb_hours_used", "cpu_hours_used",
+					     NULL };
 	static const char *const plans[] = { "free", "pro", "team", NULL };
 	const char *plan = "team", *expires = NULL, *rate = NULL;
 	struct seed_account *a = to;
@@ -211,6 +226,9 @@ static void read_account(struct reader *r, struct json_object *o, void *to, void
 	get_string(r, o, "rate", false, &rate);
 	get_bool(r, o, "revoked", &a->revoked);
 	read_scopes(r, o, &a->spec.scopes);
+	a->has_usage = member(o, "gb_hours_used") || member(o, "cpu_hours_used");
+	get_number(r, o, "gb_hours_used", 0, 1e6, &a->gb_hours);
+	get_number(r, o, "cpu_hours_used", 0, 1e6, &a->cpu_hours);
 	(void)plan_parse(plan, &a->spec.plan);
 	if (expires && clock_parse_iso(expires, &a->spec.expires_ms) < 0)
 		fail(r, "expires_at", "must be a time as 2026-05-01T12:00:00Z");
@@ -331,37 +349,25 @@ static void read_owner(struct reader *r, struct json_object *o, const struct see
 		fail(r, "account", "give either key or account");
 }
 
-static void read_cpu(struct reader *r, struct json_object *o, uint32_t *ret_millis)
-{
-	struct json_object *v = member(o, "cpu");
-	double cpu = v ? json_object_get_double(v) : 0;
-
-	if (!v)
-		return;
-	if ((!json_object_is_type(v, json_type_double) && !json_object_is_type(v, json_type_int)) || !(cpu >= 0.01) ||
-	    cpu > 1024)
-		fail(r, "cpu", "must be a number from 0.01 to 1024");
-	else
-		*ret_millis = (uint32_t)(cpu * 1000 + 0.5);
-}
-
 static void read_spec(struct reader *r, struct json_object *o, struct sandbox_spec *spec)
 {
 	static const char *const sizes[] = { "small", "medium", "large", NULL };
 	static const char *const networks[] = { "off", "restricted", "open", NULL };
 	static const char *const regions[] = { "fsn1", "hel1", NULL };
 	int64_t memory = 0, timeout = 0;
+	double cpu = 0;
 
 	*spec = (struct sandbox_spec){ .network = "off", .env = "{}", .metadata = "{}" };
 	get_string(r, o, "template", true, &spec->template_name);
 	get_choice(r, o, "size", sizes, &spec->size);
 	get_choice(r, o, "network", networks, &spec->network);
 	get_choice(r, o, "region", regions, &spec->region);
-	read_cpu(r, o, &spec->cpu_millis);
+	get_number(r, o, "cpu", 0.01, 1024, &cpu);
 	get_int(r, o, "memory_mb", 16, 1 << 24, &memory);
 	get_int(r, o, "timeout_seconds", 10, 3600, &timeout);
 	get_strings(r, o, "env", true, &spec->env);
 	get_strings(r, o, "metadata", false, &spec->metadata);
+	spec->cpu_millis = (uint32_t)(cpu * 1000 + 0.5);
 	spec->memory_mb = (uint32_t)memory;
 	spec->timeout_s = (uint32_t)timeout;
 	if (spec->size && (spec->cpu_millis || spec->memory_mb))

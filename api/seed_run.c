@@ -45,16 +45,32 @@ static void fail_at(struct seeding *g, struct err *e, const char *what, size_t k
 
 /* ---- accounts ---- */
 
+static int set_usage(struct seeding *g, const struct seed_account *a, const char *account, struct err *e)
+{
+	const struct usage u = { .cpu_usec = (uint64_t)(a->cpu_hours * USAGE_USEC_PER_CPU_HOUR + 0.5),
+				 .mem_kib_ms = (uint64_t)(a->gb_hours * USAGE_KIB_MS_PER_GB_HOUR + 0.5) };
+
+	return meter_usage_set(sandboxes_meter(g->api->sandboxes), account, &u, e);
+}
+
 static int make_key(struct seeding *g, size_t i, struct json_object *list, struct err *e)
 {
 	const struct seed_account *a = &g->s->accounts[i];
 	const struct key_change change = { .revoked = &a->revoked };
 	struct json_object *o;
 	struct key_info info;
-	int r = accounts_key_add(g->api->accounts, &a->spec, &info, NULL, e);
+	char id[KEY_ID_SIZE];
+	int r;
+
+	/* One that is there from an earlier run is made anew: the seed holds. */
+	accounts_key_id(a->spec.key, id);
+	(void)accounts_key_forget(g->api->accounts, id, NULL);
+	r = accounts_key_add(g->api->accounts, &a->spec, &info, NULL, e);
 
 	if (r >= 0 && a->revoked)
 		r = accounts_key_change(g->api->accounts, info.id, &change, &info, e);
+	if (r >= 0 && a->has_usage)
+		r = set_usage(g, a, info.account, e);
 	if (r < 0) {
 		err_prefix(e, "accounts[%zu]", i);
 		return r;
