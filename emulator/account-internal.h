@@ -18,6 +18,7 @@ struct entry {
 
 struct accounts {
 	bool accept_any;
+	enum plan_id default_plan;
 	struct entry *list;
 	size_t n, cap;
 	struct store *store; /* NULL: nothing is kept */

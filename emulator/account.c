@@ -22,8 +22,14 @@ int accounts_new(bool accept_any, struct accounts **ret)
 	if (!a)
 		return -ENOMEM;
 	a->accept_any = accept_any;
+	a->default_plan = PLAN_TEAM;
 	*ret = a;
 	return 0;
+}
+
+void accounts_set_default_plan(struct accounts *a, enum plan_id plan)
+{
+	a->default_plan = plan;
 }
 
 void accounts_free(struct accounts *a)
@@ -143,7 +149,7 @@ int accounts_find(const struct accounts *a, const char *token, struct account *r
 		return 0;
 	}
 	if (a->accept_any && (strncmp(token, "ork_", 4) == 0 || strncmp(token, "sp_live_", 8) == 0)) {
-		*ret = (struct account){ .plan = PLAN_TEAM, .scopes = SCOPE_READ | SCOPE_WRITE };
+		*ret = (struct account){ .plan = a->default_plan, .scopes = SCOPE_READ | SCOPE_WRITE };
 		ids_of(digest, ret);
 		return 0;
 	}

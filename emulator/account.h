@@ -54,6 +54,8 @@ struct store;
 struct accounts;
 int accounts_new(bool accept_any, struct accounts **ret);
 void accounts_free(struct accounts *a);
+/* The plan of a key for which none is given; team unless this is called, before any key is added. */
+void accounts_set_default_plan(struct accounts *a, enum plan_id plan);
 
 /* "KEY[:PLAN[:SCOPES[:OPTION]...]]" as on the command line: SCOPES "read,write", OPTION account=NAME,
  * rate=REQUESTS/SECONDS, revoked, expires=TIME (ISO 8601, the last). Default plan team, both scopes. ERR_INVALID tells

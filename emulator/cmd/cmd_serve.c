@@ -122,6 +122,8 @@ static int load_accounts(struct serve *s, struct err *e)
 
 	if (r < 0)
 		return err_errno(e, -r, "accounts");
+	if (s->o.profile.limits)
+		accounts_set_default_plan(s->accounts, PLAN_FREE);
 	for (size_t i = 0; r >= 0 && i < s->o.n_api_keys; i++)
 		r = accounts_add(s->accounts, s->o.api_keys[i], e);
 	serve_options_forget_keys(&s->o);
