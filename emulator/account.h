@@ -117,6 +117,9 @@ struct key_change {
 int accounts_key_change(struct accounts *a, const char *key_id, const struct key_change *c, struct key_info *ret,
 			struct err *e);
 
+/* What names that key, whether it is known or not. */
+void accounts_key_id(const char *key, char ret[static KEY_ID_SIZE]);
+
 /* As if it had never been. */
 int accounts_key_forget(struct accounts *a, const char *key_id, struct err *e);
 /* The same for every key that was made at run time: of that account, or all (NULL). For a reset. */
