@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Installs the Debian or Ubuntu packages that are missing for the named groups, and says so. Needs no root
-# when nothing is missing.    deps.sh GROUP...    groups: build run test demo bench
+# when nothing is missing.    deps.sh GROUP...    groups: build run test demo bench lint fuzz
 # shellcheck disable=SC2034 # the groups are read by name
 set -euo pipefail
 
@@ -11,6 +11,8 @@ run=(mmdebstrap uidmap ca-certificates curl libnftables1)
 test=(libcriterion-dev python3 python3-pytest curl)
 demo=(python3 procps)
 bench=(bubblewrap runc python3)
+lint=(clang-tidy clang-format cppcheck shellcheck)
+fuzz=(clang valgrind)
 
 missing=()
 for group in "$@"; do
