@@ -3,6 +3,8 @@
 BUILD ?= build
 PREFIX ?= /usr/local
 DESTDIR ?=
+# A package of a distribution has a folder of its own.
+ZSH_FUNCTIONS ?= site-functions
 ifeq ($(origin CC),default)
 CC := gcc
 endif
@@ -18,7 +20,7 @@ HARDEN := -fPIE -fstack-protector-strong $(FORTIFY)
 CFLAGS ?= -O2 -g
 # Asked once, and only when something is compiled: `make deps` must work before pkg-config is there.
 PKG_CFLAGS = $(eval PKG_CFLAGS := $$(shell pkg-config --cflags $(PKGS) $(PKGS_HEADERS)))$(PKG_CFLAGS)
-LIBS = $(eval LIBS := $$(shell pkg-config --libs $(PKGS)) -ldl)$(LIBS)
+LIBS = $(eval LIBS := $$(shell pkg-config --libs $(PKGS)) -ldl -lm)$(LIBS)
 ALL_CFLAGS = -std=gnu17 -D_GNU_SOURCE -I. $(WARN) $(WERROR) $(HARDEN) $(PKG_CFLAGS) $(CFLAGS)
 ALL_LDFLAGS = -pie -Wl,-z,relro,-z,now,-z,noexecstack -Wl,--as-needed $(LDFLAGS)
 
@@ -99,11 +101,28 @@ bench: ## measure create, exec, terminate, 200 live; table and build/bench.json
 	@tests/bench/run.sh $(BUILD)
 
 test-vm: ## the API suite on a user's machine (systemd, cgroup v2), in a VM
-	$(SUBMAKE) all unit-bins
+	$(SUBMAKE) all unit-bins deb
 	@tests/vm/vm.sh
 
-install: all ## install under $(DESTDIR)$(PREFIX)
+$(BUILD)/orkestr-emulator.1: $(BUILD)/orkestr-emulator $(wildcard emulator/cmd/man/*)
+	$(call say,GEN)
+	$(Q)emulator/cmd/man/man.sh $< > $@.new && mv $@.new $@
+
+install: all $(BUILD)/orkestr-emulator.1 ## program, man page, completion, systemd user unit, under $(DESTDIR)$(PREFIX)
 	install -D -m 0755 $(BUILD)/orkestr-emulator $(DESTDIR)$(PREFIX)/bin/orkestr-emulator
+	install -D -m 0644 $(BUILD)/orkestr-emulator.1 $(DESTDIR)$(PREFIX)/share/man/man1/orkestr-emulator.1
+	install -D -m 0644 emulator/cmd/completion/orkestr-emulator.bash $(DESTDIR)$(PREFIX)/share/bash-completion/completions/orkestr-emulator
+	install -D -m 0644 emulator/cmd/completion/_orkestr-emulator $(DESTDIR)$(PREFIX)/share/zsh/$(ZSH_FUNCTIONS)/_orkestr-emulator
+	install -d $(DESTDIR)$(PREFIX)/lib/systemd/user
+	sed 's|@BINDIR@|$(PREFIX)/bin|' emulator/cmd/systemd/orkestr-emulator.service.in > $(DESTDIR)$(PREFIX)/lib/systemd/user/orkestr-emulator.service
+
+deb: ## a Debian package in $(BUILD)
+	@tests/deps.sh build deb
+	$(SUBMAKE) all
+	@rm -rf $(BUILD)/deb
+	$(SUBMAKE) install DESTDIR=$(BUILD)/deb PREFIX=/usr ZSH_FUNCTIONS=vendor-completions
+	@emulator/cmd/debian/deb.sh $(BUILD)/deb $(BUILD)
+	@rm -rf $(BUILD)/deb
 
 # The state dirs below build/ hold files of subordinate ids, which only the program itself can remove.
 clean: ## remove everything that was built, the tests' and the demo's state dirs too
@@ -155,6 +174,6 @@ $(BUILD)/bench/bench: $(call OBJ,$(BENCH_SRC)) $(BUILD)/liborkestr.a
 	$(call say,LD)
 	$(Q)$(CC) $(ALL_CFLAGS) $(ALL_LDFLAGS) -o $@ $^ $(LIBS) -lm
 
-.PHONY: all help deps print-cflags demo test unit unit-bins fuzz-bins api-test asan fuzz valgrind soak lint format bench test-vm install clean
+.PHONY: all help deps print-cflags demo test unit unit-bins fuzz-bins api-test asan fuzz valgrind soak lint format bench test-vm install deb clean
 .SECONDARY:
 -include $(patsubst %.c,$(BUILD)/%.d,$(LIB_SRC) $(CMD_SRC) $(UNIT_SRC) $(BENCH_SRC) $(FUZZ_SRC) tests/fuzz/replay.c)

@@ -5,7 +5,7 @@
  * Life of a request: headers -> route -> token and scope -> body -> handle(). handle() answers with one of
  * the req_reply_ functions, at once or later from the loop; until then the connection is suspended. Every
  * answer gets X-Request-Id, X-Orkestr-Emulator, and X-Orkestr-Divergence where a handler named one.
- * Errors found before handle() (404, 405 with Allow, 401, 403, 413) are answered by the server itself. */
+ * Errors found before handle() (404, 405 with Allow, 401, 429, 403, 413) are answered by the server itself. */
 
 #include <json-c/json.h>
 
@@ -35,6 +35,7 @@ struct http_config {
 	struct uv_loop_s *loop;
 	struct api *api;
 	const struct accounts *accounts;
+	struct ratelimits *limits; /* NULL: none */
 	int listen_fd; /* bound and listening; taken */
 	int unix_fd;   /* the same for --unix, or -1 */
 	unsigned int max_connections;
@@ -75,6 +76,7 @@ void req_on_gone(struct req *r, void (*fn)(void *arg), void *arg);
 
 void req_add_header(struct req *r, const char *name, const char *value);
 void req_divergence(struct req *r, const char *slug);
+void req_set_code(struct req *r, const char *code); /* for the journal, where an answer is not a req_reply_err */
 
 /* Answers; each once per request. The JSON object is taken. */
 void req_reply_json(struct req *r, unsigned int status, struct json_object *o);
@@ -90,6 +92,10 @@ void req_reply_err_with(struct req *r, const struct err *e, struct json_object *
 /* 422 in FastAPI's form for one field: where is "body", "query" or "path". */
 void req_reply_invalid(struct req *r, const char *where, const char *field, const char *type, const char *fmt, ...)
 	_printf_(5, 6);
+
+/* What goes wrong on purpose with this request (emulator/fault.h), for who can do it; NULL: nothing. */
+struct fault_effect;
+const struct fault_effect *req_fault(const struct req *r);
 
 /* A body made as it is sent. pull() fills up to cap bytes and returns how many; 0: nothing now (the
  * connection sleeps until req_wake); -1: the end; less: the answer is broken off, visibly. free_fn(arg)

@@ -8,6 +8,7 @@
 
 enum store_stmt {
 	STMT_SANDBOX_INSERT,
+	STMT_SANDBOX_PUT,
 	STMT_SANDBOX_UPDATE,
 	STMT_SANDBOX_GET,
 	STMT_SANDBOX_LIST,
@@ -18,6 +19,21 @@ enum store_stmt {
 	STMT_IDEMPOTENCY_PUT,
 	STMT_IDEMPOTENCY_GET,
 	STMT_IDEMPOTENCY_FORGET,
+	STMT_SETTING_GET,
+	STMT_SETTING_PUT,
+	STMT_KEY_PUT,
+	STMT_KEY_DELETE,
+	STMT_KEY_EACH,
+	STMT_USAGE_GET,
+	STMT_USAGE_PUT,
+	STMT_USAGE_MONTH_GET,
+	STMT_USAGE_MONTH_PUT,
+	STMT_USAGE_FORGET,
+	STMT_TMPL_INSERT,
+	STMT_TMPL_UPDATE,
+	STMT_TMPL_GET,
+	STMT_TMPL_DELETE,
+	STMT_TMPL_EACH,
 	STMT_COUNT,
 };
 
@@ -34,6 +50,10 @@ struct store_sql {
 };
 extern const struct store_sql store_sandbox_sql[];     /* ends with a NULL sql */
 extern const struct store_sql store_idempotency_sql[]; /* likewise */
+extern const struct store_sql store_setting_sql[];     /* likewise */
+extern const struct store_sql store_usage_sql[];       /* likewise */
+extern const struct store_sql store_key_sql[];	       /* likewise */
+extern const struct store_sql store_tmpl_sql[];	       /* likewise */
 
 #define STORE_APPLICATION_ID 0x6f726b65 /* "orke", in the file's header: PRAGMA application_id */
 

@@ -51,6 +51,8 @@ int store_open(const char *name, struct store **ret, struct err *e);
 void store_close(struct store *s);
 
 int store_sandbox_insert(struct store *s, const struct sandbox_row *r, struct err *e);
+/* As insert, in place of an earlier row of that id, whatever it says. */
+int store_sandbox_put(struct store *s, const struct sandbox_row *r, struct err *e);
 /* By id: what can change (slot, status, times, limits, how it ended). With a status of terminated or failed
  * the stored env is forgotten: no command will need it again. ERR_NOT_FOUND. */
 int store_sandbox_update(struct store *s, const struct sandbox_row *r, struct err *e);
@@ -72,6 +74,46 @@ int store_sandbox_list(struct store *s, const struct store_list *q, int (*fn)(vo
  * change rows. */
 int store_sandbox_each_live(struct store *s, int (*fn)(void *arg, const struct sandbox_row *r), void *arg,
 			    struct err *e);
+
+/* Forgets the ended sandboxes, the idempotency keys and the usage of an account, or of all (NULL). All or nothing. */
+int store_forget(struct store *s, const char *account, uint64_t *ret_sandboxes, struct err *e);
+
+/* Numbers the emulator keeps about itself, by a name. get: *ret stays as it was if there is none. */
+int store_setting_get(struct store *s, const char *name, int64_t *ret, struct err *e);
+int store_setting_put(struct store *s, const char *name, int64_t value, struct err *e);
+
+/* Usage (emulator/meter.h): of a sandbox in its life, and of an account in a month (cpu_usec and mem_kib_ms alone; month
+ * as 202605). get: zeroes if there is none. forget: the months of an account, or of all (NULL). */
+struct store_usage {
+	char slot[32];
+	uint64_t seen_usec;
+	int64_t at_ms;
+	uint64_t cpu_usec, mem_kib_ms, run_ms, peak_bytes;
+};
+int store_usage_get(struct store *s, const char *id, struct store_usage *ret, struct err *e);
+int store_usage_put(struct store *s, const char *id, const struct store_usage *u, struct err *e);
+int store_usage_month_get(struct store *s, const char *account, int month, struct store_usage *ret, struct err *e);
+int store_usage_month_put(struct store *s, const char *account, int month, const struct store_usage *u, struct err *e);
+int store_usage_forget(struct store *s, const char *account, struct err *e);
+
+/* One transaction around several writes; every begin has its end, from the same place in the loop. */
+int store_begin(struct store *s, struct err *e);
+int store_end(struct store *s, bool commit, struct err *e);
+
+/* API keys made at run time (emulator/account.h), by the SHA-256 of the key. put: makes it, or changes all but whose
+ * it is. each: the oldest first; fn may not use the store, and ends the walk with anything but 0. */
+struct store_key {
+	char digest[65];
+	char account[64];
+	char plan[16];
+	unsigned int scopes;
+	char label[65];
+	int64_t created_ms, expires_ms, revoked_ms;
+	uint32_t rate_requests, rate_seconds;
+};
+int store_key_put(struct store *s, const struct store_key *k, struct err *e);
+int store_key_delete(struct store *s, const char *digest, struct err *e);
+int store_key_each(struct store *s, int (*fn)(void *arg, const struct store_key *k), void *arg, struct err *e);
 
 /* Idempotency keys (wire.md): (account, key) -> body hash, sandbox id; older than 24 h are forgotten.
  * put: ERR_EXISTS while the key is remembered; a key has 1 to 255 bytes.

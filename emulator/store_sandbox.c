@@ -20,6 +20,9 @@ const struct store_sql store_sandbox_sql[] = {
 	{ STMT_SANDBOX_INSERT,
 	  "INSERT INTO sandbox (" COLUMNS ") VALUES "
 	  "(?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14, ?15, ?16, ?17, ?18, ?19, ?20)" },
+	{ STMT_SANDBOX_PUT,
+	  "INSERT OR REPLACE INTO sandbox (" COLUMNS ") VALUES "
+	  "(?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14, ?15, ?16, ?17, ?18, ?19, ?20)" },
 	/* An ended sandbox will never start a command again, so its secrets go. */
 	{ STMT_SANDBOX_UPDATE,
 	  "UPDATE sandbox SET slot = ?2, status = ?3, timeout_s = ?4, started_ms = ?5, expires_ms = ?6, paused_ms = "
@@ -161,9 +164,9 @@ static int read_row(struct store *s, sqlite3_stmt *st, struct sandbox_row *ret, 
 	return 0;
 }
 
-int store_sandbox_insert(struct store *s, const struct sandbox_row *r, struct err *e)
+static int insert(struct store *s, enum store_stmt how, const struct sandbox_row *r, struct err *e)
 {
-	_cleanup_stmt_ sqlite3_stmt *st = s->stmts[STMT_SANDBOX_INSERT];
+	_cleanup_stmt_ sqlite3_stmt *st = s->stmts[how];
 	int rc;
 
 	store_bind_text(st, 1, r->id);
@@ -188,6 +191,16 @@ int store_sandbox_insert(struct store *s, const struct sandbox_row *r, struct er
 	store_bind_text(st, 20, r->env ? r->env : "{}");
 	rc = store_step(st);
 	return rc == SQLITE_DONE ? 0 : store_err(s, rc, e, "cannot store the sandbox");
+}
+
+int store_sandbox_insert(struct store *s, const struct sandbox_row *r, struct err *e)
+{
+	return insert(s, STMT_SANDBOX_INSERT, r, e);
+}
+
+int store_sandbox_put(struct store *s, const struct sandbox_row *r, struct err *e)
+{
+	return insert(s, STMT_SANDBOX_PUT, r, e);
 }
 
 int store_sandbox_update(struct store *s, const struct sandbox_row *r, struct err *e)

@@ -290,7 +290,7 @@ static int use_ledger(struct err *e _unused_)
 	if (r < 0)
 		return r;
 	for (int i = 0; i < 100; i++)
-		lost += ledger_add(l, &ev) < 0;
+		lost += ledger_add(l, &ev, "sh") < 0;
 	ledger_counters(l, &c);
 	cr_assert(c.lost == (uint64_t)lost && c.allowed == 100);
 	ledger_free(l);
