@@ -78,6 +78,9 @@ FUZZ_SECONDS ?= 60
 fuzz: ## each fuzz target under libFuzzer for FUZZ_SECONDS (60), ASan and UBSan on
 	@tests/fuzz/run.sh build-fuzz $(FUZZ_SECONDS) $(ONLY)
 
+valgrind: unit-bins fuzz-bins ## what parses, the HTTP server and some unit tests, under valgrind
+	@tests/valgrind.sh $(BUILD)
+
 soak: all ## 20,000 lives of sandboxes (CYCLES=N: as many); nothing may grow
 	@ORKESTR_TEST_LONG=1 $(if $(CYCLES),ORKESTR_TEST_CYCLES=$(CYCLES)) ORKESTR_EMULATOR=$(CURDIR)/$(BUILD)/orkestr-emulator \
 		tests/api/run -s test_soak.py
@@ -171,6 +174,6 @@ $(BUILD)/bench/bench: $(call OBJ,$(BENCH_SRC)) $(BUILD)/liborkestr.a
 	$(call say,LD)
 	$(Q)$(CC) $(ALL_CFLAGS) $(ALL_LDFLAGS) -o $@ $^ $(LIBS) -lm
 
-.PHONY: all help deps print-cflags demo test unit unit-bins fuzz-bins api-test asan fuzz soak lint format bench test-vm install deb clean
+.PHONY: all help deps print-cflags demo test unit unit-bins fuzz-bins api-test asan fuzz valgrind soak lint format bench test-vm install deb clean
 .SECONDARY:
 -include $(patsubst %.c,$(BUILD)/%.d,$(LIB_SRC) $(CMD_SRC) $(UNIT_SRC) $(BENCH_SRC) $(FUZZ_SRC) tests/fuzz/replay.c)
