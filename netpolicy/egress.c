@@ -547,6 +547,8 @@ static int egress_init(struct egress *eg, const struct egress_config *c)
 	if (r >= 0)
 		r = drop_privileges();
 	if (r >= 0)
+		r = egress_filter();
+	if (r >= 0)
 		blank_fill(eg);
 	return r;
 }

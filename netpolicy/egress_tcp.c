@@ -500,7 +500,7 @@ static void accept_and_reset(struct egress *eg, int listener)
 	fd = accept4(listener, NULL, NULL, SOCK_CLOEXEC);
 	reset_on_close(fd);
 	closep(&fd);
-	eg->spare = open("/dev/null", O_RDONLY | O_CLOEXEC);
+	eg->spare = fcntl(eg->ep, F_DUPFD_CLOEXEC, 0);
 }
 
 void tcp_accept_ready(struct source *s, uint32_t events _unused_)

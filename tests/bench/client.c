@@ -101,3 +101,20 @@ int client_call(struct client *c, const char *method, const char *path, const ch
 		return err_errno(e, -r, "can't send the request");
 	return read_answer(c, e);
 }
+
+int client_upload(struct client *c, const char *path, const void *p, size_t n, struct err *e)
+{
+	char head[1024];
+	int len = text_format(head, sizeof(head),
+			      "PUT %s HTTP/1.1\r\nHost: 127.0.0.1\r\nAuthorization: Bearer %s\r\n"
+			      "Content-Type: application/octet-stream\r\nContent-Length: %zu\r\n\r\n",
+			      path, c->key, n);
+	int r;
+
+	if (len < 0)
+		return err_set(e, ERR_TOO_LARGE, EMSGSIZE, NULL, "the request is too large");
+	r = fd_write_all(c->fd, head, (size_t)len);
+	if (r >= 0)
+		r = fd_write_all(c->fd, p, n);
+	return r < 0 ? err_errno(e, -r, "can't send the request") : read_answer(c, e);
+}

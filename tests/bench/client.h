@@ -22,3 +22,6 @@ void client_close(struct client *c);
 
 /* Sends one request (body may be NULL) and reads its answer into c. A status is no error. */
 int client_call(struct client *c, const char *method, const char *path, const char *body, struct err *e);
+
+/* A PUT of n bytes as they are. */
+int client_upload(struct client *c, const char *path, const void *p, size_t n, struct err *e);

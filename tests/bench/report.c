@@ -33,9 +33,20 @@ static size_t targets(struct bench *b, struct target *t)
 	t[n++] = (struct target){ "daemon RSS with all live", "MB", memory ? b->memory.daemon_rss_kib / 1024 : -1, 15 };
 	t[n++] = (struct target){ "init PSS, mean", "KiB",
 				  memory && b->memory.init_pss_kib > 0 ? b->memory.init_pss_kib : -1, 400 };
+	t[n++] = (struct target){ "create restricted / create off", "x", ratio(b, S_CREATE_NET, S_CREATE), 1.5 };
+	t[n++] = (struct target){ "connection set-up, relayed - direct", "ms",
+				  b->s[S_NET_SETUP].n > 0 ? (p50(b, S_NET_SETUP) - p50(b, S_NET_SETUP_DIRECT)) / 1e3
+							  : -1,
+				  1 };
+	t[n++] = (struct target){ "one stream's time, relayed / direct (1 / 0.7)", "x",
+				  ratio(b, S_NET_PULL, S_NET_PULL_DIRECT), 1.43 };
+	t[n++] = (struct target){ "DNS answer from the cache", "ms",
+				  b->s[S_NET_DNS].n > 0 ? p50(b, S_NET_DNS) / 1e3 : -1, 0.3 };
+	t[n++] = (struct target){ "denial", "ms", b->s[S_NET_DENY].n > 0 ? p50(b, S_NET_DENY) / 1e3 : -1, 2 };
+	t[n++] = (struct target){ "1,000 connections at once: not served", "", b->net_failed, 0 };
 	return n;
 }
-#define TARGETS_MAX 7
+#define TARGETS_MAX 13
 
 static const char *verdict(const struct target *t)
 {

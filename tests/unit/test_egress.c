@@ -433,7 +433,8 @@ Test(egress, processes_hold_no_more_than_they_need)
 	}
 	cr_expect(n == 3, "\".\", \"..\" and its socket, not %u", n);
 	/* CAP_NET_BIND_SERVICE, CAP_NET_ADMIN, CAP_NET_RAW */
-	cr_expect(status_has(w.egress, "CapEff:\t0000000000003400\n") && status_has(w.egress, "NoNewPrivs:\t1\n"));
+	cr_expect(status_has(w.egress, "CapEff:\t0000000000003400\n") && status_has(w.egress, "NoNewPrivs:\t1\n") &&
+		  status_has(w.egress, "Seccomp:\t2\n"));
 	kill_wait(w.dialer);
 	cr_expect(waitpid(w.egress, NULL, 0) == w.egress, "without a dialer it ends, so that somebody sees it");
 	w.dialer = w.egress = 0;
