@@ -97,7 +97,7 @@ format: ## clang-format over every C file
 
 bench: ## measure create, exec, terminate, 200 live; table and build/bench.json
 	@tests/deps.sh build run bench
-	$(SUBMAKE) all $(BUILD)/bench/bench
+	$(SUBMAKE) all $(BUILD)/bench/bench $(BUILD)/bench/netbench
 	@tests/bench/run.sh $(BUILD)
 
 test-vm: ## the API suite on a user's machine (systemd, cgroup v2), in a VM
@@ -173,6 +173,12 @@ $(BUILD)/bench/bench: $(call OBJ,$(BENCH_SRC)) $(BUILD)/liborkestr.a
 	@mkdir -p $(@D)
 	$(call say,LD)
 	$(Q)$(CC) $(ALL_CFLAGS) $(ALL_LDFLAGS) -o $@ $^ $(LIBS) -lm
+
+# Runs inside a sandbox, whatever the template has.
+$(BUILD)/bench/netbench: tests/bench/probe/netbench.c
+	@mkdir -p $(@D)
+	$(call say,CC)
+	$(Q)$(CC) -std=gnu17 -D_GNU_SOURCE -O2 -Wall -Wextra $(WERROR) -static -o $@ $<
 
 .PHONY: all help deps print-cflags demo test unit unit-bins fuzz-bins api-test asan fuzz valgrind soak lint format bench test-vm install deb clean
 .SECONDARY:
