@@ -117,11 +117,12 @@ static int add_blocked(void *arg, const struct ledger_entry *en)
 	struct exec *x = arg;
 	struct exec_blocked *b = &x->blocked[x->res.n_blocked];
 
-	if (en->verdict != EGRESS_BLOCKED)
+	if (en->verdict != EGRESS_BLOCKED || (en->owner[0] && strcmp(en->owner, x->name) != 0))
 		return 0;
 	*b = (struct exec_blocked){ .port = en->port, .proto = proto_name(en) };
 	(void)snprintf(b->host, sizeof(b->host), "%.253s", en->host);
 	(void)snprintf(b->rule, sizeof(b->rule), "%.63s", en->rule);
+	(void)snprintf(b->owner, sizeof(b->owner), "%.31s", en->owner);
 	if (IN6_IS_ADDR_V4MAPPED(&en->address))
 		(void)inet_ntop(AF_INET, en->address.s6_addr + 12, b->ip, sizeof(b->ip));
 	else if (!IN6_IS_ADDR_UNSPECIFIED(&en->address))
@@ -131,7 +132,7 @@ static int add_blocked(void *arg, const struct ledger_entry *en)
 	return x->res.n_blocked == EXEC_BLOCKED_MAX; /* enough */
 }
 
-/* What the policy refused since the command began. */
+/* What the policy refused of the command's, or maybe of its, since it began. */
 static void collect_blocked(struct exec *x)
 {
 	if (!x->sb || sandbox_net_seq(x->sb) == x->net_before)
@@ -146,13 +147,14 @@ static void collect_blocked(struct exec *x)
 static void move_to_ended(struct exec *x)
 {
 	x->finished = true;
-	x->ended_us = clock_mono_us();
-	x->ended_ms = clock_real_ms();
+	x->ended_us = clock_now_us();
+	x->ended_ms = clock_now_ms();
 	x->m->n_execs--;
 	x->primary = NULL;
 	log_finish(&x->log);
 	if (!x->sb)
 		return;
+	exec_tell_ended(x);
 	DL_DELETE(x->sb->execs, x);
 	x->sb->n_execs--;
 	registry_add(x);
@@ -246,6 +248,8 @@ static void judge(struct exec *x, const struct init_exit *ie)
 	}
 	r->background = ie->background;
 	count_events(x);
+	if (x->faulted == FAULT_EXEC_OOM)
+		r->oom_kills = MAX(r->oom_kills, UINT64_C(1));
 	/* A shell reports a killed child as 137; the group's count tells who killed it. */
 	if (r->exit_code == 128 + SIGKILL && r->oom_kills > 0)
 		r->reason = EXEC_OOM;
@@ -277,10 +281,51 @@ void exec_on_exited(struct sandbox *sb, uint64_t id, const struct init_exit *ie)
 {
 	struct exec *x = find_running(sb, id);
 
-	if (!x || x->exited)
+	if (!x || x->exited || x->net_token)
+		return;
+	sb->net_strays |= ie->background != 0;
+	/* What it did to the network last may still be on its way to the ledger. */
+	x->exit = *ie;
+	x->net_token = sandbox_net_sync(sb);
+	if (x->net_token)
 		return;
 	judge(x, ie);
 	ended(x);
+}
+
+void exec_on_net_synced(struct sandbox *sb, uint64_t token)
+{
+	struct exec *x;
+
+	/* Callbacks may change the list. */
+	do {
+		DL_FOREACH(sb->execs, x)
+		{
+			if (x->net_token && x->net_token <= token && !x->exited)
+				break;
+		}
+		if (x) {
+			judge(x, &x->exit);
+			ended(x);
+		}
+	} while (x);
+}
+
+const char *exec_name_of(const struct sandbox *sb, uint64_t id)
+{
+	struct exec *x;
+
+	DL_FOREACH(sb->execs, x)
+	{
+		if (x->id == id)
+			return x->name;
+	}
+	DL_FOREACH(sb->ended, x)
+	{
+		if (x->id == id)
+			return x->name;
+	}
+	return NULL;
 }
 
 void exec_end_all(struct sandbox *sb)
@@ -294,12 +339,15 @@ void exec_end_all(struct sandbox *sb)
 		DL_DELETE(sb->execs, x);
 		sb->n_execs--;
 		count_events(x);
+		set_killed(x, oom ? EXEC_OOM : EXEC_TERMINATED);
+		if (x->net_token)
+			judge(x, &x->exit);
+		exec_tell_ended(x);
 		x->sb = NULL;
 		x->phase = PHASE_KILL; /* no one is left to be killed */
 		x->held = false;
 		if (x->res.by == EXEC_BY_NONE)
 			x->res.by = EXEC_BY_SANDBOX;
-		set_killed(x, oom ? EXEC_OOM : EXEC_TERMINATED);
 		x->res.background = 0;
 		ended(x);
 	}
@@ -307,12 +355,44 @@ void exec_end_all(struct sandbox *sb)
 
 /* ---- time ---- */
 
+static void on_timer(uv_timer_t *t);
+
+/* Its limit, or before that what goes wrong with it on purpose. */
+static void arm_timer(struct exec *x)
+{
+	uint64_t ms = (uint64_t)x->spec.timeout_s * 1000 + 1;
+
+	if (x->spec.timeout_s == EXEC_NO_TIMEOUT)
+		ms = UINT64_MAX;
+	if (x->spec.fault_after_ms >= ms)
+		x->spec.fault = FAULT_EXEC_NONE;
+	if (x->spec.fault != FAULT_EXEC_NONE)
+		ms = x->spec.fault_after_ms;
+	/* The loop's clock may be a request old, and is cut to milliseconds. */
+	uv_update_time(x->m->c.loop);
+	if (ms != UINT64_MAX)
+		(void)uv_timer_start(&x->timer, on_timer, ms, 0);
+}
+
+/* The kill is a real one. That it was for memory is only said: nothing else in the sandbox shall die of it. */
+static void go_wrong(struct exec *x)
+{
+	x->faulted = x->spec.fault;
+	x->spec.fault = FAULT_EXEC_NONE;
+	exec_signal_tree(x, SIGKILL);
+	arm_timer(x); /* should it not die, its limit still holds */
+}
+
 static void on_timer(uv_timer_t *t)
 {
 	struct exec *x = t->data;
 
 	switch (x->phase) {
 	case PHASE_RUN:
+		if (x->spec.fault != FAULT_EXEC_NONE) {
+			go_wrong(x);
+			break;
+		}
 		exec_begin_end(x, EXEC_BY_TIMEOUT);
 		break;
 	case PHASE_TERM:
@@ -331,6 +411,9 @@ static void on_timer(uv_timer_t *t)
 
 void exec_begin_end(struct exec *x, enum exec_ender by)
 {
+	/* Everyone is disconnected then, and the command is the next start's. */
+	if (by == EXEC_BY_DISCONNECT && x->m->keeping)
+		return;
 	/* Of one that has ended, what it left behind. */
 	if (!x->sb || x->phase == PHASE_TERM || (x->phase == PHASE_KILL && !x->finished))
 		return;
@@ -514,7 +597,7 @@ static struct exec *exec_alloc(struct sandbox *sb, const struct exec_spec *s, co
 		output_init(&x->s[i].out);
 	}
 	log_init(&x->log);
-	text_ulid(clock_real_ms(), ulid);
+	text_ulid(clock_now_ms(), ulid);
 	(void)snprintf(x->name, sizeof(x->name), "exe_%s", ulid);
 	(void)uv_timer_init(sb->m->c.loop, &x->timer);
 	x->timer.data = x;
@@ -541,7 +624,7 @@ static int launch(struct exec *x, const struct exec_spec *s, const char *cwd, co
 		x->oom_before = sandbox_oom_kills(x->sb);
 		x->denied_before = sandbox_pids_denied(x->sb);
 		x->start_us = clock_mono_us();
-		x->started_ms = clock_real_ms();
+		x->started_ms = clock_now_ms();
 		r = init_start(x->sb->init, &ie, e);
 	}
 	for (int i = 0; i < 3; i++)
@@ -576,11 +659,8 @@ static int start_in(struct sandbox *sb, const struct exec_spec *s, const struct 
 	sb->n_execs++;
 	sb->m->n_execs++;
 	exec_io_update(x);
-	if (x->spec.timeout_s != EXEC_NO_TIMEOUT) {
-		/* The loop's clock may be a request old, and is cut to milliseconds. */
-		uv_update_time(sb->m->c.loop);
-		(void)uv_timer_start(&x->timer, on_timer, (uint64_t)x->spec.timeout_s * 1000 + 1, 0);
-	}
+	exec_tell_started(x);
+	arm_timer(x);
 	*ret = x;
 	return 0;
 }

@@ -16,6 +16,7 @@
 #include "emulator/account.h"
 #include "emulator/base/buf.h"
 #include "emulator/base/err.h"
+#include "emulator/fault.h"
 
 struct sandboxes;
 struct exec;
@@ -49,16 +50,18 @@ struct exec_spec {
 	const char *cwd;	 /* NULL: /workspace */
 	const char *stdin_data;	 /* NULL: /dev/null, unless stdin_open */
 	size_t stdin_len;
-	bool stdin_open;      /* after stdin_data there may be more, by exec_stdin */
-	struct exec_size pty; /* a terminal instead of pipes; its stdin is always open */
-	bool streamed;	      /* the first reader is primary */
-	bool background;      /* nobody ever waits for it; only for exec_info */
-	bool detach;	      /* goes on when the one who started it leaves */
-	uint32_t timeout_s;   /* 0: the default; EXEC_NO_TIMEOUT */
+	bool stdin_open;       /* after stdin_data there may be more, by exec_stdin */
+	struct exec_size pty;  /* a terminal instead of pipes; its stdin is always open */
+	bool streamed;	       /* the first reader is primary */
+	bool background;       /* nobody ever waits for it; only for exec_info */
+	bool detach;	       /* goes on when the one who started it leaves */
+	uint32_t timeout_s;    /* 0: the default; EXEC_NO_TIMEOUT */
+	enum fault_exec fault; /* what goes wrong with it on purpose, fault_after_ms after its start */
+	uint32_t fault_after_ms;
 };
 
-/* A connection or a look-up that the network policy refused while the command ran. With several commands at
- * once in a sandbox each of them gets it: whose it was can't be told. */
+/* A connection or a look-up of the command's that the network policy refused. Where it can't be told whose of several
+ * commands it was, each of them gets it, without an owner. */
 #define EXEC_BLOCKED_MAX 32
 struct exec_blocked {
 	char host[254];	   /* "" if no name is known */
@@ -66,6 +69,7 @@ struct exec_blocked {
 	uint16_t port;	   /* 0: none */
 	const char *proto; /* static: "tcp", "udp", "dns", "icmp", "other" */
 	char rule[64];
+	char owner[EXEC_ID_SIZE]; /* the command's id; "": it can't be told whether it was this one */
 };
 
 struct exec_result {

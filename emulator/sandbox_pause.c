@@ -33,6 +33,7 @@ void sandbox_changed(struct sandbox *sb, const struct err *e)
 	if (w)
 		w->done(w->arg, e, e ? NULL : &sb->row);
 	free(w);
+	sandboxes_check_stopped(sb->m);
 }
 
 void sandbox_drop_snapshot(struct sandbox *sb)
@@ -53,6 +54,7 @@ void sandbox_drop_snapshot(struct sandbox *sb)
 void sandbox_hold_clocks(struct sandbox *sb)
 {
 	sb->held_us = clock_mono_us();
+	sb->held_offset_ms = clock_offset_ms();
 	(void)uv_timer_stop(&sb->timer);
 	exec_hold_all(sb);
 }
@@ -62,7 +64,7 @@ void sandbox_release_clocks(struct sandbox *sb)
 	int64_t held = clock_mono_us() - sb->held_us;
 
 	sb->held_us = 0;
-	sb->deadline_us += held;
+	sb->deadline_us += held + (clock_offset_ms() - sb->held_offset_ms) * 1000;
 	sandbox_arm_deadline(sb);
 	exec_release_all(sb, held);
 }
@@ -71,7 +73,7 @@ void sandbox_release_clocks(struct sandbox *sb)
 static void row_running(struct sandbox_row *row)
 {
 	row->status = SANDBOX_RUNNING;
-	row->expires_ms += MAX(clock_real_ms() - row->paused_ms, INT64_C(0));
+	row->expires_ms += MAX(clock_now_ms() - row->paused_ms, INT64_C(0));
 	row->paused_ms = 0;
 }
 
@@ -150,6 +152,7 @@ static void on_paused(struct job *j, const struct err *e)
 		unpause(sb, &own);
 		return;
 	}
+	sandbox_tell(sb, JOURNAL_SANDBOX_PAUSED, NULL);
 	sandbox_changed(sb, NULL);
 }
 
@@ -213,7 +216,7 @@ static int begin_pause(struct sandbox *sb, struct waiter *w, struct err *e)
 	int r;
 
 	sb->row.status = SANDBOX_PAUSING;
-	sb->row.paused_ms = clock_real_ms();
+	sb->row.paused_ms = clock_now_ms();
 	j = job_new(sb, e);
 	if (j)
 		j->row = snapshot_row_to_json(&sb->row);
@@ -284,6 +287,7 @@ static int resume_live(struct sandbox *sb, struct err *e)
 		if (r == 0) {
 			sandbox_release_clocks(sb);
 			sandbox_drop_snapshot(sb);
+			sandbox_tell(sb, JOURNAL_SANDBOX_RESUMED, NULL);
 			return 0;
 		}
 	}

@@ -40,8 +40,6 @@ const struct store_sql store_sandbox_sql[] = {
 	  "SELECT " COLUMNS " FROM sandbox INDEXED BY sandbox_by_time WHERE account = ?1 AND status = 'terminated' "
 	  "AND (created_ms, id) < (?2, ?3) ORDER BY created_ms DESC, id DESC LIMIT ?4" },
 	{ STMT_SANDBOX_LIVE_IDS, "SELECT id FROM sandbox WHERE " NOT_TERMINATED " AND status <> 'failed'" },
-	{ STMT_SANDBOX_COUNT_LIVE, "SELECT count(*) FROM sandbox WHERE account = ?1 AND " NOT_TERMINATED
-				   " AND status IN ('creating', 'running', 'pausing', 'resuming')" },
 	{ 0, NULL },
 };
 
@@ -371,17 +369,4 @@ int store_sandbox_each_live(struct store *s, int (*fn)(void *arg, const struct s
 		sandbox_row_clear(&row);
 	}
 	return r;
-}
-
-int store_sandbox_count_live(struct store *s, const char *account, uint32_t *ret, struct err *e)
-{
-	_cleanup_stmt_ sqlite3_stmt *st = s->stmts[STMT_SANDBOX_COUNT_LIVE];
-	int rc;
-
-	store_bind_text(st, 1, account);
-	rc = store_step(st);
-	if (rc != SQLITE_ROW)
-		return store_err(s, rc, e, "cannot count the sandboxes");
-	*ret = (uint32_t)sqlite3_column_int64(st, 0);
-	return 0;
 }
