@@ -74,17 +74,6 @@ const char *account_key_fault(const char *key, size_t n)
 	return NULL;
 }
 
-int account_id_parse(const char *s, char ret[static ACCOUNT_ID_SIZE])
-{
-	const char *name = strncmp(s, "acc_", 4) == 0 ? s + 4 : s;
-	size_t n = strspn(name, "abcdefghijklmnopqrstuvwxyz0123456789_-");
-
-	if (n == 0 || name[n] || n + 5 > ACCOUNT_ID_SIZE)
-		return -EINVAL;
-	(void)snprintf(ret, ACCOUNT_ID_SIZE, "acc_%.*s", (int)n, name);
-	return 0;
-}
-
 struct entry *account_entry_find(const struct accounts *a, const unsigned char *digest)
 {
 	struct entry *found = NULL;
@@ -162,13 +151,6 @@ int account_id_of(const char *key, char ret[static ACCOUNT_ID_SIZE], struct err 
 	ids_of(digest, &a);
 	memcpy(ret, a.id, ACCOUNT_ID_SIZE);
 	return 0;
-}
-
-bool account_id_valid(const char *id)
-{
-	char again[ACCOUNT_ID_SIZE];
-
-	return account_id_parse(id, again) == 0 && strcmp(again, id) == 0;
 }
 
 void account_key_generate(char ret[static ACCOUNT_KEY_SIZE])
