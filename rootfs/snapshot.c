@@ -9,6 +9,7 @@
 #include "emulator/base/fd.h"
 #include "emulator/base/sys.h"
 #include "rootfs/json.h"
+#include "rootfs/snapshot_inflate.h"
 #include "rootfs/snapshot_tar.h"
 #include "rootfs/unpack.h"
 
@@ -261,8 +262,11 @@ int snapshot_unpack(const struct snapshot_dir *d, const struct snapshot_info *i,
 		    bool single_id, const volatile bool *cancelled, struct err *e)
 {
 	_cleanup_close_ int upper_fd = -1, fd = -1;
+	_cleanup_inflater_ struct inflater inflater = INFLATER_INIT;
+	struct snapshot_inflated got = { .r = -EIO };
 	struct unpack_spec us = { .read = unpack_read_fd,
-				  .read_arg = &fd,
+				  .read_arg = &inflater.fd,
+				  .no_digest = true,
 				  .sandbox_uid = sandbox_uid,
 				  .single_id = single_id,
 				  .whiteouts = true,
@@ -287,12 +291,16 @@ int snapshot_unpack(const struct snapshot_dir *d, const struct snapshot_info *i,
 	us.limits = (struct unpack_limits){ .max_bytes = MAX(i->tar_bytes, i->file_bytes),
 					    .max_stream = i->tar_bytes,
 					    .max_entries = i->entries };
+	r = inflater_start(&inflater, fd, i->tar_bytes, e);
+	if (r < 0)
+		return r;
 	r = unpack_archive(&us, &res, e);
+	inflater_end(&inflater, &got);
 	if (r < 0 && e && (e->kind == ERR_INVALID || e->kind == ERR_TOO_LARGE))
 		return damaged(i->id, "its tar is no tar, or not the one it was", e);
 	if (r < 0)
 		return r;
-	if (strcmp(res.digest, i->tar_digest) != 0)
+	if (got.r < 0 || got.bytes != i->tar_bytes || strcmp(got.digest, i->tar_digest) != 0)
 		return damaged(i->id, "its content is not what was written", e);
 	return write_lost(d, i->id, slot, e);
 }
