@@ -11,7 +11,7 @@ run=(mmdebstrap uidmap ca-certificates curl libnftables1)
 test=(libcriterion-dev python3 python3-pytest python3-pytest-xdist curl iproute2 nftables openssl groff-base zsh
 	zstd skopeo umoci)
 demo=(python3 procps)
-bench=(bubblewrap runc python3)
+bench=(bubblewrap runc python3 zstd)
 lint=(clang-tidy clang-format cppcheck shellcheck)
 fuzz=(clang valgrind)
 deb=(dpkg-dev)

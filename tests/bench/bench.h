@@ -90,5 +90,8 @@ void bench_figure(struct bench *b, const char *name, const char *unit, double va
 /* transfer.c: output that streams and files that come and go, beside what the host's own tools need for it. */
 int bench_transfer(struct bench *b, struct err *e);
 
+/* snapshots.c: pause and resume, beside tar and zstd. Leaves the server stopped. */
+int bench_snapshots(struct bench *b, struct err *e);
+
 /* The table on stdout and the JSON file. */
 int report(struct bench *b, struct err *e);

@@ -380,6 +380,8 @@ static int measure(struct bench *b, struct err *e)
 		r = run_default(b, e);
 	if (r >= 0)
 		r = run_without_warm(b, e);
+	if (r >= 0)
+		r = bench_snapshots(b, e);
 	client_close(&b->api);
 	if (r >= 0)
 		r = server_stop(&b->server, NULL, e);
