@@ -28,6 +28,7 @@
 
 #include "api/conns.h"
 #include "api/req.h"
+#include "api/subreq.h"
 
 #include <errno.h>
 #include <fcntl.h>
@@ -150,7 +151,8 @@ static void drain_start(struct http *h, int fd)
 
 int req_fd(const struct req *r)
 {
-	const union MHD_ConnectionInfo *info = MHD_get_connection_info(r->conn, MHD_CONNECTION_INFO_CONNECTION_FD);
+	const union MHD_ConnectionInfo *info =
+		r->conn ? MHD_get_connection_info(r->conn, MHD_CONNECTION_INFO_CONNECTION_FD) : NULL;
 
 	return info ? info->connect_fd : -1;
 }
@@ -238,7 +240,9 @@ void req_resume(struct req *r)
 
 void req_wake(struct req *r)
 {
-	if (r->in_pull)
+	if (r->sub)
+		subreq_wake(r);
+	else if (r->in_pull)
 		r->woken = true;
 	else
 		req_resume(r);

@@ -48,8 +48,11 @@ struct req_header_pair {
 	char *name, *value;
 };
 
+struct subreq;
+
 struct req {
 	struct req *prev, *next;
+	struct subreq *sub; /* not NULL: made inside the server (subreq.h), and conn is NULL */
 	struct http *http;
 	struct MHD_Connection *conn;
 	const struct route *route; /* NULL: answered by the server itself */
@@ -102,6 +105,7 @@ ssize_t req_pull(void *cls, uint64_t pos, char *p, size_t cap);
 
 /* request.c: everything between the headers and the body. Answers and returns false on refusal. */
 bool req_check(struct req *r, const char *version);
+bool req_check_inner(struct req *r); /* the same for a subreq, whose account is known */
 void req_free_contents(struct req *r);
 
 /* reply.c */
