@@ -20,7 +20,7 @@ HARDEN := -fPIE -fstack-protector-strong $(FORTIFY)
 CFLAGS ?= -O2 -g
 # Asked once, and only when something is compiled: `make deps` must work before pkg-config is there.
 PKG_CFLAGS = $(eval PKG_CFLAGS := $$(shell pkg-config --cflags $(PKGS) $(PKGS_HEADERS)))$(PKG_CFLAGS)
-LIBS = $(eval LIBS := $$(shell pkg-config --libs $(PKGS)) -ldl)$(LIBS)
+LIBS = $(eval LIBS := $$(shell pkg-config --libs $(PKGS)) -ldl -lm)$(LIBS)
 ALL_CFLAGS = -std=gnu17 -D_GNU_SOURCE -I. $(WARN) $(WERROR) $(HARDEN) $(PKG_CFLAGS) $(CFLAGS)
 ALL_LDFLAGS = -pie -Wl,-z,relro,-z,now,-z,noexecstack -Wl,--as-needed $(LDFLAGS)
 
@@ -78,6 +78,10 @@ FUZZ_SECONDS ?= 60
 fuzz: ## each fuzz target under libFuzzer for FUZZ_SECONDS (60), ASan and UBSan on
 	@tests/fuzz/run.sh build-fuzz $(FUZZ_SECONDS) $(ONLY)
 
+soak: all ## 20,000 lives of sandboxes (CYCLES=N: as many); nothing may grow
+	@ORKESTR_TEST_LONG=1 $(if $(CYCLES),ORKESTR_TEST_CYCLES=$(CYCLES)) ORKESTR_EMULATOR=$(CURDIR)/$(BUILD)/orkestr-emulator \
+		tests/api/run -s test_soak.py
+
 lint: ## the whole of it: clang-tidy, cppcheck, include direction, banned functions, lengths, format
 	@tests/lint/lint.sh
 
@@ -94,7 +98,7 @@ bench: ## measure create, exec, terminate, 200 live; table and build/bench.json
 	@tests/bench/run.sh $(BUILD)
 
 test-vm: ## the API suite on a user's machine (systemd, cgroup v2), in a VM
-	$(SUBMAKE) all unit-bins
+	$(SUBMAKE) all unit-bins deb
 	@tests/vm/vm.sh
 
 $(BUILD)/orkestr-emulator.1: $(BUILD)/orkestr-emulator $(wildcard emulator/cmd/man/*)
@@ -167,6 +171,6 @@ $(BUILD)/bench/bench: $(call OBJ,$(BENCH_SRC)) $(BUILD)/liborkestr.a
 	$(call say,LD)
 	$(Q)$(CC) $(ALL_CFLAGS) $(ALL_LDFLAGS) -o $@ $^ $(LIBS) -lm
 
-.PHONY: all help deps print-cflags demo test unit unit-bins fuzz-bins api-test asan fuzz lint format bench test-vm install deb clean
+.PHONY: all help deps print-cflags demo test unit unit-bins fuzz-bins api-test asan fuzz soak lint format bench test-vm install deb clean
 .SECONDARY:
 -include $(patsubst %.c,$(BUILD)/%.d,$(LIB_SRC) $(CMD_SRC) $(UNIT_SRC) $(BENCH_SRC) $(FUZZ_SRC) tests/fuzz/replay.c)

@@ -153,6 +153,7 @@ static void move_to_ended(struct exec *x)
 	log_finish(&x->log);
 	if (!x->sb)
 		return;
+	exec_tell_ended(x);
 	DL_DELETE(x->sb->execs, x);
 	x->sb->n_execs--;
 	registry_add(x);
@@ -246,6 +247,8 @@ static void judge(struct exec *x, const struct init_exit *ie)
 	}
 	r->background = ie->background;
 	count_events(x);
+	if (x->faulted == FAULT_EXEC_OOM)
+		r->oom_kills = MAX(r->oom_kills, UINT64_C(1));
 	/* A shell reports a killed child as 137; the group's count tells who killed it. */
 	if (r->exit_code == 128 + SIGKILL && r->oom_kills > 0)
 		r->reason = EXEC_OOM;
@@ -294,12 +297,13 @@ void exec_end_all(struct sandbox *sb)
 		DL_DELETE(sb->execs, x);
 		sb->n_execs--;
 		count_events(x);
+		set_killed(x, oom ? EXEC_OOM : EXEC_TERMINATED);
+		exec_tell_ended(x);
 		x->sb = NULL;
 		x->phase = PHASE_KILL; /* no one is left to be killed */
 		x->held = false;
 		if (x->res.by == EXEC_BY_NONE)
 			x->res.by = EXEC_BY_SANDBOX;
-		set_killed(x, oom ? EXEC_OOM : EXEC_TERMINATED);
 		x->res.background = 0;
 		ended(x);
 	}
@@ -307,12 +311,44 @@ void exec_end_all(struct sandbox *sb)
 
 /* ---- time ---- */
 
+static void on_timer(uv_timer_t *t);
+
+/* Its limit, or before that what goes wrong with it on purpose. */
+static void arm_timer(struct exec *x)
+{
+	uint64_t ms = (uint64_t)x->spec.timeout_s * 1000 + 1;
+
+	if (x->spec.timeout_s == EXEC_NO_TIMEOUT)
+		ms = UINT64_MAX;
+	if (x->spec.fault_after_ms >= ms)
+		x->spec.fault = FAULT_EXEC_NONE;
+	if (x->spec.fault != FAULT_EXEC_NONE)
+		ms = x->spec.fault_after_ms;
+	/* The loop's clock may be a request old, and is cut to milliseconds. */
+	uv_update_time(x->m->c.loop);
+	if (ms != UINT64_MAX)
+		(void)uv_timer_start(&x->timer, on_timer, ms, 0);
+}
+
+/* The kill is a real one. That it was for memory is only said: nothing else in the sandbox shall die of it. */
+static void go_wrong(struct exec *x)
+{
+	x->faulted = x->spec.fault;
+	x->spec.fault = FAULT_EXEC_NONE;
+	exec_signal_tree(x, SIGKILL);
+	arm_timer(x); /* should it not die, its limit still holds */
+}
+
 static void on_timer(uv_timer_t *t)
 {
 	struct exec *x = t->data;
 
 	switch (x->phase) {
 	case PHASE_RUN:
+		if (x->spec.fault != FAULT_EXEC_NONE) {
+			go_wrong(x);
+			break;
+		}
 		exec_begin_end(x, EXEC_BY_TIMEOUT);
 		break;
 	case PHASE_TERM:
@@ -331,6 +367,9 @@ static void on_timer(uv_timer_t *t)
 
 void exec_begin_end(struct exec *x, enum exec_ender by)
 {
+	/* Everyone is disconnected then, and the command is the next start's. */
+	if (by == EXEC_BY_DISCONNECT && x->m->keeping)
+		return;
 	/* Of one that has ended, what it left behind. */
 	if (!x->sb || x->phase == PHASE_TERM || (x->phase == PHASE_KILL && !x->finished))
 		return;
@@ -576,11 +615,8 @@ static int start_in(struct sandbox *sb, const struct exec_spec *s, const struct 
 	sb->n_execs++;
 	sb->m->n_execs++;
 	exec_io_update(x);
-	if (x->spec.timeout_s != EXEC_NO_TIMEOUT) {
-		/* The loop's clock may be a request old, and is cut to milliseconds. */
-		uv_update_time(sb->m->c.loop);
-		(void)uv_timer_start(&x->timer, on_timer, (uint64_t)x->spec.timeout_s * 1000 + 1, 0);
-	}
+	exec_tell_started(x);
+	arm_timer(x);
 	*ret = x;
 	return 0;
 }

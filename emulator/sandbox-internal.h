@@ -84,12 +84,22 @@ struct slot {
 	struct cgroup_counters counters; /* opened when first asked for */
 	bool counting;
 	pid_t pid;
-	bool spawn_pending; /* keeper_spawn's answer is due: this memory must stay */
-	bool died_early;    /* died() overtook that answer */
-	bool closed;	    /* the timer's handle is gone */
+	struct slot_kept *kept; /* what an earlier daemon left of it; NULL once it is taken over */
+	bool spawn_pending;	/* keeper_spawn's answer is due: this memory must stay */
+	bool died_early;	/* died() overtook that answer */
+	bool closed;		/* the timer's handle is gone */
 	uv_timer_t timer;
 	unsigned int tries;
 };
+
+/* Beyond what every slot has (sandbox_adopt.c). */
+struct slot_kept {
+	int root_fd;   /* or -1 */
+	int net_index; /* or -1 */
+	enum net_mode net_mode;
+	char label[KEEPER_LABEL_SIZE]; /* its template's digest */
+};
+void slot_kept_free(struct slot_kept *k); /* NULL is fine */
 
 void slot_new_name(char ret[static KEEPER_SLOT_SIZE]);
 
@@ -102,6 +112,9 @@ int slot_use(struct slot *s, const struct cgroup_limits *l, const struct slot_ev
 
 /* Its cgroup's. */
 const struct cgroup_counters *slot_counters(struct slot *s);
+
+/* One that the keeper has kept since an earlier run: used, with kept filled. Takes k's fds in any case. */
+int slot_adopt(struct sandboxes *m, const struct keeper_kept *k, struct err *e);
 
 /* Ends it, from any state but removing. dead() follows from the loop. */
 void slot_kill(struct slot *s);
@@ -247,9 +260,9 @@ struct sandboxes {
 	struct deferred *deferred;
 	uv_timer_t linger_timer, ended_timer;
 	uv_timer_t trash_timer;
-	bool trash_pending, trash_running;
+	bool trash_pending, trash_running, stop_trash;
 
-	bool stopping;
+	bool stopping, keeping;
 	void (*stopped)(void *arg);
 	void *stopped_arg;
 	uv_timer_t stop_timer;
@@ -265,6 +278,14 @@ struct sandboxes {
 	unsigned int handles; /* open uv handles of this struct */
 	bool freeing;
 };
+
+/* Into the journal. detail: or NULL. */
+static inline void sandbox_tell(const struct sandbox *sb, enum journal_type type, const char *detail)
+{
+	journal_add(sb->m->c.journal,
+		    &(struct journal_event){
+			    .type = type, .account = sb->row.account, .sandbox = sb->row.id, .detail = detail });
+}
 
 /* The live sandbox of that account, or NULL. */
 struct sandbox *sandbox_find(struct sandboxes *m, const struct account *a, const char *id);
@@ -333,11 +354,20 @@ void sandbox_gone_cold(struct sandbox *sb);
 int sandbox_resume_cold(struct sandbox *sb, const struct account *a, struct err *e);
 void sandbox_cold_ready(struct sandbox *sb, const struct err *e, int root_fd);
 void sandbox_cold_failed(struct sandbox *sb, const struct err *e);
+/* Whether there is a whole snapshot of the very pause that the row tells of; else e says why not. */
+bool sandbox_has_snapshot(struct sandboxes *m, const struct sandbox_row *row, struct err *e);
 /* Start-up: takes over a paused row (copied) whose snapshot is whole. *ret: whether it did. One whose snapshot is
  * somebody else's by now gets the status terminated. */
 int sandbox_load_paused(struct sandboxes *m, struct sandbox_row *row, bool *ret, struct err *e);
 
-/* sandbox_create.c, for sandbox_cold.c */
+/* sandbox_adopt.c: start-up, after the slots were listed. Takes over the row (copied) if its slot is there.
+ * *ret: whether the row needs nothing more. */
+int sandbox_adopt(struct sandboxes *m, const struct sandbox_row *row, bool *ret, struct err *e);
+int sandboxes_list_kept(struct sandboxes *m, struct err *e);
+void sandboxes_drop_unused(struct sandboxes *m); /* of those listed, what no row names */
+
+/* sandbox_create.c, for sandbox_cold.c and sandbox_adopt.c */
+void sandbox_init_events(struct sandbox *sb, struct init_events *ret);
 struct sandbox *sandbox_alloc(struct sandboxes *m);
 void sandbox_set_limits(struct sandbox *sb);
 int sandbox_configure(struct sandbox *sb, int ctl_sock, struct err *e);
@@ -370,9 +400,20 @@ int sandbox_net_connect(struct sandbox *sb, void (*done)(struct sandbox *sb, con
 /* May an account of this plan have it, on this host (sandbox_create.c)? */
 int sandbox_check_network(struct sandboxes *m, const struct plan *p, const char *network, struct err *e);
 
+/* Start-up: it has this number in the gateway already. -EEXIST, -ENOMEM. */
+int sandbox_net_adopt(struct sandbox *sb, int index);
+
 /* The manager's part: the egress process's socket. */
 int sandboxes_net_start(struct sandboxes *m, struct err *e);
+/* Tells the egress process all that there is, in place of what it has. */
+int sandboxes_net_sync(struct sandboxes *m, struct err *e);
 void sandboxes_net_stop(struct sandboxes *m);
+
+/* A message to the egress process; -EPIPE when there is none. */
+struct egress_msg;
+int sandboxes_tell_egress(struct sandboxes *m, const struct egress_msg *msg);
+/* sandbox_fault.c: the egress process made a question fail. */
+void sandbox_fault_hit(const struct sandbox *sb, const char *id, const char *host);
 
 /* Takes in what is queued: afterwards the ledger knows all that the sandbox's programs know. */
 void sandbox_net_catch_up(struct sandbox *sb);

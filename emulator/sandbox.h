@@ -8,7 +8,9 @@
 #include "emulator/account.h"
 #include "emulator/base/err.h"
 #include "emulator/cgroup.h"
+#include "emulator/fault.h"
 #include "emulator/idmap.h"
+#include "emulator/journal.h"
 #include "emulator/store.h"
 #include "netpolicy/policy.h"
 #include "rootfs/snapshot_dir.h"
@@ -35,9 +37,14 @@ struct sandboxes_config {
 	int state_fd;
 	struct snapshot_dir snapshots; /* fds borrowed */
 	struct sandboxes_network network;
-	uint32_t warm;	    /* inits kept parked, so that a create finds one */
-	bool strict_resume; /* a resume that can't bring the processes back is ERR_NOT_READY "memory_lost" */
-	uint32_t max_live;  /* refuse (ERR_CAPACITY) beyond this many on this host; 0: no limit */
+	uint32_t warm;		 /* inits kept parked, so that a create finds one */
+	bool strict_resume;	 /* a resume that can't bring the processes back is ERR_NOT_READY "memory_lost" */
+	struct journal *journal; /* hears of all that happens; or NULL */
+	struct faults *faults;	 /* for those about names; or NULL */
+	bool journal_commands;	 /* with whole command lines, which may hold secrets */
+	uint32_t max_live;	 /* refuse (ERR_CAPACITY) beyond this many on this host; 0: no limit */
+	/* How long a stop waits for nothing but the trash, in ms; 0: 7000. */
+	uint32_t stop_trash_ms;
 };
 
 /* What POST /v1/sandboxes asks for; already validated by the wire's types, not by the plan. */
@@ -56,7 +63,8 @@ struct sandbox_spec {
 
 int sandboxes_new(const struct sandboxes_config *c, struct sandboxes **ret, struct err *e);
 
-/* Start-up, before the first request: ends and marks what an earlier run left (rows, cgroups, folders). */
+/* Start-up, before the first request and the loop: takes over what an earlier run left and the keeper kept; ends
+ * and marks the rest (rows, cgroups, folders). */
 int sandboxes_sweep(struct sandboxes *m, struct err *e);
 
 /* The keeper's events go to the manager: keeper_connect with these. */
@@ -144,6 +152,26 @@ int sandbox_network_set(struct sandboxes *m, const struct account *a, const char
 /* One more "HOST[:PORT]=ADDR:PORT" for all sandboxes, as --map; NULL: forget all of them. */
 int sandboxes_network_map(struct sandboxes *m, const char *text, struct err *e);
 
+/* The rules of the config's faults that are about names (dns) are told to the egress process, all of them anew: call
+ * it after each change. _ready: can this one be? ERR_UNAVAILABLE "network_unavailable", ERR_INVALID
+ * "invalid_fault". */
+struct fault_rule;
+int sandboxes_fault_names_ready(struct sandboxes *m, const struct fault_rule *r, struct err *e);
+void sandboxes_fault_names(struct sandboxes *m);
+
+/* Every one that is in memory, of any account. fn ends the walk with anything but 0, which is returned. */
+int sandboxes_each(struct sandboxes *m, int (*fn)(void *arg, const struct sandbox_row *row), void *arg);
+
+/* Ends every sandbox of the account, or of all (NULL), with the reason "reset"; when they are gone: forgets rows,
+ * idempotency keys and usage of it, its fault rules, its journal. done() is called once, from the loop; e: NULL when
+ * it worked. */
+struct sandboxes_reset_result {
+	uint32_t ended; /* sandboxes that lived */
+	uint64_t rows;	/* of sandboxes forgotten */
+	size_t faults;
+};
+typedef void (*sandboxes_reset_fn)(void *arg, const struct err *e, const struct sandboxes_reset_result *r);
+int sandboxes_reset(struct sandboxes *m, const char *account, sandboxes_reset_fn done, void *arg, struct err *e);
 /* ---- the clock ---- */
 
 struct vclock_listener;
@@ -162,7 +190,10 @@ struct sandboxes_counts {
 };
 void sandboxes_count(const struct sandboxes *m, struct sandboxes_counts *ret);
 
-/* Ends everything ("user" on a clean stop), then calls done once nothing is left and the trash is empty. Where the
- * snapshots' folder is shared, paused ones stay paused, without their processes. */
-void sandboxes_shutdown(struct sandboxes *m, void (*done)(void *arg), void *arg);
+/* Ends everything ("user" on a clean stop), then calls done once nothing is left and the trash is empty; of a big one
+ * the rest is left to the next start. Where the snapshots' folder is shared, paused ones stay paused, without their
+ * processes. keep: what runs or is paused stays as it is; what is half way is first brought to its end. */
+void sandboxes_shutdown(struct sandboxes *m, bool keep, void (*done)(void *arg), void *arg);
+/* No sandbox and no slot is left. */
+bool sandboxes_all_ended(const struct sandboxes *m);
 void sandboxes_free(struct sandboxes *m);

@@ -71,7 +71,8 @@ void sandbox_cold_ready(struct sandbox *sb, const struct err *e, int root_fd)
 	row->status = SANDBOX_RUNNING;
 	row->expires_ms = clock_now_ms() + left_ms;
 	row->paused_ms = 0;
-	if (store_sandbox_update(sb->m->c.store, row, &own) < 0) {
+	if (keeper_hold(sb->m->keeper, row->slot, root_fd, sb->template_digest ? sb->template_digest : "", &own) < 0 ||
+	    store_sandbox_update(sb->m->c.store, row, &own) < 0) {
 		row->paused_ms = paused_ms;
 		row->expires_ms = expires_ms;
 		sandbox_cold_failed(sb, &own);
@@ -84,6 +85,7 @@ void sandbox_cold_ready(struct sandbox *sb, const struct err *e, int root_fd)
 	template_ref_put(TAKE_PTR(sb->template));
 	sandbox_drop_snapshot(sb);
 	log_info("%s: resumed from its disk alone", row->id);
+	sandbox_tell(sb, JOURNAL_SANDBOX_RESUMED, "from its disk alone");
 	sandbox_changed(sb, NULL);
 }
 
@@ -253,7 +255,7 @@ int sandbox_resume_cold(struct sandbox *sb, const struct account *a, struct err 
 
 /* ---- start-up ---- */
 
-static bool is_of_this_pause(struct sandboxes *m, const struct sandbox_row *row, struct err *e)
+bool sandbox_has_snapshot(struct sandboxes *m, const struct sandbox_row *row, struct err *e)
 {
 	struct snapshot_info info;
 
@@ -274,7 +276,7 @@ int sandbox_load_paused(struct sandboxes *m, struct sandbox_row *row, bool *ret,
 	*ret = false;
 	if (was != SANDBOX_PAUSED && was != SANDBOX_PAUSING && was != SANDBOX_RESUMING)
 		return 0;
-	if (!is_of_this_pause(m, row, &why)) {
+	if (!sandbox_has_snapshot(m, row, &why)) {
 		log_warn("%s: was %s and can't be resumed: %s", row->id, sandbox_status_name(was), why.msg);
 		if (was == SANDBOX_PAUSED && why.kind == ERR_NOT_FOUND)
 			row->status = SANDBOX_TERMINATED;

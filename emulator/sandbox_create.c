@@ -249,18 +249,20 @@ static void set_running(struct sandbox *sb)
 	struct err e = ERR_INIT;
 	struct waiter *w;
 
+	sb->template_digest = sb->template->t->digest ? strdup(sb->template->t->digest) : NULL;
 	row->started_ms = clock_now_ms();
 	row->expires_ms = row->started_ms + (int64_t)row->timeout_s * 1000;
 	row->status = SANDBOX_RUNNING;
-	if (store_sandbox_update(m->c.store, row, &e) < 0) {
+	if (keeper_hold(m->keeper, row->slot, sb->root_fd, sb->template_digest ? sb->template_digest : "", &e) < 0 ||
+	    store_sandbox_update(m->c.store, row, &e) < 0) {
 		sandbox_end(sb, "failed", &e);
 		return;
 	}
 	sb->deadline_us = clock_now_us() + (int64_t)row->timeout_s * 1000000;
 	sandbox_arm_deadline(sb);
-	sb->template_digest = sb->template->t->digest ? strdup(sb->template->t->digest) : NULL;
 	template_ref_put(TAKE_PTR(sb->template));
 	m->created++;
+	sandbox_tell(sb, JOURNAL_SANDBOX_RUNNING, NULL);
 	w = TAKE_PTR(sb->creator);
 	if (w)
 		w->done(w->arg, NULL, row);
@@ -351,14 +353,19 @@ void sandbox_on_slot_dead(void *arg, int status)
 	sandbox_ended(sb, status);
 }
 
+void sandbox_init_events(struct sandbox *sb, struct init_events *ret)
+{
+	*ret = (struct init_events){ .ready = on_init_ready,
+				     .started = on_init_started,
+				     .exited = on_init_exited,
+				     .lost = on_init_lost,
+				     .arg = sb };
+}
+
 int sandbox_configure(struct sandbox *sb, int ctl_sock, struct err *e)
 {
-	const struct init_events ev = { .ready = on_init_ready,
-					.started = on_init_started,
-					.exited = on_init_exited,
-					.lost = on_init_lost,
-					.arg = sb };
 	const struct template *t = sb->template->t;
+	struct init_events ev;
 	struct init_config c = {
 		.slot = sb->row.slot,
 		.layers = (const char *const *)t->layers,
@@ -371,6 +378,7 @@ int sandbox_configure(struct sandbox *sb, int ctl_sock, struct err *e)
 		.no_cgroup_view = cgroup_root_backend(sb->m->c.cgroups) == CGROUP_NONE,
 	};
 
+	sandbox_init_events(sb, &ev);
 	return init_connect(sb->m->c.loop, ctl_sock, &c, &ev, &sb->init, e);
 }
 
@@ -442,6 +450,7 @@ static void mark_failed(struct sandbox *sb, const struct err *e)
 	if (store_sandbox_update(sb->m->c.store, &sb->row, NULL) < 0)
 		log_error("%s: its row can't be written", sb->row.id);
 	log_error("%s: %s", sb->row.id, e->msg);
+	sandbox_tell(sb, JOURNAL_SANDBOX_FAILED, e->msg);
 }
 
 static int start(struct sandbox *sb, struct err *e)
@@ -459,6 +468,7 @@ static int start(struct sandbox *sb, struct err *e)
 			slot_discard(warm);
 		return r;
 	}
+	sandbox_tell(sb, JOURNAL_SANDBOX_CREATED, sb->row.template_name);
 	HASH_ADD_STR(m->by_id, row.id, sb);
 	if (!sb->hh.tbl)
 		r = err_errno(e, ENOMEM, "can't make a sandbox");

@@ -56,8 +56,11 @@ void sandbox_end(struct sandbox *sb, const char *reason, const struct err *failu
 	(void)uv_timer_stop(&sb->timer);
 	/* A create that is undone goes from creating to failed in its row, with nothing between. */
 	sb->row.status = SANDBOX_TERMINATING;
-	if (!failure)
+	if (!failure) {
+		/* For a next start that has to finish this. */
+		(void)snprintf(sb->row.termination_reason, sizeof(sb->row.termination_reason), "%s", reason);
 		save(sb);
+	}
 	if (!sb->slot) { /* paused, and its processes gone before */
 		(void)uv_timer_start(&sb->timer, on_cold_end, 0, 0);
 		return;
@@ -112,6 +115,7 @@ static void settle_row(struct sandbox *sb, const char *reason)
 	if (failed && !row->failure)
 		row->failure = strdup(sb->failure.msg);
 	save(sb);
+	sandbox_tell(sb, failed ? JOURNAL_SANDBOX_FAILED : JOURNAL_SANDBOX_TERMINATED, failed ? row->failure : reason);
 	if (failed)
 		sb->m->failed++;
 	else
@@ -136,7 +140,8 @@ static void answer(struct sandbox *sb)
 	}
 	w = sb->creator;
 	if (w) {
-		if (e.kind == ERR_NONE && strcmp(sb->row.termination_reason, "user") != 0)
+		if (e.kind == ERR_NONE && strcmp(sb->row.termination_reason, "user") != 0 &&
+		    strcmp(sb->row.termination_reason, "reset") != 0)
 			(void)err_set(&e, ERR_INTERNAL, EIO, NULL, "the sandbox ended while it was being created");
 		if (e.kind == ERR_NONE)
 			(void)err_set(&e, ERR_NOT_READY, ECANCELED, "sandbox_not_ready",

@@ -33,6 +33,7 @@ void sandbox_changed(struct sandbox *sb, const struct err *e)
 	if (w)
 		w->done(w->arg, e, e ? NULL : &sb->row);
 	free(w);
+	sandboxes_check_stopped(sb->m);
 }
 
 void sandbox_drop_snapshot(struct sandbox *sb)
@@ -151,6 +152,7 @@ static void on_paused(struct job *j, const struct err *e)
 		unpause(sb, &own);
 		return;
 	}
+	sandbox_tell(sb, JOURNAL_SANDBOX_PAUSED, NULL);
 	sandbox_changed(sb, NULL);
 }
 
@@ -284,6 +286,7 @@ static int resume_live(struct sandbox *sb, struct err *e)
 		if (r == 0) {
 			sandbox_release_clocks(sb);
 			sandbox_drop_snapshot(sb);
+			sandbox_tell(sb, JOURNAL_SANDBOX_RESUMED, NULL);
 			return 0;
 		}
 	}

@@ -75,6 +75,9 @@ int store_sandbox_list(struct store *s, const struct store_list *q, int (*fn)(vo
 int store_sandbox_each_live(struct store *s, int (*fn)(void *arg, const struct sandbox_row *r), void *arg,
 			    struct err *e);
 
+/* Forgets the ended sandboxes, the idempotency keys and the usage of an account, or of all (NULL). All or nothing. */
+int store_forget(struct store *s, const char *account, uint64_t *ret_sandboxes, struct err *e);
+
 /* Numbers the emulator keeps about itself, by a name. get: *ret stays as it was if there is none. */
 int store_setting_get(struct store *s, const char *name, int64_t *ret, struct err *e);
 int store_setting_put(struct store *s, const char *name, int64_t value, struct err *e);

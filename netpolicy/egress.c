@@ -4,6 +4,7 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <linux/capability.h>
+#include <poll.h>
 #include <signal.h>
 #include <string.h>
 #include <sys/prctl.h>
@@ -23,6 +24,8 @@
  *
  * The daemon may be away: its socket then gives EAGAIN or EOF; events wait in a bounded queue, the newest are
  * dropped when it is full, and policy goes on as it was. */
+
+#define SYNC_MS 1000
 
 static const int64_t WAIT_US[WAIT_KINDS] = {
 	[WAIT_UPSTREAM] = 1000000,
@@ -300,7 +303,10 @@ static int sandbox_add(struct egress *eg, const struct egress_msg *m)
 		s->serial = ++eg->next_serial;
 		eg->sandboxes[m->index] = s;
 	}
-	known_clear(s);
+	/* What it was told holds no longer than the policy has it so: each connection is decided by that. */
+	if (!eg->syncing)
+		known_clear(s);
+	s->named = true;
 	policy_free(s->policy);
 	s->policy = p;
 	s->index = m->index;
@@ -309,6 +315,24 @@ static int sandbox_add(struct egress *eg, const struct egress_msg *m)
 }
 
 /* --- control --- */
+
+static void sync_begin(struct egress *eg)
+{
+	for (uint32_t i = 0; i < GATEWAY_MAX; i++)
+		if (eg->sandboxes[i])
+			eg->sandboxes[i]->named = false;
+	map_clear(&eg->map);
+	zone_clear(&eg->map);
+	eg->syncing = true;
+}
+
+static void sync_end(struct egress *eg)
+{
+	for (uint32_t i = 0; eg->syncing && i < GATEWAY_MAX; i++)
+		if (eg->sandboxes[i] && !eg->sandboxes[i]->named)
+			sandbox_remove(eg, i);
+	eg->syncing = false;
+}
 
 static int control_apply(struct egress *eg, const struct egress_msg *m)
 {
@@ -327,6 +351,7 @@ static int control_apply(struct egress *eg, const struct egress_msg *m)
 		return policy_allow(eg->sandboxes[m->index]->policy, &rule);
 	case EGRESS_REMOVE:
 		sandbox_remove(eg, m->index);
+		name_fault_forget(eg, m->index);
 		return 0;
 	case EGRESS_MAP:
 		if (m->value)
@@ -337,6 +362,17 @@ static int control_apply(struct egress *eg, const struct egress_msg *m)
 		if (m->text[0])
 			return zone_add(&eg->map, m->text);
 		zone_clear(&eg->map);
+		return 0;
+	case EGRESS_FAULT:
+		if (m->text[0])
+			return name_fault_add(eg, m);
+		name_fault_clear(eg);
+		return 0;
+	case EGRESS_SYNC:
+		if (m->value)
+			sync_begin(eg);
+		else
+			sync_end(eg);
 		return 0;
 	default:
 		return -EBADMSG;
@@ -350,13 +386,19 @@ static void control_ready(struct source *s, uint32_t events)
 
 	if ((events & EPOLLOUT) && events_flush(eg))
 		(void)source_watch(s, EPOLLIN);
-	for (int i = 0; i < LOOP_BATCH; i++) {
-		ssize_t n = fd_recv_msg(s->fd, &m, sizeof(m), NULL, 0, NULL);
+	for (int i = 0; i < LOOP_BATCH || eg->syncing; i++) {
+		struct pollfd p = { .fd = s->fd, .events = POLLIN };
+		ssize_t n;
 		int r;
 
+		/* A daemon that dies half way does not hold up the others: what is there stays. */
+		if (eg->syncing && poll(&p, 1, SYNC_MS) <= 0)
+			eg->syncing = false;
+		n = fd_recv_msg(s->fd, &m, sizeof(m), NULL, 0, NULL);
 		if (n == -EAGAIN || n == -EINTR)
 			return;
 		if (n <= 0) {
+			eg->syncing = false;
 			source_close(s); /* the daemon is gone; what it said holds */
 			(void)events_flush(eg);
 			return;

@@ -14,6 +14,7 @@
 
 #include "emulator/cgroup.h"
 #include "emulator/cmd/cmd.h"
+#include "emulator/cmd/cmd_clean.h"
 #include "emulator/idmap.h"
 #include "emulator/keeper.h"
 #include "emulator/statedir.h"
@@ -187,11 +188,28 @@ static int open_locked(const struct clean_options *o, const struct idmap *m, cha
 	return CMD_OK;
 }
 
+int cmd_clean_folder(const struct idmap *m, int state_fd, const char *path)
+{
+	char name[STATEDIR_NAME_SIZE];
+	struct err e = ERR_INIT;
+	unsigned int ended;
+	int status;
+
+	statedir_name(path, name);
+	if (keeper_end_stale(state_fd, &ended, &e) < 0 || cgroup_sweep(name, &e) < 0)
+		return cmd_failed("clean", &e);
+	status = empty_in_userns(m, state_fd);
+	if (status == CMD_OK)
+		remove_folder(state_fd, path);
+	return status;
+}
+
 int cmd_clean(int argc, char **argv)
 {
 	_cleanup_close_ int fd = -1, lock = -1;
 	struct clean_options o = { 0 };
 	unsigned long templates, layers, slots;
+	unsigned int ended = 0;
 	char name[STATEDIR_NAME_SIZE];
 	struct err e = ERR_INIT;
 	char path[PATH_MAX];
@@ -213,8 +231,10 @@ int cmd_clean(int argc, char **argv)
 		return CMD_FAILED;
 	}
 	statedir_name(path, name);
-	if (keeper_end_stale(fd, &e) < 0 || cgroup_sweep(name, &e) < 0)
+	if (keeper_end_stale(fd, &ended, &e) < 0 || cgroup_sweep(name, &e) < 0)
 		return cmd_failed("clean", &e);
+	if (ended > 0)
+		(void)printf("Ended a keeper that an emulator had left, and %u first processes of sandboxes.\n", ended);
 	templates = count(fd, "templates");
 	layers = count(fd, "disk/l");
 	slots = count(fd, "disk/s");

@@ -15,6 +15,7 @@
 #include <uv.h>
 
 #include "api/api.h"
+#include "api/summary.h"
 #include "emulator/base/buf.h"
 #include "emulator/base/clock.h"
 #include "emulator/base/fd.h"
@@ -32,6 +33,7 @@
 
 #define STORE_NAME "orkestr.db"
 #define KEY_NAME "api-key"
+#define CONNECTIONS_MAX 4096u
 
 struct serve {
 	struct serve_options o;
@@ -43,14 +45,17 @@ struct serve {
 	struct snapshot_dir snapshots;
 	char holder[TEXT_ULID_SIZE];
 	int shared_fd, holder_fd; /* --snapshot-dir, and the lock in it */
-	int state_fd, lock_fd, listen_fd, unix_fd, port_file_fd;
+	int state_fd, lock_fd, listen_fd, unix_fd, port_file_fd, summary_fd;
 	struct listen_guard unix_guard;
 	struct keeper_started kept;
 	uint16_t port;
 
 	uv_loop_t loop;
 	uv_signal_t on_term, on_int;
+	uv_poll_t on_leash; /* for `exec`: its end */
 	struct store *store;
+	struct journal *journal;
+	struct faults *faults; /* NULL: --no-faults */
 	struct vclock *clock;
 	struct sandboxes *sandboxes;
 	struct tmpls *tmpls;
@@ -59,9 +64,21 @@ struct serve {
 	struct http *http;
 	struct api api;
 	bool stopping;
+	bool keep; /* the keeper and what it keeps is for the next start */
 };
 
 /* --- with the caller's rights --- */
+
+/* For `exec`. The leash is inherited from it; whatever else the keeper or a worker starts shall not have it. */
+static int open_exec_files(struct serve *s, struct err *e)
+{
+	if (s->o.leash_fd >= 0 && fcntl(s->o.leash_fd, F_SETFD, FD_CLOEXEC) < 0)
+		return err_errno(e, errno, "--leash-fd");
+	if (!s->o.summary_file)
+		return 0;
+	s->summary_fd = open(s->o.summary_file, O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC | O_NOCTTY, 0600);
+	return s->summary_fd < 0 ? err_errno(e, errno, "%s", s->o.summary_file) : 0;
+}
 
 static int open_port_file(struct serve *s, struct err *e)
 {
@@ -113,6 +130,15 @@ static int open_snapshot_dir(struct serve *s, struct err *e)
 				     &s->holder_fd, e);
 }
 
+/* Silent connections must leave descriptors for the sandboxes. */
+static unsigned int connections_max(void)
+{
+	struct rlimit l;
+
+	return getrlimit(RLIMIT_NOFILE, &l) == 0 ? (unsigned int)MIN(l.rlim_cur / 2, (rlim_t)CONNECTIONS_MAX)
+						 : CONNECTIONS_MAX;
+}
+
 static int launch(struct serve *s, struct err *e)
 {
 	char name[STATEDIR_NAME_SIZE];
@@ -133,7 +159,7 @@ static int launch(struct serve *s, struct err *e)
 	if (r >= 0)
 		r = open_port_file(s, e);
 	if (r >= 0)
-		r = keeper_end_stale(s->state_fd, e);
+		r = open_exec_files(s, e);
 	if (r < 0)
 		return r;
 	statedir_name(s->state_path, name);
@@ -148,9 +174,13 @@ static int launch(struct serve *s, struct err *e)
 	}
 	kc.cgroups = s->cgroups;
 	kc.state_fd = s->state_fd;
-	kc.not_inherited = (const int[]){ s->lock_fd, s->listen_fd, s->unix_fd, s->unix_guard.leash, s->port_file_fd };
-	kc.n_not_inherited = 5;
-	r = keeper_start(&kc, &s->kept, e);
+	kc.shared_layers = s->o.shared_layers;
+	kc.not_inherited = (const int[]){ s->lock_fd,	   s->listen_fd,  s->unix_fd,	s->unix_guard.leash,
+					  s->port_file_fd, s->summary_fd, s->o.leash_fd };
+	kc.n_not_inherited = 7;
+	r = keeper_adopt(&kc, &s->kept, e);
+	if (r == 0)
+		r = keeper_start(&kc, &s->kept, e);
 	if (r < 0)
 		return r;
 	return idmap_enter(&s->idmap, s->kept.userns_fd, e);
@@ -195,6 +225,22 @@ static void all_ended(void *arg)
 		uv_stop(&s->loop);
 }
 
+/* What lives now is what was left running. */
+static void write_summary(struct serve *s)
+{
+	struct json_object *o;
+	const char *text;
+
+	if (s->summary_fd < 0)
+		return;
+	o = api_summary(&s->api);
+	text = json_object_to_json_string_ext(o, JSON_C_TO_STRING_PLAIN | JSON_C_TO_STRING_NOSLASHESCAPE);
+	if (!text || fd_write_all(s->summary_fd, text, strlen(text)) < 0)
+		log_error("the summary can't be written");
+	json_object_put(o);
+	closep(&s->summary_fd);
+}
+
 static void stop(struct serve *s, const char *why)
 {
 	if (s->stopping) {
@@ -202,16 +248,43 @@ static void stop(struct serve *s, const char *why)
 		return;
 	}
 	s->stopping = true;
-	log_info("%s: ending every sandbox", why);
+	s->keep = s->o.keep;
+	log_info("%s: %s", why, s->keep ? "what runs goes on, for the next start" : "ending every sandbox");
+	write_summary(s);
 	http_stop_listening(s->http);
 	s->stop_waits = 2;
 	tmpls_shutdown(s->tmpls, all_ended, s);
-	sandboxes_shutdown(s->sandboxes, all_ended, s);
+	sandboxes_shutdown(s->sandboxes, s->keep, all_ended, s);
 }
 
 static void on_signal(uv_signal_t *h, int signum)
 {
 	stop(h->data, signum == SIGINT ? "interrupted" : "asked to stop");
+}
+
+static int start_controls(struct serve *s, struct err *e)
+{
+	int r = journal_new(&s->journal);
+
+	if (r >= 0 && !s->o.no_faults)
+		r = faults_new(&s->faults);
+	return r < 0 ? err_errno(e, -r, "the journal") : 0;
+}
+
+static void on_clock_moved(void *arg)
+{
+	char iso[CLOCK_ISO_SIZE];
+
+	clock_iso(clock_now_ms(), iso);
+	journal_add(arg, &(struct journal_event){ .type = JOURNAL_CLOCK_MOVED, .detail = iso });
+}
+
+static void on_leash_end(uv_poll_t *h, int status, int events)
+{
+	(void)status;
+	(void)events;
+	(void)uv_poll_stop(h);
+	stop(h->data, "let go");
 }
 
 static int start_manager(struct serve *s, struct err *e)
@@ -224,7 +297,8 @@ static int start_manager(struct serve *s, struct err *e)
 			.zone = (const char *const *)s->o.zone, .allow_private = s->o.allow_private,
 		},
 		.state_fd = s->state_fd, .snapshots = s->snapshots, .max_live = s->o.max_sandboxes, .warm = s->o.warm,
-		.strict_resume = s->o.strict_resume,
+		.strict_resume = s->o.strict_resume, .journal = s->journal, .faults = s->faults,
+		.journal_commands = s->o.journal_commands,
 	};
 	struct vclock_listener cl;
 	struct keeper_events ke;
@@ -240,6 +314,7 @@ static int start_manager(struct serve *s, struct err *e)
 	sandboxes_set_keeper(s->sandboxes, s->keeper);
 	sandboxes_clock_listener(s->sandboxes, &cl);
 	(void)vclock_listen(s->clock, &cl);
+	(void)vclock_listen(s->clock, &(struct vclock_listener){ .moved = on_clock_moved, .arg = s->journal });
 	return sandboxes_sweep(s->sandboxes, e);
 }
 
@@ -263,7 +338,7 @@ static int start_http(struct serve *s, struct err *e)
 		.accounts = s->accounts,
 		.listen_fd = TAKE_FD(s->listen_fd),
 		.unix_fd = TAKE_FD(s->unix_fd),
-		.max_connections = 4096,
+		.max_connections = connections_max(),
 		.idle_timeout_s = 60,
 	};
 	int r = http_new(&hc, &s->http, e);
@@ -279,6 +354,9 @@ static int start_http(struct serve *s, struct err *e)
 			       .cgroups = s->cgroups,
 			       .state_fd = s->state_fd,
 			       .started_ms = clock_real_ms(),
+			       .journal = s->journal,
+			       .faults = s->faults,
+			       .profile = &s->o.profile,
 			       .network_errors_report = s->o.network_errors_report };
 	api_add_sandbox_routes(s->http);
 	api_add_exec_routes(s->http);
@@ -286,6 +364,9 @@ static int start_http(struct serve *s, struct err *e)
 	api_add_mcp_routes(s->http);
 	api_add_file_routes(s->http);
 	api_add_network_routes(s->http);
+	api_add_journal_routes(s->http);
+	api_add_fault_routes(s->http);
+	api_add_reset_routes(s->http);
 	api_add_emulator_routes(s->http);
 	api_add_clock_routes(s->http);
 	api_add_snapshot_routes(s->http);
@@ -311,7 +392,9 @@ static int daemon_start(struct serve *s, struct err *e)
 		return r;
 	s->shared_fd = -1;
 	(void)uv_loop_init(&s->loop);
-	r = start_manager(s, e);
+	r = start_controls(s, e);
+	if (r >= 0)
+		r = start_manager(s, e);
 	if (r >= 0)
 		r = start_templates(s, e);
 	if (r >= 0)
@@ -323,6 +406,10 @@ static int daemon_start(struct serve *s, struct err *e)
 	s->on_term.data = s->on_int.data = s;
 	(void)uv_signal_start(&s->on_term, on_signal, SIGTERM);
 	(void)uv_signal_start(&s->on_int, on_signal, SIGINT);
+	if (s->o.leash_fd >= 0 && uv_poll_init(&s->loop, &s->on_leash, s->o.leash_fd) == 0) {
+		s->on_leash.data = s;
+		(void)uv_poll_start(&s->on_leash, UV_READABLE | UV_DISCONNECT, on_leash_end);
+	}
 	return 0;
 }
 
@@ -397,6 +484,8 @@ static void end_keeper(struct serve *s)
 {
 	bool ended = false;
 
+	if (s->keep)
+		return;
 	if (s->keeper)
 		keeper_stop(s->keeper);
 	closep(&s->kept.sock); /* a keeper that never met its daemon stays until it is told */
@@ -410,9 +499,25 @@ static void end_keeper(struct serve *s)
 	(void)unlinkat(s->state_fd, "keeper.sock", 0);
 }
 
+/* What lives on in other processes has its memory here, with handles and callbacks: it goes with this process. */
+static void leave_behind(struct serve *s)
+{
+	static struct sandboxes *left;
+
+	left = s->sandboxes;
+	(void)left;
+	store_close(s->store);
+	listen_guard_end(&s->unix_guard);
+	explicit_bzero(s->key, sizeof(s->key));
+}
+
 static void teardown(struct serve *s, bool loop_ran)
 {
 	http_free(s->http);
+	if (s->keep && loop_ran) {
+		leave_behind(s);
+		return;
+	}
 	end_keeper(s);
 	if (loop_ran) {
 		keeper_free(s->keeper);
@@ -422,10 +527,13 @@ static void teardown(struct serve *s, bool loop_ran)
 		(void)uv_run(&s->loop, UV_RUN_DEFAULT);
 		(void)uv_loop_close(&s->loop);
 	}
+	journal_free(s->journal);
+	faults_free(s->faults);
 	vclock_free(s->clock);
 	store_close(s->store);
 	if (s->cgroups) {
-		cgroup_destroy_root(s->cgroups);
+		if (!s->keep)
+			cgroup_destroy_root(s->cgroups);
 		cgroup_root_free(s->cgroups);
 	}
 	accounts_free(s->accounts);
@@ -433,6 +541,8 @@ static void teardown(struct serve *s, bool loop_ran)
 	closep(&s->unix_fd);
 	listen_guard_end(&s->unix_guard);
 	closep(&s->port_file_fd);
+	closep(&s->summary_fd);
+	closep(&s->o.leash_fd);
 	closep(&s->kept.egress);
 	closep(&s->kept.userns_fd);
 	snapshot_dir_close(&s->snapshots);
@@ -454,6 +564,7 @@ int cmd_serve(int argc, char **argv)
 			   .unix_fd = -1,
 			   .unix_guard = { .leash = -1 },
 			   .port_file_fd = -1,
+			   .summary_fd = -1,
 			   .kept = { .userns_fd = -1, .sock = -1, .egress = -1 } };
 	struct err e = ERR_INIT;
 	bool started = false;
@@ -479,9 +590,12 @@ int cmd_serve(int argc, char **argv)
 		announce(&s);
 		sandboxes_start(s.sandboxes);
 		(void)uv_run(&s.loop, UV_RUN_DEFAULT);
-		log_info("stopped; nothing is left running");
+		s.keep = s.keep && !sandboxes_all_ended(s.sandboxes);
+		log_info("stopped; %s",
+			 s.keep ? "sandboxes are kept for the next start, or for `clean`" : "nothing is left running");
 	} else {
 		(void)cmd_failed("serve", &e);
+		s.keep = s.kept.adopted; /* this start's trouble is not its sandboxes' */
 	}
 	teardown(&s, started && s.sandboxes);
 	return r < 0 ? CMD_FAILED : CMD_OK;

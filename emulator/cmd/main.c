@@ -11,8 +11,9 @@ static const struct {
 	int (*run)(int argc, char **argv);
 	bool sealed; /* runs what others wrote: first out of reach of it (emulator/base/sealed.h) */
 } commands[] = {
-	{ "serve", cmd_serve, true },  { "doctor", cmd_doctor, false },	  { "template", cmd_template, true },
-	{ "clean", cmd_clean, false }, { "version", cmd_version, false }, { "network", cmd_network, false },
+	{ "serve", cmd_serve, true },	  { "doctor", cmd_doctor, false },   { "template", cmd_template, true },
+	{ "exec", cmd_exec, false },	  { "clean", cmd_clean, false },     { "network", cmd_network, false },
+	{ "version", cmd_version, false },
 };
 
 static const char help_text[] =
@@ -23,6 +24,7 @@ static const char help_text[] =
 	"Usage: orkestr-emulator COMMAND [OPTION]...\n"
 	"\n"
 	"  serve      run the service\n"
+	"  exec       run a command with an emulator of its own, and audit what it leaves: for CI\n"
 	"  doctor     say what works on this host, and the command that fixes what does not\n"
 	"  template   list, build, import or remove the images that sandboxes start from\n"
 	"  network    print the built-in allowlist, or check a name against it\n"

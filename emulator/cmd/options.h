@@ -3,6 +3,7 @@
 
 #include "emulator/base/err.h"
 #include "emulator/base/log.h"
+#include "emulator/profile.h"
 
 #define SERVE_DEFAULT_HOST "127.0.0.1"
 #define SERVE_DEFAULT_PORT 4520
@@ -23,6 +24,7 @@ struct serve_options {
 	enum log_level log_level;
 	uint32_t max_sandboxes;		/* live at the same time on this host; 0: no limit */
 	uint32_t warm;			/* sandboxes kept half made */
+	bool keep;			/* a stop leaves the sandboxes for the next start */
 	bool strict_resume;		/* no resume without the processes */
 	char *allow[SERVE_MAX_NET + 1]; /* rules for "restricted", NULL-terminated */
 	char *map[SERVE_MAX_NET + 1];	/* HOST[:PORT]=ADDR:PORT */
@@ -30,7 +32,16 @@ struct serve_options {
 	size_t n_allow, n_map, n_zone;
 	bool allow_private;
 	bool network_errors_report; /* a blocked attempt is told in the result, never as NetworkPolicyError */
-	bool help;		    /* nothing else was looked at */
+	bool no_faults;		    /* neither rules nor X-Orkestr-Fault */
+	bool journal_commands;	    /* whole command lines in the journal */
+	struct profile profile;
+	const char *seed_file; /* NULL: none */
+	bool has_seed;
+	uint64_t seed;		  /* of the ids */
+	const char *summary_file; /* for `exec`: written when it stops */
+	int leash_fd;		  /* for `exec`: stop when it is closed; -1 */
+	bool shared_layers;	  /* for `exec`: the state dir lies in another one, whose layers it has */
+	bool help;		  /* nothing else was looked at */
 };
 
 /* argv[0] is "serve". ERR_INVALID with a sentence that names the option; an API key is never quoted. */

@@ -11,6 +11,8 @@ import pytest
 from conftest import ROOT, cannot_run
 from harness.emulator import run
 
+pytestmark = pytest.mark.vm
+
 DOCS = ROOT / "emulator" / "cmd"
 BASH = """
 source "$1"; shift

@@ -453,6 +453,42 @@ def test_after_a_kill_the_build_has_failed_and_nothing_is_left(mortal, key, step
         check_interrupted(api, second, template)
 
 
+@pytest.mark.parametrize("how", ["kill -9", "--keep"])
+def test_a_build_is_not_taken_over(new_emulator, key, how):
+    """The next start goes on with sandboxes that the last one left, but not with what was in the middle of a build."""
+    emulator = new_emulator("--auth", "any", *(["--keep"] if how == "--keep" else []))
+    api = emulator.api(key)
+    kept = ready(api, "echo kept > /opt/kept")
+    sandbox = api.create(template=kept["id"])["id"]
+    template = build(api, "sleep 1000")
+    until(lambda: api.get(f"/v1/templates/{template['id']}").json["current_step"])
+    if how == "--keep":
+        assert emulator.stop() == 0, emulator.log()
+    else:
+        emulator.kill_daemon()
+    emulator.again("--auth", "any")
+    api = emulator.api(key)
+    assert api.sh(sandbox, "cat /opt/kept") == "kept\n"
+    emulator.check_accounted(1)
+    row = api.get(f"/v1/templates/{template['id']}").json
+    assert row["status"] == "failed" and row["error"]["code"] == "interrupted", row
+    assert check_error(api.delete(f"/v1/templates/{kept['id']}"), 409, "template_in_use")["used_by"] == [sandbox]
+    assert api.delete(f"/v1/sandboxes/{sandbox}").status == 200
+    assert api.delete(f"/v1/templates/{kept['id']}").status == 204
+    until(lambda: own_layers(emulator) == set())
+
+
+def test_a_reset_ends_a_build_and_keeps_templates(new_emulator, key):
+    emulator = new_emulator("--auth", "any")
+    api = emulator.api(key)
+    kept, template = ready(api, "true"), build(api, "sleep 1000")
+    until(lambda: api.get(f"/v1/templates/{template['id']}").json["current_step"])
+    assert api.post("/_emulator/reset", {"all": True}).status == 200
+    row = settled(api, template)
+    assert row["status"] == "failed" and row["error"]["code"] == "sandbox_lost", row
+    assert api.get(f"/v1/templates/{kept['id']}").json["status"] == "ready"
+
+
 def test_a_cold_resume_finds_its_template(mortal, key):
     first = mortal()
     api = first.api(key)

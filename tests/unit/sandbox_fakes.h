@@ -292,9 +292,11 @@ int tree_each_slot(int dir _unused_, int (*fn)(void *arg, const char *slot), voi
 	return each_name(folders, fn, arg);
 }
 
-/* In a worker: it leaves a mark that the test can see. */
+/* In a worker: it leaves a mark that the test can see, and takes as long as there is a file "hold". */
 int tree_empty_trash(int dir, struct err *e _unused_)
 {
+	while (faccessat(dir, "hold", F_OK, 0) == 0)
+		(void)usleep(1000);
 	int fd = openat(dir, "emptied", O_CREAT | O_WRONLY | O_APPEND | O_CLOEXEC, 0600);
 
 	if (fd < 0 || write(fd, "x", 1) != 1)
@@ -428,6 +430,9 @@ static struct {
 } spawned[64];
 static size_t n_spawned;
 static int peer_sock = -1; /* init's end of the last control socket */
+#ifdef FAKES_REAL_INIT
+static int peers[64]; /* init's end of each; the test is the init, and closes them */
+#endif
 
 static _unused_ void keeper_say_died(void *arg)
 {
@@ -451,8 +456,12 @@ static void keeper_answer(void *arg)
 		return;
 	}
 	cr_assert(socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0, sv) == 0);
+#ifdef FAKES_REAL_INIT
+	peers[i] = sv[1];
+#else
 	closep(&peer_sock);
 	peer_sock = sv[1];
+#endif
 	spawned[i].alive = true;
 	spawned[i].done(spawned[i].arg, NULL, sv[0], -1, 4242);
 }
@@ -485,6 +494,18 @@ int keeper_set_mode(struct keeper *k _unused_, const char *slot _unused_, uint32
 	return err_set(e, ERR_INTERNAL, ENOSYS, NULL, "keeper_set_mode");
 }
 
+int keeper_hold(struct keeper *k _unused_, const char *slot _unused_, int root_fd _unused_, const char *label _unused_,
+		struct err *e)
+{
+	return strcmp(fail_step, "hold") == 0 ? step("hold", e) : 0;
+}
+
+int keeper_list(struct keeper *k _unused_, int (*fn)(void *arg, const struct keeper_kept *s) _unused_,
+		void *arg _unused_, struct err *e _unused_)
+{
+	return 0;
+}
+
 static void fake_init_kill_all(void);
 
 int keeper_kill(struct keeper *k, const char *slot)
@@ -498,6 +519,16 @@ int keeper_kill(struct keeper *k, const char *slot)
 		}
 	return 0;
 }
+
+#ifdef FAKES_REAL_INIT
+
+static int inits_live;
+
+static void fake_init_kill_all(void)
+{
+}
+
+#else
 
 /* ---- init: real processes ---- */
 
@@ -577,6 +608,13 @@ int init_connect(struct uv_loop_s *l _unused_, int ctl_sock, const struct init_c
 		post(init_say_ready, i, 0);
 	*ret = i;
 	return 0;
+}
+
+int init_adopt(struct uv_loop_s *l _unused_, int ctl_sock, const struct init_events *ev _unused_,
+	       struct init **ret _unused_, struct err *e)
+{
+	(void)close(ctl_sock);
+	return err_set(e, ERR_INTERNAL, ENOSYS, NULL, "init_adopt");
 }
 
 static void command_closed(uv_handle_t *h)
@@ -705,11 +743,16 @@ void init_free(struct init *i)
 	inits_live--;
 }
 
+#endif /* FAKES_REAL_INIT */
+
 /* ---- setting up and taking down ---- */
+
+static uint32_t fake_stop_trash_ms;
 
 static void make_manager(uint32_t max_live, uint32_t warm)
 {
 	struct sandboxes_config c = { .loop = &loop,
+				      .stop_trash_ms = fake_stop_trash_ms,
 				      .max_live = max_live,
 				      .warm = warm,
 				      .network = { .egress_sock = -1, .why_none = "a test" } };
@@ -772,7 +815,7 @@ static _unused_ void tear_down(void)
 	char cmd[128];
 
 	keeper_deaf = false;
-	sandboxes_shutdown(mgr, on_stopped, NULL);
+	sandboxes_shutdown(mgr, false, on_stopped, NULL);
 	cr_assert(spin(&stopped, 15000), "the shutdown hangs; %s", trace.p);
 	sandboxes_free(mgr);
 	fake_init_kill_all();

@@ -602,7 +602,7 @@ Test(sandbox, shutdown_ends_all_and_refuses_more)
 		cr_assert(sandbox_create(mgr, &team, &s, on_answer, &a[i], &e) == 0);
 	cr_assert(spin(&a[2].done, 2000));
 	cr_assert(sandbox_create(mgr, &team, &s, on_answer, &a[3], &e) == 0);
-	sandboxes_shutdown(mgr, on_stopped, NULL);
+	sandboxes_shutdown(mgr, false, on_stopped, NULL);
 	cr_expect(sandbox_create(mgr, &team, &s, on_answer, &b, &e) < 0 && e.kind == ERR_CAPACITY);
 	cr_assert(spin(&stopped, 5000));
 	stopped = false; /* tear_down stops once more */
@@ -611,6 +611,35 @@ Test(sandbox, shutdown_ends_all_and_refuses_more)
 		cr_expect(rows[i].status == SANDBOX_TERMINATED);
 		cr_expect_str_eq(rows[i].termination_reason, "user");
 	}
+}
+
+static void set_up_impatient(void)
+{
+	fake_stop_trash_ms = 20;
+	make_manager(20, 0);
+}
+
+TestSuite(big_trash, .init = set_up_impatient, .fini = tear_down, .timeout = 30);
+
+/* With a trash that never gets empty a stop ends all the same. */
+Test(big_trash, is_left_behind)
+{
+	struct sandbox_spec s = spec_default();
+	struct answer a = { 0 };
+	struct err e = ERR_INIT;
+	struct stat st;
+	int fd;
+
+	cr_assert(sandbox_create(mgr, &team, &s, on_answer, &a, &e) == 0);
+	cr_assert(spin(&a.done, 2000));
+	fd = openat(state_fd, "hold", O_CREAT | O_WRONLY | O_CLOEXEC, 0600);
+	cr_assert(fd >= 0 && close(fd) == 0);
+	sandboxes_shutdown(mgr, false, on_stopped, NULL);
+	cr_assert(spin(&stopped, 10000), "it waits for the trash");
+	stopped = false; /* tear_down stops once more */
+	cr_expect(fstatat(state_fd, "emptied", &st, 0) < 0);
+	cr_expect(n_rows == 1 && rows[0].status == SANDBOX_TERMINATED);
+	cr_assert(unlinkat(state_fd, "hold", 0) == 0);
 }
 
 static void set_up_pool(void)

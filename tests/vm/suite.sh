@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # In the VM, as root: the unit and API suites as each kind of user (root, dev, plain), or as those named; for dev the
 # delegation of cgroup controllers too. Ends with each suite's closing line and their sum, as `make test` does.
-#   VM_ALL=1        the whole API suite, not only the files marked `vm`
+#   VM_ALL=1        every unit test and the whole API suite, not only what is about the kernel and files marked `vm`
 #   VM_TESTS=...    arguments for pytest instead (no unit tests then)
 #   MUST_RUN=1      a skip is a failure (not for plain, which has not what some tests need, and says so)
 set -uo pipefail
@@ -55,13 +55,19 @@ close() {
 	[ "$3" = 0 ] || failures=$((failures + 1))
 }
 
+# Those that depend on the kernel and on who one is.
+kernel_units=(test_{cgroup,cgroup_layout,cgroup_sweep,idmap,statedir,doctor,gateway,files_userns}.c)
+
 # person NAME [NAME=VALUE...]: a copy of the tree of its own, then the suites in it.
 person() {
 	local name=$1 home tree log left suites=(unit api) select='-m vm' line sum
 	shift
 	home=$(getent passwd "$name" | cut -d: -f6)
 	tree=$home/orkestr log=/job/out/$name.log
-	rm -rf "$tree" && cp -r "$here/tree" "$tree" && chown -R "$name:$name" "$tree"
+	rm -rf "$tree" && cp -r "$here/tree" "$tree"
+	# the sources say which unit tests there are
+	[ "${VM_ALL:-0}" = 1 ] || (cd "$tree/tests/unit" && mkdir kernel && mv "${kernel_units[@]}" kernel/ && rm -f test_*.c && mv kernel/* .)
+	chown -R "$name:$name" "$tree"
 	if [ -n "$templates" ]; then
 		python3 "$here/ids.py" "$templates" "$owner" "$name" || exit 1
 		owner=$name
@@ -95,7 +101,7 @@ person() {
 as_root() {
 	local log="/job/out/$1.log" line p f
 	printf '\n==== %s\n' "$1"
-	ORKESTR_EMULATOR=/usr/local/bin/orkestr-emulator python3 -m pytest -q -p no:cacheprovider "$here/tree/tests/vm/$2" 2>&1 | tee "$log"
+	ORKESTR_EMULATOR=/usr/local/bin/orkestr-emulator ORKESTR_DEB=$here/orkestr-emulator.deb python3 -m pytest -q -p no:cacheprovider "$here/tree/tests/vm/$2" 2>&1 | tee "$log"
 	line=$(tail -n 1 "$log")
 	p=$(grep -oE '[0-9]+ passed' <<<"$line" | grep -oE '[0-9]+' || echo 0)
 	f=$(grep -oE '[0-9]+ (failed|error)' <<<"$line" | grep -oE '[0-9]+' | awk "{ n += \$1 } END { print n + 0 }")
@@ -113,7 +119,10 @@ for user; do
 	case $user in
 	root) person root MUST_RUN="${MUST_RUN:-0}" ;;
 	dev)
-		[ -n "${VM_TESTS:-}" ] || as_root "dev delegation" test_delegation.py
+		if [ -z "${VM_TESTS:-}" ]; then
+			as_root "dev delegation" test_delegation.py
+			[ ! -e orkestr-emulator.deb ] || as_root "dev package" test_package.py
+		fi
 		person dev MUST_RUN="${MUST_RUN:-0}" XDG_RUNTIME_DIR="/run/user/$(id -u dev)"
 		;;
 	plain) person plain ;;

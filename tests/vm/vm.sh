@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
 # Runs things on a user's machine: systemd, cgroup v2, a distribution's kernel, in a VM under qemu.
 #   vm.sh [test [USER...]]     the unit and API suites there, as root, dev and plain (make test-vm)
+#   vm.sh demo                 `make demo` from a clean clone there, as a user with sudo and nothing installed
 #   vm.sh run DIR 'COMMAND'    boot, put DIR's contents in /job/in, run COMMAND there as root; prints what
 #                              it prints, exits as it exits; files it leaves in /job/out come to $VM_OUT
 #   vm.sh image                only make the image (otherwise made when it is missing)
@@ -92,7 +93,10 @@ run() {
 stage() {
 	local to=$1 build=$2 bins=() bin
 	mkdir -p "$to/tree/build/unit" "$to/lib"
+	mkdir -p "$to/tree/emulator/cmd"
 	cp -r "$top/tests" "$top/README.md" "$to/tree/"
+	cp -r "$top/emulator/cmd/man" "$top/emulator/cmd/completion" "$to/tree/emulator/cmd/"
+	cp "$build"/orkestr-emulator_*.deb "$to/orkestr-emulator.deb" 2>/dev/null || true # without, it is not tested
 	cp "$build/orkestr-emulator" "$to/tree/build/"
 	bins+=("$build/orkestr-emulator")
 	for source in "$to"/tree/tests/unit/test_*.c; do
@@ -124,15 +128,33 @@ test_vm() {
 	exit $rc
 }
 
+demo_vm() {
+	local staged rc=0
+	staged=$(mktemp -d)
+	git clone --quiet "$top" "$staged/orkestr-emulator"
+	cat >"$staged/go" <<-'GO'
+		set -e
+		cp -r orkestr-emulator /home/dev/
+		chown -R dev:dev /home/dev/orkestr-emulator
+		until systemctl is-active --quiet user@1000; do sleep 0.5; done
+		dpkg -l | grep -cE '^ii +lib.*-dev' || echo "no -dev package is installed"
+		runuser -l dev -c 'sudo apt-get update -qq && sudo apt-get install -y -qq --no-install-recommends make >/dev/null && cd orkestr-emulator && time make demo'
+	GO
+	(run "$staged" "bash go") || rc=$?
+	rm -rf "$staged"
+	exit $rc
+}
+
 suite=${IMAGE_SUITE:-$(host_suite)}
 image=$(image_dir)
 templates=${VM_TEMPLATES:-$top/build/test-state}
 case ${1:-test} in
 test) test_vm "${@:2}" ;;
 image) make_image ;;
+demo) demo_vm ;;
 run)
-	[ $# = 3 ] || { sed -n '2,11s/^# \{0,1\}//p' "$0" >&2; exit 2; }
+	[ $# = 3 ] || { sed -n '2,12s/^# \{0,1\}//p' "$0" >&2; exit 2; }
 	run "$2" "$3"
 	;;
-*) sed -n '2,11s/^# \{0,1\}//p' "$0" >&2; exit 2 ;;
+*) sed -n '2,12s/^# \{0,1\}//p' "$0" >&2; exit 2 ;;
 esac

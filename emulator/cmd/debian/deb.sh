@@ -20,6 +20,7 @@ printf 'Source: orkestr-emulator\n\nPackage: orkestr-emulator\nArchitecture: any
 depends=$(cd "$work" && dpkg-shlibdeps -O --ignore-missing-info -e"$program" 2>/dev/null | sed -n 's/^shlibs:Depends=//p')
 [ -n "$depends" ] || { echo "deb: dpkg-shlibdeps found no dependency: are the libraries from packages?" >&2; exit 1; }
 
+rm -f "$build"/orkestr-emulator_*.deb
 strip --strip-unneeded "$program"
 find "$staged" -name '*.1' -exec gzip -9nf {} +
 mkdir -p "$staged/DEBIAN" "$staged/usr/share/doc/orkestr-emulator"
