@@ -8,6 +8,7 @@ import time
 
 import pytest
 
+from conftest import cannot_run
 from harness.emulator import Emulator, run
 from harness.wire import check_error, check_invalid
 
@@ -188,6 +189,17 @@ def test_a_build_has_a_time_limit(api):
 def test_no_network_unless_asked_for(api):
     row = failed(api, "read x < /proc/net/route && grep -q eth /proc/net/dev")
     assert row["network"] == "off" and row["failed_step"]["exit_code"] != 0
+
+
+def test_the_network_is_that_of_package_managers_unless_another_is_asked_for(api, emulator):
+    answer = api.post("/v1/templates", {"name": "n", "base": "tiny", "steps": ["cat /proc/net/dev"]})
+    if answer.status == 503:
+        cannot_run(answer.json["detail"])
+    row = settled(api, answer.json)
+    assert row["status"] == "ready" and row["network"] == "restricted", row
+    devices = [line.split(":")[0].strip() for line in "".join(x.get("data", "") for x in log(api, row)).splitlines()[2:]]
+    assert len(devices) == 2 and "lo" in devices
+    assert api.create(template=row["id"])["network"] == "off", "what is made of it has its own"
 
 
 def test_folders_too_deep_for_a_layer_fail_the_build(api, emulator):
