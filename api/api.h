@@ -15,6 +15,7 @@ struct api {
 	struct cgroup_root *cgroups;
 	struct vclock *clock;
 	struct accounts *accounts;
+	struct ratelimits *limits;
 	int state_fd;
 	int64_t started_ms;
 	struct journal *journal;       /* or NULL */
@@ -34,7 +35,11 @@ void api_add_fault_routes(struct http *h);    /* api/routes_fault.c: /_emulator/
 void api_add_reset_routes(struct http *h);    /* api/routes_reset.c: /_emulator/reset */
 void api_add_emulator_routes(struct http *h); /* api/routes_emulator.c: /_emulator/health, info */
 void api_add_clock_routes(struct http *h);    /* api/routes_clock.c: /_emulator/clock */
+void api_add_usage_routes(struct http *h);    /* api/routes_usage.c: limits, metrics, /_emulator/usage */
+void api_add_key_routes(struct http *h);      /* api/routes_keys.c: /_emulator/keys, rate-limit */
 void api_add_snapshot_routes(struct http *h); /* api/routes_snapshot.c: /_emulator/sandboxes/{id} */
+
+extern const char *const api_regions[]; /* NULL-terminated; accepted and kept, nothing else */
 
 #ifndef ORKESTR_VERSION
 #define ORKESTR_VERSION "0.1.0"

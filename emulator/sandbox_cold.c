@@ -82,6 +82,7 @@ void sandbox_cold_ready(struct sandbox *sb, const struct err *e, int root_fd)
 	sb->held_us = 0;
 	sb->deadline_us = clock_now_us() + left_ms * 1000;
 	sandbox_arm_deadline(sb);
+	sandbox_meter_begin(sb);
 	template_ref_put(TAKE_PTR(sb->template));
 	sandbox_drop_snapshot(sb);
 	log_info("%s: resumed from its disk alone", row->id);

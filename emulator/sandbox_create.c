@@ -147,6 +147,8 @@ static int check(struct sandboxes *m, const struct account *a, const struct sand
 	if (r < 0)
 		return r;
 	r = s->build ? 0 : sandbox_check_concurrent(m, a, e);
+	if (r >= 0 && !s->build)
+		r = sandbox_check_usage(m, a, e);
 	return r < 0 ? r : check_host(m, e);
 }
 
@@ -260,6 +262,7 @@ static void set_running(struct sandbox *sb)
 	}
 	sb->deadline_us = clock_now_us() + (int64_t)row->timeout_s * 1000000;
 	sandbox_arm_deadline(sb);
+	sandbox_meter_begin(sb);
 	template_ref_put(TAKE_PTR(sb->template));
 	m->created++;
 	sandbox_tell(sb, JOURNAL_SANDBOX_RUNNING, NULL);

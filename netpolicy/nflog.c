@@ -137,7 +137,7 @@ static bool parse_transport(const unsigned char *p, size_t n, struct gateway_ref
 	return true;
 }
 
-static bool parse_packet(const unsigned char *p, size_t n, struct gateway_refused *r)
+bool nflog_parse_packet(const unsigned char *p, size_t n, struct gateway_refused *r)
 {
 	size_t head;
 
@@ -175,7 +175,7 @@ static bool parse_message(const struct nlmsghdr *h, struct gateway_refused *r)
 		size_t n = mnl_attr_get_payload_len(a);
 
 		if (mnl_attr_get_type(a) == NFULA_PAYLOAD)
-			have = parse_packet(mnl_attr_get_payload(a), n, r);
+			have = nflog_parse_packet(mnl_attr_get_payload(a), n, r);
 		else if (mnl_attr_get_type(a) == NFULA_PREFIX)
 			(void)snprintf(r->rule, sizeof(r->rule), "%.*s", (int)strnlen(mnl_attr_get_payload(a), n),
 				       (const char *)mnl_attr_get_payload(a));

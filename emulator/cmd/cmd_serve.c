@@ -33,12 +33,14 @@
 
 #define STORE_NAME "orkestr.db"
 #define KEY_NAME "api-key"
+#define KEYS_FILE_MAX (1u << 20)
 #define CONNECTIONS_MAX 4096u
 
 struct serve {
 	struct serve_options o;
 	struct idmap idmap;
 	struct accounts *accounts;
+	struct ratelimits *limits;
 	struct cgroup_root *cgroups;
 	char state_path[4096];
 	char key[ACCOUNT_KEY_SIZE]; /* the generated one, or empty */
@@ -95,15 +97,39 @@ static int open_sockets(struct serve *s, struct err *e)
 	return r < 0 || !s->o.unix_path ? r : listen_unix_open(s->o.unix_path, &s->unix_fd, e);
 }
 
+static int load_keys_file(struct serve *s, struct err *e)
+{
+	_cleanup_free_ char *text = malloc(KEYS_FILE_MAX);
+	ssize_t n = text ? fd_read_file(AT_FDCWD, s->o.keys_file, text, KEYS_FILE_MAX) : -ENOMEM;
+	int r;
+
+	if (n < 0)
+		return err_errno(e, (int)-n, "--keys %s", s->o.keys_file);
+	r = accounts_add_lines(s->accounts, text, e);
+	if (r < 0)
+		err_prefix(e, "--keys %s", s->o.keys_file);
+	return r;
+}
+
 static int load_accounts(struct serve *s, struct err *e)
 {
 	int r = accounts_new(s->o.auth_any, &s->accounts);
 
+	if (r >= 0)
+		r = ratelimits_new(&s->limits);
 	if (r < 0)
 		return err_errno(e, -r, "accounts");
+	if (s->o.profile.limits)
+		accounts_set_default_plan(s->accounts, PLAN_FREE);
+	if (s->o.has_rate)
+		ratelimits_set(s->limits, s->o.rate_mode, &s->o.rate);
+	else if (s->o.profile.limits)
+		ratelimits_set(s->limits, RATE_PLAN, NULL);
 	for (size_t i = 0; r >= 0 && i < s->o.n_api_keys; i++)
 		r = accounts_add(s->accounts, s->o.api_keys[i], e);
 	serve_options_forget_keys(&s->o);
+	if (r >= 0 && s->o.keys_file)
+		r = load_keys_file(s, e);
 	return r;
 }
 
@@ -197,7 +223,7 @@ static int own_key(struct serve *s, struct err *e)
 	ssize_t n;
 	int r;
 
-	if (s->o.n_api_keys > 0 || s->o.auth_any)
+	if (s->o.n_api_keys > 0 || s->o.keys_file || s->o.auth_any)
 		return 0;
 	n = fd_read_file(s->state_fd, KEY_NAME, s->key, sizeof(s->key));
 	if (n < 0 && n != -ENOENT)
@@ -312,6 +338,8 @@ static int start_manager(struct serve *s, struct err *e)
 		return r;
 	s->kept.sock = -1;
 	sandboxes_set_keeper(s->sandboxes, s->keeper);
+	sandboxes_meter_listener(s->sandboxes, &cl);
+	(void)vclock_listen(s->clock, &cl);
 	sandboxes_clock_listener(s->sandboxes, &cl);
 	(void)vclock_listen(s->clock, &cl);
 	(void)vclock_listen(s->clock, &(struct vclock_listener){ .moved = on_clock_moved, .arg = s->journal });
@@ -336,6 +364,7 @@ static int start_http(struct serve *s, struct err *e)
 		.loop = &s->loop,
 		.api = &s->api,
 		.accounts = s->accounts,
+		.limits = s->limits,
 		.listen_fd = TAKE_FD(s->listen_fd),
 		.unix_fd = TAKE_FD(s->unix_fd),
 		.max_connections = connections_max(),
@@ -350,6 +379,7 @@ static int start_http(struct serve *s, struct err *e)
 			       .store = s->store,
 			       .clock = s->clock,
 			       .accounts = s->accounts,
+			       .limits = s->limits,
 			       .idmap = &s->idmap,
 			       .cgroups = s->cgroups,
 			       .state_fd = s->state_fd,
@@ -369,6 +399,8 @@ static int start_http(struct serve *s, struct err *e)
 	api_add_reset_routes(s->http);
 	api_add_emulator_routes(s->http);
 	api_add_clock_routes(s->http);
+	api_add_usage_routes(s->http);
+	api_add_key_routes(s->http);
 	api_add_snapshot_routes(s->http);
 	return http_start(s->http, e);
 }
@@ -537,6 +569,7 @@ static void teardown(struct serve *s, bool loop_ran)
 		cgroup_root_free(s->cgroups);
 	}
 	accounts_free(s->accounts);
+	ratelimits_free(s->limits);
 	closep(&s->listen_fd);
 	closep(&s->unix_fd);
 	listen_guard_end(&s->unix_guard);

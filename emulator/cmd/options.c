@@ -22,11 +22,17 @@ static const char help_text[] =
 	"  --unix PATH            listen on this Unix socket too\n"
 	"\n"
 	"Who may use it:\n"
-	"  --api-key KEY[:PLAN[:SCOPES]]\n"
+	"  --api-key KEY[:PLAN[:SCOPES[:OPTION]...]]\n"
 	"                         accept KEY; PLAN is free, pro or team (default); SCOPES is read, write or\n"
-	"                         read,write (default). May be given again. Without any, one key is made\n"
+	"                         read,write (default). OPTION is account=NAME (keys of one NAME share their\n"
+	"                         sandboxes), rate=REQUESTS/SECONDS, revoked, and as the last one expires=TIME\n"
+	"                         (2026-05-01T00:00:00Z). May be given again. Without any, one key is made\n"
 	"                         and kept in the state dir\n"
+	"  --keys FILE            the same, one a line; # begins a comment\n"
 	"  --auth any             accept every key that starts with ork_ or sp_live_ (default: keys)\n"
+	"  --rate-limit off|plan|REQUESTS/SECONDS\n"
+	"                         answer 429 to a key that asks more often; plan: free 60/60, pro 300/60, team\n"
+	"                         1200/60 (default: off, in profile cloud: plan)\n"
 	"\n"
 	"What network \"restricted\" and \"open\" may reach:\n"
 	"  --allow HOST[:PORT]    one more name (or *.HOST, or an address) for \"restricted\"; again for more. The\n"
@@ -75,6 +81,8 @@ enum {
 	OPT_STATE_DIR,
 	OPT_API_KEY,
 	OPT_AUTH,
+	OPT_KEYS,
+	OPT_RATE_LIMIT,
 	OPT_UNIX,
 	OPT_LOG_LEVEL,
 	OPT_MAX_SANDBOXES,
@@ -104,6 +112,8 @@ static const struct option longs[] = {
 	{ "state-dir", required_argument, NULL, OPT_STATE_DIR },
 	{ "api-key", required_argument, NULL, OPT_API_KEY },
 	{ "auth", required_argument, NULL, OPT_AUTH },
+	{ "keys", required_argument, NULL, OPT_KEYS },
+	{ "rate-limit", required_argument, NULL, OPT_RATE_LIMIT },
 	{ "unix", required_argument, NULL, OPT_UNIX },
 	{ "log-level", required_argument, NULL, OPT_LOG_LEVEL },
 	{ "max-sandboxes", required_argument, NULL, OPT_MAX_SANDBOXES },
@@ -206,6 +216,21 @@ static int set_auth(struct serve_options *o, const char *value, struct err *e)
 		o->auth_any = false;
 	else
 		return err_set(e, ERR_INVALID, EINVAL, NULL, "--auth must be keys or any");
+	return 0;
+}
+
+static int set_rate(struct serve_options *o, const char *value, struct err *e)
+{
+	if (strcmp(value, "off") == 0)
+		o->rate_mode = RATE_OFF;
+	else if (strcmp(value, "plan") == 0)
+		o->rate_mode = RATE_PLAN;
+	else if (rate_limit_parse(value, &o->rate) == 0)
+		o->rate_mode = RATE_FIXED;
+	else
+		return err_set(e, ERR_INVALID, EINVAL, NULL,
+			       "--rate-limit must be off, plan, or REQUESTS/SECONDS as in 60/60");
+	o->has_rate = true;
 	return 0;
 }
 
@@ -324,6 +349,10 @@ static int set(struct serve_options *o, int c, char *value, struct err *e)
 		return set_path("--unix", value, &o->unix_path, e);
 	case OPT_AUTH:
 		return set_auth(o, value, e);
+	case OPT_KEYS:
+		return set_path("--keys", value, &o->keys_file, e);
+	case OPT_RATE_LIMIT:
+		return set_rate(o, value, e);
 	case OPT_API_KEY:
 		if (o->n_api_keys == SERVE_MAX_KEYS)
 			return err_set(e, ERR_INVALID, E2BIG, NULL, "more than %d times --api-key", SERVE_MAX_KEYS);

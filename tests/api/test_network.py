@@ -187,7 +187,10 @@ class Box:
         """A command's result, whether or not the policy made an error of it."""
         answer = self.api.post(f"/v1/sandboxes/{self.id}/exec", {"command": command, **fields})
         assert answer.status == 200 or (answer.status == 403 and answer.code == "network_policy"), answer
-        return answer.json
+        result = answer.json
+        for line in [*result.get("blocked", []), *result.get("network_blocked", [])]:
+            assert line.pop("exec") in (answer.headers.get("x-exec-id"), None), "another command's is not told"
+        return result
 
     def probe(self, *args) -> dict:
         result = self.run(["/tmp/netprobe", *map(str, args)], timeout_seconds=60)
@@ -324,7 +327,9 @@ def test_off_is_an_exception_in_python(net_emulator, net_api, monkeypatch):
         with pytest.raises(orkestr.NetworkPolicyError) as named:
             sbx.exec("curl -sS https://evil.example/")
         assert sbx.exec("curl -sS http://192.0.2.8/ || true").exit_code == 0
-    assert caught.value.blocked == [{"host": None, "ip": "192.0.2.7", "port": 8080, "proto": "tcp", "rule": "network-off"}]
+    (line,) = caught.value.blocked
+    assert line.pop("exec").startswith("exe_")
+    assert line == {"host": None, "ip": "192.0.2.7", "port": 8080, "proto": "tcp", "rule": "network-off"}
     assert [line["host"] for line in named.value.blocked] == ["evil.example"], "the first command's is not told again"
     assert named.value.body["exit_code"] == 6
 
@@ -345,9 +350,9 @@ def test_off_is_an_exception_in_javascript(net_emulator, net_api):
         [node, "--input-type=module", "-e", script], capture_output=True, text=True, timeout=60, env=environment, cwd=HERE / "js"
     )
     assert done.returncode == 0, done.stderr
-    assert json.loads(done.stdout) == [
-        True, [{"host": None, "ip": "192.0.2.7", "port": 8080, "proto": "tcp", "rule": "network-off"}]
-    ]  # fmt: skip
+    told, (line,) = json.loads(done.stdout)
+    assert line.pop("exec").startswith("exe_")
+    assert told and line == {"host": None, "ip": "192.0.2.7", "port": 8080, "proto": "tcp", "rule": "network-off"}
 
 
 @pytest.mark.parametrize("network", ["off", "restricted", "open"])
@@ -615,7 +620,7 @@ def test_ledger(box):
     restricted.probe("tcp", "203.0.113.9", 443)
     restricted.dns("evil.example")
     seen = restricted.settled_ledger()
-    keys = {"seq", "time", "verdict", "kind", "host", "ip", "port", "proto", "rule", "bytes_out", "bytes_in", "open", "closed_at"}
+    keys = {"seq", "time", "verdict", "kind", "host", "ip", "port", "proto", "rule", "bytes_out", "bytes_in", "open", "closed_at", "exec"}
     assert all(set(entry) == keys for entry in seen["entries"])
     assert [e["seq"] for e in seen["entries"]] == list(range(1, len(seen["entries"]) + 1))
     (page,) = [e for e in seen["entries"] if e["kind"] == "tcp" and e["verdict"] == "allowed"]
