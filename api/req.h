@@ -10,7 +10,7 @@
 #include <microhttpd.h>
 #include <uv.h>
 
-#define HTTP_MAX_TABLES 16
+#define HTTP_MAX_TABLES 32
 #define HTTP_MAX_LISTENERS 2
 #define REQ_MAX_HEADERS 16
 #define REQ_ID_SIZE 32 /* "req_" + ULID + NUL */
