@@ -181,6 +181,7 @@ static void finish(struct exec *x)
 		x->ev.done(x->ev.arg, &r);
 	for (int i = 0; i < 2; i++)
 		output_free(&x->s[i].out);
+	exec_unkeep(x);
 	exec_put(x);
 }
 
@@ -337,8 +338,10 @@ void exec_begin_end(struct exec *x, enum exec_ender by)
 	/* Of one that has ended, what it left behind. */
 	if (!x->sb || x->phase == PHASE_TERM || (x->phase == PHASE_KILL && !x->finished))
 		return;
-	if (!x->exited)
+	if (!x->exited) {
 		x->res.by = by;
+		x->pos->by = by;
+	}
 	x->phase = PHASE_TERM;
 	exec_signal_tree(x, SIGTERM);
 	x->held_ms = GRACE_MS;
@@ -346,6 +349,13 @@ void exec_begin_end(struct exec *x, enum exec_ender by)
 		return;
 	uv_update_time(x->m->c.loop);
 	(void)uv_timer_start(&x->timer, on_timer, GRACE_MS, 0);
+}
+
+void exec_start_timer(struct exec *x, uint64_t ms)
+{
+	/* The loop's clock may be a request old, and is cut to milliseconds. */
+	uv_update_time(x->m->c.loop);
+	(void)uv_timer_start(&x->timer, on_timer, ms + 1, 0);
 }
 
 void exec_hold_all(struct sandbox *sb)
@@ -370,6 +380,7 @@ void exec_release_all(struct sandbox *sb, int64_t held_us)
 	DL_FOREACH(sb->execs, x)
 	{
 		x->start_us += held_us;
+		x->pos->start_us = x->start_us;
 		if (x->held)
 			(void)uv_timer_start(&x->timer, on_timer, x->held_ms + 1, 0);
 		x->held = false;
@@ -509,6 +520,9 @@ static struct exec *exec_alloc(struct sandbox *sb, const struct exec_spec *s, co
 		x->ev = *ev;
 		x->collect = true;
 	}
+	x->pos = &sb->m->no_pos;
+	x->pos_index = UINT32_MAX;
+	(void)snprintf(x->slot, sizeof(x->slot), "%s", sb->row.slot);
 	x->res.background = -1;
 	x->res.timeout_s = x->spec.timeout_s;
 	for (int i = 0; i < 2; i++) {
@@ -545,6 +559,7 @@ static int launch(struct exec *x, const struct exec_spec *s, const char *cwd, co
 		x->denied_before = sandbox_pids_denied(x->sb);
 		x->start_us = clock_mono_us();
 		x->started_ms = clock_real_ms();
+		exec_keep(x);
 		r = init_start(x->sb->init, &ie, e);
 	}
 	for (int i = 0; i < 3; i++)
@@ -571,6 +586,7 @@ static int start_in(struct sandbox *sb, const struct exec_spec *s, const struct 
 		return err_errno(e, ENOMEM, "can't start the command");
 	r = launch(x, s, cwd, env, e);
 	if (r < 0) {
+		exec_unkeep(x);
 		exec_io_close(x);
 		exec_put(x);
 		return r;
@@ -579,11 +595,8 @@ static int start_in(struct sandbox *sb, const struct exec_spec *s, const struct 
 	sb->n_execs++;
 	sb->m->n_execs++;
 	exec_io_update(x);
-	if (x->spec.timeout_s != EXEC_NO_TIMEOUT) {
-		/* The loop's clock may be a request old, and is cut to milliseconds. */
-		uv_update_time(sb->m->c.loop);
-		(void)uv_timer_start(&x->timer, on_timer, (uint64_t)x->spec.timeout_s * 1000 + 1, 0);
-	}
+	if (x->spec.timeout_s != EXEC_NO_TIMEOUT)
+		exec_start_timer(x, (uint64_t)x->spec.timeout_s * 1000);
 	*ret = x;
 	return 0;
 }

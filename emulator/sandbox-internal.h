@@ -53,6 +53,14 @@ struct sandbox;
 struct exec_linger;
 struct parked;
 
+/* Of a running command, in memory that outlives the daemon (keeper.h): what changes and a next daemon must know. */
+struct exec_pos {
+	uint64_t bytes[2]; /* of each stream, as far as a reader may have seen */
+	int64_t start_us;  /* clock_mono_us, with what it stood still */
+	uint32_t by;	   /* enum exec_ender: it is being ended */
+	uint32_t unused;
+};
+
 /* ---- slots ---- */
 
 enum slot_state {
@@ -97,6 +105,16 @@ struct slot_kept {
 	int net_index; /* or -1 */
 	enum net_mode net_mode;
 	char label[KEEPER_LABEL_SIZE]; /* its template's digest */
+	struct kept_exec *execs;
+};
+
+struct kept_exec { /* a command that an earlier daemon started */
+	struct kept_exec *next;
+	uint64_t id;
+	int fds[3];
+	bool lingers;
+	size_t note_len;
+	char note[];
 };
 void slot_kept_free(struct slot_kept *k); /* NULL is fine */
 
@@ -248,6 +266,11 @@ struct sandboxes {
 	uint32_t n_execs;
 	uint64_t created, terminated, failed;
 
+	struct exec_pos *positions; /* EXEC_POSITIONS of them, or NULL */
+	unsigned char *pos_used;
+	uint32_t pos_hint;
+	struct exec_pos no_pos; /* for those that got none */
+
 	int null_fd;
 	char *scratch; /* SANDBOX_SCRATCH_SIZE bytes, for whoever reads a pipe right now */
 
@@ -393,6 +416,10 @@ void exec_on_started(struct sandbox *sb, uint64_t id, pid_t pid);
 void exec_on_exited(struct sandbox *sb, uint64_t id, const struct init_exit *ie);
 /* The sandbox's processes are gone. */
 void exec_end_all(struct sandbox *sb);
+/* exec_keep.c: start-up; takes over the commands of k, asks init for what became of them. */
+void exec_adopt_all(struct sandbox *sb, struct slot_kept *k);
+void exec_positions_open(struct sandboxes *m, int fd); /* takes fd; without it positions are lost */
+void exec_positions_close(struct sandboxes *m);
 /* Their time-outs stand still, and go on with what was left; held_us: how long they stood. */
 void exec_hold_all(struct sandbox *sb);
 void exec_release_all(struct sandbox *sb, int64_t held_us);
@@ -418,6 +445,7 @@ bool output_finish(struct output *o);
 void output_free(struct output *o);
 
 /* exec_linger.c: empties a pipe that outlived its command. Takes the fd. */
-void linger_add(struct sandbox *sb, int fd);
+void linger_add(struct sandbox *sb, int fd, uint64_t exec_id);
+bool linger_has(const struct sandbox *sb, uint64_t exec_id);
 void linger_close_all(struct sandbox *sb);
 void linger_on_timer(uv_timer_t *t);

@@ -48,6 +48,7 @@ int sandboxes_new(const struct sandboxes_config *c, struct sandboxes **ret, stru
 	}
 	/* A command that closes its stdin must not end the daemon: write(2) says EPIPE instead. */
 	(void)signal(SIGPIPE, SIG_IGN);
+	exec_positions_open(m, c->positions_fd);
 	add_timer(m, &m->soon);
 	add_timer(m, &m->linger_timer);
 	add_timer(m, &m->ended_timer);
@@ -339,6 +340,7 @@ void sandboxes_maybe_free(struct sandboxes *m)
 		free(d);
 	}
 	template_refs_free(m);
+	exec_positions_close(m);
 	closep(&m->null_fd);
 	free(m->scratch);
 	free(m);

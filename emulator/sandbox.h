@@ -33,6 +33,7 @@ struct sandboxes_config {
 	const struct idmap *idmap;
 	int state_fd;
 	struct sandboxes_network network;
+	int positions_fd;   /* keeper_started's, taken; 0 or -1: none */
 	uint32_t warm;	    /* inits kept parked, so that a create finds one */
 	bool strict_resume; /* a resume that can't bring the processes back is ERR_NOT_READY "memory_lost" */
 	uint32_t max_live;  /* refuse (ERR_CAPACITY) beyond this many on this host; 0: no limit */

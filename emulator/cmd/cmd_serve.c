@@ -201,7 +201,7 @@ static int start_manager(struct serve *s, struct err *e)
 			.zone = (const char *const *)s->o.zone, .allow_private = s->o.allow_private,
 		},
 		.state_fd = s->state_fd, .max_live = s->o.max_sandboxes, .warm = s->o.warm,
-		.strict_resume = s->o.strict_resume,
+		.strict_resume = s->o.strict_resume, .positions_fd = TAKE_FD(s->kept.positions),
 	};
 	struct keeper_events ke;
 	int r = sandboxes_new(&sc, &s->sandboxes, e);
@@ -396,6 +396,7 @@ static void teardown(struct serve *s, bool loop_ran)
 	listen_guard_end(&s->unix_guard);
 	closep(&s->port_file_fd);
 	closep(&s->kept.egress);
+	closep(&s->kept.positions);
 	closep(&s->kept.userns_fd);
 	closep(&s->lock_fd);
 	closep(&s->state_fd);
@@ -410,7 +411,7 @@ int cmd_serve(int argc, char **argv)
 			   .unix_fd = -1,
 			   .unix_guard = { .leash = -1 },
 			   .port_file_fd = -1,
-			   .kept = { .userns_fd = -1, .sock = -1, .egress = -1 } };
+			   .kept = { .userns_fd = -1, .sock = -1, .egress = -1, .positions = -1 } };
 	struct err e = ERR_INIT;
 	bool started = false;
 	int r = serve_options_parse(argc, argv, &s.o, &e);
