@@ -1,5 +1,6 @@
 #include "api/errors.h"
 
+#include <errno.h>
 #include <string.h>
 
 static const struct {
@@ -38,6 +39,11 @@ static const struct {
 	{ "capacity", 503 },
 	{ "idempotency_mismatch", 409 },
 	{ "internal_error", 500 },
+	{ "invalid_fault", 422 },
+	{ "invalid_seed", 422 },
+	{ "fault_not_found", 404 },
+	{ "too_many_faults", 409 },
+	{ "faults_disabled", 403 },
 };
 
 static const struct {
@@ -78,4 +84,78 @@ void errors_map(const struct err *e, struct errors_answer *ret)
 		ret->code = "internal_error";
 		ret->detail = "internal error";
 	}
+}
+
+/* ---- answers that are made up ---- */
+
+static unsigned int status_of(const char *code)
+{
+	for (size_t i = 0; i < ARRAY_SIZE(by_reason); i++)
+		if (strcmp(by_reason[i].reason, code) == 0)
+			return by_reason[i].status;
+	return 0;
+}
+
+int errors_check_code(unsigned int status, const char *code, struct err *e)
+{
+	if (!code[0] || status != 0 || status_of(code) != 0)
+		return 0;
+	return err_set(e, ERR_INVALID, EINVAL, "invalid_fault",
+		       "code: \"%.40s\" has no status here; give one too, as in \"status=418; code=%.40s\"", code,
+		       code);
+}
+
+void errors_complete(unsigned int *status, const char **code)
+{
+	static const struct {
+		unsigned int status;
+		const char *code;
+	} usual[] = {
+		{ 400, "invalid_request" }, { 401, "unauthorized" },	  { 402, "plan_limit" },
+		{ 403, "forbidden" },	    { 404, "not_found" },	  { 408, "timeout" },
+		{ 409, "conflict" },	    { 413, "payload_too_large" }, { 422, "validation_error" },
+		{ 429, "rate_limited" },    { 501, "not_implemented" },	  { 503, "unavailable" },
+		{ 507, "disk_full" },
+	};
+
+	if (*status == 0)
+		*status = status_of(*code);
+	if (*status == 0)
+		*status = 500;
+	if (**code)
+		return;
+	*code = *status < 500 ? "invalid_request" : "internal_error";
+	for (size_t i = 0; i < ARRAY_SIZE(usual); i++)
+		if (usual[i].status == *status)
+			*code = usual[i].code;
+}
+
+const char *errors_detail(const char *code)
+{
+	static const struct {
+		const char *code, *detail;
+	} known[] = {
+		{ "unauthorized", "Invalid API key" },
+		{ "key_expired", "the API key has expired" },
+		{ "insufficient_scope", "the token lacks the scope sandboxes:write" },
+		{ "rate_limited", "too many requests" },
+		{ "size_not_allowed", "the size is more than the plan allows" },
+		{ "concurrent_limit", "the plan allows no more sandboxes at a time" },
+		{ "usage_exhausted", "the plan's usage of this month is used up" },
+		{ "network_not_allowed", "the network mode is not part of the plan" },
+		{ "snapshot_cap_reached", "the plan keeps no more snapshots" },
+		{ "sandbox_not_found", "the sandbox does not exist" },
+		{ "sandbox_not_ready", "the sandbox is not running" },
+		{ "exec_timeout", "the command did not end in time" },
+		{ "network_policy", "the network policy refused a connection" },
+		{ "disk_full", "no space left on the sandbox's disk" },
+		{ "capacity", "the service has no room for it now" },
+		{ "snapshot_damaged", "the snapshot can't be read" },
+		{ "template_unavailable", "the template can't be had now" },
+	};
+
+	for (size_t i = 0; i < ARRAY_SIZE(known); i++)
+		if (strcmp(known[i].code, code) == 0)
+			return known[i].detail;
+	return "an injected fault";
 }

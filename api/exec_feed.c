@@ -14,6 +14,7 @@
 #include "api/exec_json.h"
 #include "api/json_text.h"
 #include "emulator/base/log.h"
+#include "emulator/fault.h"
 
 #define KEEP_ALIVE_MS 15000
 /* What the kernel holds for a reader that has stopped: by default megabytes, which neither slow the command
@@ -27,6 +28,8 @@ struct exec_feed {
 	struct buf chunk;
 	size_t sent; /* of chunk */
 	uv_timer_t timer;
+	int64_t cut;  /* a fault: so many events still go out, then it breaks off; -1: none */
+	bool no_last; /* a fault: the last chunk does not go out */
 	bool ndjson, named, failed;
 };
 
@@ -102,8 +105,11 @@ static bool next_chunk(struct exec_feed *f)
 		return true;
 	buf_reset(&f->chunk);
 	f->sent = 0;
-	if (f->failed || !exec_reader_next(f->reader, &ev))
+	f->failed |= f->cut == 0;
+	if (f->failed || !exec_reader_next(f->reader, &ev) || (f->no_last && ev.kind == EXEC_EVENT_END))
 		return false;
+	if (f->cut > 0)
+		f->cut--;
 	if (add_event(f, &ev) == 0)
 		return true;
 	log_warn("%s: a chunk of a streamed exec could not be made", req_id(f->req));
@@ -172,7 +178,13 @@ bool exec_feed_start(struct req *r, struct exec *x, const struct exec_feed_optio
 		req_reply_err(r, &e);
 		return false;
 	}
-	*f = (struct exec_feed){ .req = r, .reader = f->reader, .ndjson = o->ndjson, .chunk = BUF_INIT(CHUNK_MAX) };
+	*f = (struct exec_feed){
+		.req = r, .reader = f->reader, .ndjson = o->ndjson, .chunk = BUF_INIT(CHUNK_MAX), .cut = -1
+	};
+	if (req_fault(r)) {
+		f->cut = req_fault(r)->cut;
+		f->no_last = req_fault(r)->no_last_chunk;
+	}
 	req_add_header(r, "X-Exec-Id", exec_id(x));
 	req_add_header(r, "Cache-Control", "no-store");
 	if (exec_reader_over(f->reader)) {

@@ -27,6 +27,7 @@
  * The X-Request-Id is always ours; a client's is ignored. OPTIONS is a method like others (405). */
 
 #include "api/conns.h"
+#include "api/inject.h"
 #include "api/req.h"
 
 #include <errno.h>
@@ -63,7 +64,12 @@ struct drain {
 	unsigned int handles;
 };
 
-static void http_release(struct http *h)
+void http_hold(struct http *h)
+{
+	h->handles++;
+}
+
+void http_release(struct http *h)
 {
 	if (--h->handles == 0)
 		free(h);
@@ -250,7 +256,7 @@ ssize_t req_pull(void *cls, uint64_t pos _unused_, char *p, size_t cap)
 	int one = 1;
 	ssize_t n = 0;
 
-	if (r->gone || r->http->dying)
+	if (r->gone || r->http->dying || inject_breaks_stream(r))
 		return MHD_CONTENT_READER_END_WITH_ERROR;
 	r->in_pull = true;
 	do {
@@ -258,8 +264,10 @@ ssize_t req_pull(void *cls, uint64_t pos _unused_, char *p, size_t cap)
 		n = r->pull(r->pull_arg, p, cap);
 	} while (n == 0 && r->woken);
 	r->in_pull = false;
-	if (n > 0)
+	if (n > 0) {
+		r->out_bytes += (uint64_t)n;
 		return n;
+	}
 	if (n < 0)
 		return n == -1 ? MHD_CONTENT_READER_END_OF_STREAM : MHD_CONTENT_READER_END_WITH_ERROR;
 	/* The headers went out with MSG_MORE, for there might have been a body at once: tcp(7) says that
@@ -279,7 +287,7 @@ static enum MHD_Result req_queue(struct req *r)
 {
 	enum MHD_Result ok;
 
-	if (r->broken || r->gone || !r->resp)
+	if (r->broken || r->gone || !r->resp || inject_breaks_answer(r))
 		return MHD_NO;
 	ok = MHD_queue_response(r->conn, r->status, r->resp);
 	MHD_destroy_response(TAKE_PTR(r->resp));
@@ -306,7 +314,9 @@ static enum MHD_Result req_headers(struct req *r, const char *version)
 	r->started = true;
 	if (req_check(r, version)) {
 		r->body = BUF_INIT(r->route->body_max);
-		if (r->route->begin)
+		if (!inject_begin(r))
+			return MHD_NO;
+		if (r->status == 0 && r->route->begin && !inject_answers(r))
 			r->route->begin(r);
 	}
 	if (r->status == 0 || !body_is_costly(r))
@@ -354,7 +364,7 @@ static enum MHD_Result req_upload(struct req *r, const char *p, size_t n, size_t
 	size_t max = r->route ? r->route->body_max : 0;
 
 	r->body_seen += n;
-	if (r->status != 0 || !r->route || (max == 0 && !r->route->data))
+	if (r->status != 0 || !r->route || inject_answers(r) || (max == 0 && !r->route->data))
 		return r->sized || r->body_seen <= DRAIN_CHUNKED_MAX ? MHD_YES : MHD_NO;
 	if (max > 0 && r->body_seen > max) {
 		buf_free(&r->body);
@@ -382,11 +392,14 @@ static enum MHD_Result req_finish(struct req *r)
 		(void)uv_poll_stop(&r->watch);
 	r->body_over = true;
 	conns_set_busy(r->conn, true);
-	if (r->status == 0 && !r->handled) {
+	if (r->status == 0 && !r->handled && !inject_waits(r)) {
 		r->handled = true;
-		r->route->handle(r);
+		if (inject_answers(r))
+			inject_answer(r);
+		else
+			r->route->handle(r);
 	}
-	if (r->status != 0)
+	if (r->status != 0 || r->broken)
 		return req_queue(r);
 	req_suspend(r);
 	return MHD_YES;
@@ -445,6 +458,7 @@ static void on_completed(void *cls _unused_, struct MHD_Connection *conn, void *
 		  (double)(clock_mono_us() - r->start_us) / 1000, r->id);
 	if (code != MHD_REQUEST_TERMINATED_COMPLETED_OK)
 		req_tell_gone(r);
+	req_journal(r);
 	if (r->long_timeout)
 		set_idle_timeout(r, r->http->idle_timeout_s);
 	if (r->drain_fd >= 0)

@@ -52,7 +52,6 @@ void http_free(struct http *h);
 struct api *req_api(const struct req *r);
 const struct account *req_account(const struct req *r); /* NULL on routes without a token */
 const char *req_id(const struct req *r);		/* X-Request-Id */
-const char *req_method(const struct req *r);
 const char *req_param(const struct req *r,
 		      const char *name); /* percent-decoded; never NULL for a {name} of the pattern */
 const char *req_query(const struct req *r, const char *name);  /* percent-decoded, or NULL */
@@ -76,6 +75,7 @@ void req_on_gone(struct req *r, void (*fn)(void *arg), void *arg);
 
 void req_add_header(struct req *r, const char *name, const char *value);
 void req_divergence(struct req *r, const char *slug);
+void req_set_code(struct req *r, const char *code); /* for the journal, where an answer is not a req_reply_err */
 
 /* Answers; each once per request. The JSON object is taken. */
 void req_reply_json(struct req *r, unsigned int status, struct json_object *o);
@@ -91,6 +91,10 @@ void req_reply_err_with(struct req *r, const struct err *e, struct json_object *
 /* 422 in FastAPI's form for one field: where is "body", "query" or "path". */
 void req_reply_invalid(struct req *r, const char *where, const char *field, const char *type, const char *fmt, ...)
 	_printf_(5, 6);
+
+/* What goes wrong on purpose with this request (emulator/fault.h), for who can do it; NULL: nothing. */
+struct fault_effect;
+const struct fault_effect *req_fault(const struct req *r);
 
 /* A body made as it is sent. pull() fills up to cap bytes and returns how many; 0: nothing now (the
  * connection sleeps until req_wake); -1: the end; less: the answer is broken off, visibly. free_fn(arg)

@@ -9,6 +9,7 @@
 
 #include "api/api.h"
 #include "api/errors.h"
+#include "api/inject.h"
 #include "emulator/base/log.h"
 #include "emulator/base/text.h"
 
@@ -64,6 +65,7 @@ static void answer(struct req *r, unsigned int status, const char *type, struct 
 		return;
 	}
 	r->status = status;
+	inject_header(r);
 	if (m)
 		add_headers(r, m, type);
 	else
@@ -72,10 +74,18 @@ static void answer(struct req *r, unsigned int status, const char *type, struct 
 	req_resume(r);
 }
 
+/* For an answer whose body is all there: the response, or one that breaks off in the middle. */
+static struct MHD_Response *whole_body(struct req *r, const void *p, size_t n, enum MHD_ResponseMemoryMode mode)
+{
+	r->out_bytes = n;
+	if (inject_breaks_body(r))
+		return inject_half(r, p, n);
+	return MHD_create_response_from_buffer(n, (void *)(uintptr_t)p, mode);
+}
+
 void req_reply_plain(struct req *r, unsigned int status, const char *json)
 {
-	answer(r, status, "application/json",
-	       MHD_create_response_from_buffer(strlen(json), (void *)(uintptr_t)json, MHD_RESPMEM_PERSISTENT));
+	answer(r, status, "application/json", whole_body(r, json, strlen(json), MHD_RESPMEM_PERSISTENT));
 }
 
 static void put_json(void *o)
@@ -91,9 +101,12 @@ void req_reply_json(struct req *r, unsigned int status, struct json_object *o)
 	struct MHD_Response *m = NULL;
 
 	/* The text belongs to the object, which lives as long as the response. */
-	if (s)
+	if (s && inject_breaks_body(r))
+		m = whole_body(r, s, n, MHD_RESPMEM_MUST_COPY);
+	else if (s)
 		m = MHD_create_response_from_buffer_with_free_callback_cls(n, (void *)(uintptr_t)s, put_json, o);
-	if (!m)
+	r->out_bytes = n;
+	if (!m || inject_breaks_body(r))
 		json_object_put(o);
 	answer(r, status, "application/json", m);
 }
@@ -107,8 +120,7 @@ void req_reply_empty(struct req *r, unsigned int status)
 
 void req_reply_bytes(struct req *r, unsigned int status, const char *type, const void *p, size_t n)
 {
-	answer(r, status, type,
-	       MHD_create_response_from_buffer(n, n > 0 ? (void *)(uintptr_t)p : r->id, MHD_RESPMEM_MUST_COPY));
+	answer(r, status, type, whole_body(r, n > 0 ? p : r->id, n, MHD_RESPMEM_MUST_COPY));
 }
 
 void req_reply_buf(struct req *r, unsigned int status, const char *type, struct buf *b)
@@ -120,8 +132,8 @@ void req_reply_buf(struct req *r, unsigned int status, const char *type, struct 
 		req_reply_bytes(r, status, type, NULL, 0);
 		return;
 	}
-	m = MHD_create_response_from_buffer(b->len, b->p, MHD_RESPMEM_MUST_FREE);
-	if (m)
+	m = whole_body(r, b->p, b->len, MHD_RESPMEM_MUST_FREE);
+	if (m && !inject_breaks_body(r))
 		b->p = NULL;
 	buf_free(b);
 	answer(r, status, type, m);
@@ -130,8 +142,8 @@ void req_reply_buf(struct req *r, unsigned int status, const char *type, struct 
 /* libmicrohttpd would use sendfile(2), but if the file has become shorter than was promised it then waits for
  * more until its time-out; read by us, the answer is broken off at once. Its own reader takes 4 KiB at a time. */
 struct file_part {
-	int fd;
-	uint64_t from;
+	int fd, sock;
+	uint64_t from, stop; /* where a fault breaks it off */
 };
 
 static ssize_t file_part_read(void *arg, uint64_t pos, char *p, size_t cap)
@@ -139,6 +151,11 @@ static ssize_t file_part_read(void *arg, uint64_t pos, char *p, size_t cap)
 	const struct file_part *f = arg;
 	ssize_t n;
 
+	if (pos >= f->stop) {
+		inject_reset(f->sock);
+		return MHD_CONTENT_READER_END_WITH_ERROR;
+	}
+	cap = (size_t)MIN((uint64_t)cap, f->stop - pos);
 	do
 		n = pread(f->fd, p, cap, (off_t)(f->from + pos));
 	while (n < 0 && errno == EINTR);
@@ -166,7 +183,8 @@ void req_reply_fd(struct req *r, unsigned int status, const char *type, int fd, 
 			req_reply_bytes(r, status, type, NULL, 0);
 		return;
 	}
-	*f = (struct file_part){ fd, offset };
+	*f = (struct file_part){ fd, req_fd(r), offset, inject_breaks_body(r) ? n / 2 : UINT64_MAX };
+	r->out_bytes = n;
 	m = MHD_create_response_from_callback(n, (size_t)MIN(n, (uint64_t)FILE_BLOCK), file_part_read, f,
 					      file_part_free);
 	if (!m)
@@ -186,6 +204,11 @@ void req_reply_stream(struct req *r, unsigned int status, const char *type,
 	r->pull_free = free_fn;
 	r->pull_arg = arg;
 	answer(r, status, type, MHD_create_response_from_callback(MHD_SIZE_UNKNOWN, STREAM_BLOCK, req_pull, r, NULL));
+}
+
+void req_set_code(struct req *r, const char *code)
+{
+	(void)snprintf(r->code, sizeof(r->code), "%s", code);
 }
 
 static struct json_object *text_object(const char *s)
@@ -224,6 +247,7 @@ void req_reply_err_with(struct req *r, const struct err *e, struct json_object *
 		json_object_object_add(o, "detail", text_object(e->msg));
 	}
 	json_object_object_add(o, "code", json_object_new_string(a.code));
+	req_set_code(r, a.code);
 	if (extra)
 		merge(o, extra);
 	if (a.status == 401)
@@ -254,5 +278,6 @@ void req_reply_invalid(struct req *r, const char *where, const char *field, cons
 	json_object_array_add(list, item);
 	json_object_object_add(o, "detail", list);
 	json_object_object_add(o, "code", json_object_new_string("validation_error"));
+	req_set_code(r, "validation_error");
 	req_reply_json(r, 422, o);
 }

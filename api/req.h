@@ -80,6 +80,9 @@ struct req {
 	struct req_header_pair headers[REQ_MAX_HEADERS];
 	size_t n_headers;
 	char divergence[512];
+	char code[40];	       /* of an error, for the journal; "" */
+	uint64_t out_bytes;    /* of the answer's body, as far as it was made */
+	struct inject *inject; /* what goes wrong with it on purpose (api/inject.h), or NULL */
 
 	struct MHD_Response *resp; /* made, not queued yet */
 	unsigned int status;	   /* 0: not answered yet */
@@ -98,7 +101,12 @@ struct req {
 /* http.c */
 int req_fd(const struct req *r); /* the connection's socket, or -1 */
 void req_resume(struct req *r);	 /* no-op unless suspended */
+void http_hold(struct http *h);	 /* one more libuv handle that outlives its request */
+void http_release(struct http *h);
 ssize_t req_pull(void *cls, uint64_t pos, char *p, size_t cap);
+
+/* journal_http.c */
+void req_journal(const struct req *r);
 
 /* request.c: everything between the headers and the body. Answers and returns false on refusal. */
 bool req_check(struct req *r, const char *version);

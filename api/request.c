@@ -7,6 +7,7 @@
 #include <strings.h>
 
 #include "api/errors.h"
+#include "api/inject.h"
 #include "emulator/base/clock.h"
 #include "emulator/base/text.h"
 
@@ -32,11 +33,6 @@ const struct account *req_account(const struct req *r)
 const char *req_id(const struct req *r)
 {
 	return r->id;
-}
-
-const char *req_method(const struct req *r)
-{
-	return r->method;
 }
 
 const char *req_param(const struct req *r, const char *name)
@@ -119,6 +115,7 @@ static void reply_json_invalid(struct req *r, size_t at, const char *type, const
 	json_object_array_add(list, item);
 	json_object_object_add(o, "detail", list);
 	json_object_object_add(o, "code", json_object_new_string("validation_error"));
+	req_set_code(r, "validation_error");
 	req_reply_json(r, 422, o);
 }
 
@@ -305,6 +302,7 @@ void req_free_contents(struct req *r)
 {
 	if (r->pull_free)
 		r->pull_free(r->pull_arg);
+	inject_free(r);
 	req_set_data(r, NULL, NULL);
 	if (r->resp)
 		MHD_destroy_response(r->resp);

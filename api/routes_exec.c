@@ -193,6 +193,10 @@ static bool read_request(struct req *r, struct exec_request *q)
 	if (validate_reply(r, &errs))
 		return false;
 	validate_unknown(r, o, exec_fields, ARRAY_SIZE(exec_fields));
+	if (req_fault(r)) {
+		q->spec.fault = req_fault(r)->exec;
+		q->spec.fault_after_ms = req_fault(r)->exec_after_ms;
+	}
 	q->spec.cwd = q->body.cwd;
 	if (q->body.env)
 		q->spec.env = json_object_to_json_string_ext(q->body.env,
@@ -265,8 +269,10 @@ static void reply_result(struct req *r, const struct exec_result *x)
 			      x->timeout_s);
 		errors_map(&e, &a);
 		k = buf_printf(&b, ",\"detail\":\"%s\",\"code\":\"%s\"", e.msg, a.code);
+		req_set_code(r, a.code);
 	} else if (k >= 0 && is_policy_error(r, x)) {
 		k = add_policy_error(&b, x, &a);
+		req_set_code(r, "network_policy");
 	}
 	if (k >= 0)
 		k = buf_puts(&b, "}");

@@ -8,7 +8,6 @@
 
 #include <errno.h>
 #include <string.h>
-#include <time.h>
 #include <utlist.h>
 
 #include "api/sandbox_json.h"
@@ -168,7 +167,7 @@ static void on_created(void *arg, const struct err *e, const struct sandbox_row 
 	struct err e2;
 
 	if (row && c->key &&
-	    store_idempotency_put(c->api->store, c->account, c->key, c->body_hash, row->id, clock_real_ms(), &e2) < 0)
+	    store_idempotency_put(c->api->store, c->account, c->key, c->body_hash, row->id, clock_now_ms(), &e2) < 0)
 		log_warn("idempotency key of %s was not kept: %s", row->id, e2.msg);
 	while (c->waiters) {
 		struct waiter *w = c->waiters;
@@ -215,7 +214,7 @@ static bool answer_by_key(struct req *r, const char *key, const char *hash)
 			req_reply_empty(r, 500);
 		return true;
 	}
-	if (store_idempotency_get(api->store, a->id, key, clock_real_ms(), old_hash, id, &e) < 0) {
+	if (store_idempotency_get(api->store, a->id, key, clock_now_ms(), old_hash, id, &e) < 0) {
 		if (e.kind == ERR_NOT_FOUND)
 			return false;
 		req_reply_err(r, &e);
@@ -366,6 +365,7 @@ static void handle_list(struct req *r)
 
 	if (!read_list_query(r, &q, &status))
 		return;
+	sandboxes_look(req_api(r)->sandboxes);
 	list = json_object_new_array();
 	k = store_sandbox_list(req_api(r)->store, &q, add_to_list, list, next, &e);
 	if (k < 0) {
@@ -450,16 +450,6 @@ static void handle_resume(struct req *r)
 
 /* ---- limits ---- */
 
-static int64_t next_month_ms(int64_t now_ms)
-{
-	time_t t = (time_t)(now_ms / 1000);
-	struct tm tm = { 0 };
-
-	(void)gmtime_r(&t, &tm);
-	tm = (struct tm){ .tm_year = tm.tm_year, .tm_mon = tm.tm_mon + 1, .tm_mday = 1 };
-	return (int64_t)timegm(&tm) * 1000;
-}
-
 static struct json_object *number(double d)
 {
 	char s[40];
@@ -495,7 +485,7 @@ static void handle_limits(struct req *r)
 	struct json_object *o = json_object_new_object(), *regions = json_object_new_array();
 	char resets[CLOCK_ISO_SIZE];
 
-	clock_iso(next_month_ms(clock_real_ms()), resets);
+	clock_iso(clock_next_month_ms(clock_now_ms()), resets);
 	for (size_t i = 0; region_names[i]; i++)
 		json_object_array_add(regions, json_object_new_string(region_names[i]));
 	json_object_object_add(o, "plan", json_object_new_string(p->name));
@@ -528,11 +518,6 @@ static void handle_metrics(struct req *r)
 	reply_missing(r, "metrics are");
 }
 
-static void handle_templates(struct req *r)
-{
-	reply_missing(r, "custom templates are");
-}
-
 static void handle_mcp(struct req *r)
 {
 	reply_missing(r, "the MCP server is");
@@ -548,10 +533,6 @@ static const struct route routes[] = {
 	{ "POST", "/v1/sandboxes/{id}/pause", SCOPE_WRITE, 0, handle_pause, NULL, NULL },
 	{ "POST", "/v1/sandboxes/{id}/resume", SCOPE_WRITE, 0, handle_resume, NULL, NULL },
 	{ "GET", "/v1/sandboxes/{id}/metrics", SCOPE_READ, 0, handle_metrics, NULL, NULL },
-	{ "POST", "/v1/templates", SCOPE_WRITE, 0, handle_templates, NULL, NULL },
-	{ "GET", "/v1/templates", SCOPE_READ, 0, handle_templates, NULL, NULL },
-	{ "GET", "/v1/templates/{id}", SCOPE_READ, 0, handle_templates, NULL, NULL },
-	{ "DELETE", "/v1/templates/{id}", SCOPE_WRITE, 0, handle_templates, NULL, NULL },
 	{ "POST", "/api/sandboxes/mcp", SCOPE_READ, 0, handle_mcp, NULL, NULL },
 	{ "POST", "/mcp", SCOPE_READ, 0, handle_mcp, NULL, NULL },
 };

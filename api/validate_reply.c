@@ -21,6 +21,7 @@ bool validate_reply(struct req *r, struct validate_errors *errs)
 	o = json_object_new_object();
 	json_object_object_add(o, "detail", TAKE_PTR(errs->list));
 	json_object_object_add(o, "code", json_object_new_string("validation_error"));
+	req_set_code(r, "validation_error");
 	req_reply_json(r, 422, o);
 	return true;
 }

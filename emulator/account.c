@@ -4,29 +4,16 @@
  * a guess was. No message quotes any part of a key, nor of what follows its first colon: a key with a
  * colon in it would be half in the log. */
 
-#include "emulator/account.h"
+#include "emulator/account-internal.h"
 
 #include <errno.h>
 #include <nettle/memops.h>
-#include <nettle/sha2.h>
 #include <string.h>
 
+#include "emulator/base/clock.h"
 #include "emulator/base/text.h"
 
-#define KEY_MIN 8
-#define KEY_MAX 256
 #define ACCOUNTS_MAX 1024
-
-struct entry {
-	unsigned char digest[SHA256_DIGEST_SIZE];
-	struct account account;
-};
-
-struct accounts {
-	bool accept_any;
-	struct entry *list;
-	size_t n, cap;
-};
 
 int accounts_new(bool accept_any, struct accounts **ret)
 {
@@ -57,15 +44,25 @@ static void digest_of(const char *key, size_t n, unsigned char ret[static SHA256
 	explicit_bzero(&ctx, sizeof(ctx));
 }
 
-static void id_of(const unsigned char *digest, char ret[static ACCOUNT_ID_SIZE])
+static void ids_of(const unsigned char *digest, struct account *ret)
 {
-	memcpy(ret, "acc_", 4);
+	memcpy(ret->id, "acc_", 4);
 	for (size_t i = 0; i < 8; i++)
-		(void)snprintf(ret + 4 + 2 * i, 3, "%02x", digest[i]);
+		(void)snprintf(ret->id + 4 + 2 * i, 3, "%02x", digest[i]);
+	/* Another part of it: the account's id of one key is not to look like the id of another. */
+	memcpy(ret->key_id, "key_", 4);
+	for (size_t i = 0; i < 6; i++)
+		(void)snprintf(ret->key_id + 4 + 2 * i, 3, "%02x", digest[8 + i]);
 }
 
-/* NULL if the n bytes can be a key, or what is wrong with them. */
-static const char *key_fault(const char *key, size_t n)
+void account_entry_init(struct entry *en, const char *key, size_t n)
+{
+	*en = (struct entry){ .account = { .plan = PLAN_TEAM, .scopes = SCOPE_READ | SCOPE_WRITE } };
+	digest_of(key, n, en->digest);
+	ids_of(en->digest, &en->account);
+}
+
+const char *account_key_fault(const char *key, size_t n)
 {
 	if (n < KEY_MIN)
 		return "the key is shorter than 8 characters";
@@ -77,42 +74,20 @@ static const char *key_fault(const char *key, size_t n)
 	return NULL;
 }
 
-static int parse_plan(const char *s, size_t n, enum plan_id *ret)
+int account_id_parse(const char *s, char ret[static ACCOUNT_ID_SIZE])
 {
-	char word[16];
+	const char *name = strncmp(s, "acc_", 4) == 0 ? s + 4 : s;
+	size_t n = strspn(name, "abcdefghijklmnopqrstuvwxyz0123456789_-");
 
-	if (n >= sizeof(word))
+	if (n == 0 || name[n] || n + 5 > ACCOUNT_ID_SIZE)
 		return -EINVAL;
-	memcpy(word, s, n);
-	word[n] = '\0';
-	return plan_parse(word, ret);
-}
-
-/* "read", "write", or both with a comma; s runs to the end of the specification. */
-static int parse_scopes(const char *s, unsigned int *ret)
-{
-	unsigned int scopes = 0;
-
-	for (;;) {
-		size_t n = strcspn(s, ",");
-
-		if (n == 4 && memcmp(s, "read", n) == 0)
-			scopes |= SCOPE_READ;
-		else if (n == 5 && memcmp(s, "write", n) == 0)
-			scopes |= SCOPE_WRITE;
-		else
-			return -EINVAL;
-		if (!s[n])
-			break;
-		s += n + 1;
-	}
-	*ret = scopes;
+	(void)snprintf(ret, ACCOUNT_ID_SIZE, "acc_%.*s", (int)n, name);
 	return 0;
 }
 
-static const struct entry *find_digest(const struct accounts *a, const unsigned char *digest)
+struct entry *account_entry_find(const struct accounts *a, const unsigned char *digest)
 {
-	const struct entry *found = NULL;
+	struct entry *found = NULL;
 
 	for (size_t i = 0; i < a->n; i++) /* always to the end */
 		if (memeql_sec(a->list[i].digest, digest, SHA256_DIGEST_SIZE))
@@ -120,14 +95,14 @@ static const struct entry *find_digest(const struct accounts *a, const unsigned 
 	return found;
 }
 
-static int append(struct accounts *a, const struct entry *en, struct err *e)
+int account_entry_append(struct accounts *a, const struct entry *en, struct err *e)
 {
 	if (a->n == a->cap) {
 		size_t cap = a->cap ? a->cap * 2 : 8;
 		struct entry *p;
 
 		if (a->n >= ACCOUNTS_MAX)
-			return err_set(e, ERR_CAPACITY, E2BIG, NULL, "more than %d API keys", ACCOUNTS_MAX);
+			return err_set(e, ERR_CAPACITY, E2BIG, "capacity", "more than %d API keys", ACCOUNTS_MAX);
 		p = reallocarray(a->list, cap, sizeof(*p));
 		if (!p)
 			return err_errno(e, ENOMEM, "API keys");
@@ -138,31 +113,14 @@ static int append(struct accounts *a, const struct entry *en, struct err *e)
 	return 0;
 }
 
-int accounts_add(struct accounts *a, const char *spec, struct err *e)
+static int refuse(const struct entry *en, struct err *e)
 {
-	struct entry en = { .account = { .plan = PLAN_TEAM, .scopes = SCOPE_READ | SCOPE_WRITE } };
-	size_t key_len = strcspn(spec, ":"), number = a->n + 1;
-	const char *fault = key_fault(spec, key_len);
-	const char *plan = spec[key_len] ? spec + key_len + 1 : NULL;
+	char iso[CLOCK_ISO_SIZE];
 
-	if (fault)
-		return err_set(e, ERR_INVALID, EINVAL, NULL, "API key %zu: %s", number, fault);
-	if (plan) {
-		size_t n = strcspn(plan, ":");
-
-		if (parse_plan(plan, n, &en.account.plan) < 0)
-			return err_set(e, ERR_INVALID, EINVAL, NULL,
-				       "API key %zu: after the key's colon comes a plan: free, pro or team", number);
-		if (plan[n] && parse_scopes(plan + n + 1, &en.account.scopes) < 0)
-			return err_set(e, ERR_INVALID, EINVAL, NULL,
-				       "API key %zu: after the plan's colon come the scopes: read, write or read,write",
-				       number);
-	}
-	digest_of(spec, key_len, en.digest);
-	id_of(en.digest, en.account.id);
-	if (find_digest(a, en.digest))
-		return err_set(e, ERR_INVALID, EINVAL, NULL, "API key %zu: the same key was given before", number);
-	return append(a, &en, e);
+	if (en->revoked_ms)
+		return err_set(e, ERR_DENIED, EACCES, "unauthorized", "This API key was revoked");
+	clock_iso(en->expires_ms, iso);
+	return err_set(e, ERR_DENIED, EACCES, "key_expired", "This API key has expired (%s)", iso);
 }
 
 int accounts_find(const struct accounts *a, const char *token, struct account *ret, struct err *e)
@@ -174,18 +132,19 @@ int accounts_find(const struct accounts *a, const char *token, struct account *r
 	if (n == 0)
 		return err_set(e, ERR_DENIED, EACCES, "unauthorized",
 			       "Missing API key: send Authorization: Bearer <key>");
-	if (key_fault(token, n))
+	if (account_key_fault(token, n))
 		return err_set(e, ERR_DENIED, EACCES, "unauthorized", "Invalid API key");
 	digest_of(token, n, digest);
-	found = find_digest(a, digest);
+	found = account_entry_find(a, digest);
 	if (found) {
+		if (found->revoked_ms || (found->expires_ms && clock_now_ms() >= found->expires_ms))
+			return refuse(found, e);
 		*ret = found->account;
 		return 0;
 	}
 	if (a->accept_any && (strncmp(token, "ork_", 4) == 0 || strncmp(token, "sp_live_", 8) == 0)) {
-		id_of(digest, ret->id);
-		ret->plan = PLAN_TEAM;
-		ret->scopes = SCOPE_READ | SCOPE_WRITE;
+		*ret = (struct account){ .plan = PLAN_TEAM, .scopes = SCOPE_READ | SCOPE_WRITE };
+		ids_of(digest, ret);
 		return 0;
 	}
 	return err_set(e, ERR_DENIED, EACCES, "unauthorized", "Invalid API key");

@@ -90,3 +90,5 @@ void cgroup_destroy_root(struct cgroup_root *r);
 /* For a CLI command, with the caller's rights, when no emulator of that name runs: kills and removes what
  * one left that could not clean up behind itself. 0 also when there is nothing. */
 int cgroup_sweep(const char *name, struct err *e);
+/* How many groups of that name there are, in all hierarchies; 0 where there are no cgroups. */
+unsigned int cgroup_count(const char *name);

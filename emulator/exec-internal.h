@@ -111,7 +111,8 @@ struct exec {
 	struct exec_blocked *blocked; /* res.blocked */
 	uint64_t net_before;	      /* the ledger's newest entry when it began */
 	bool exited, finished;
-	bool held; /* the sandbox is paused: the timer goes on with held_ms afterwards */
+	enum fault_exec faulted; /* what went wrong with it on purpose */
+	bool held;		 /* the sandbox is paused: the timer goes on with held_ms afterwards */
 	uint64_t held_ms;
 	bool paused; /* the primary reader is behind */
 	struct exec_log log;
@@ -135,6 +136,7 @@ void exec_keep(struct exec *x); /* before init hears of it */
 void exec_unkeep(struct exec *x);
 void exec_no_stdin(struct exec *x); /* before it is closed */
 void exec_note_position(struct exec *x);
+void exec_note_clock(struct exec *x); /* it runs, since start_us */
 
 /* exec_io.c: pipes, terminal, stdin */
 struct init_exec;
@@ -145,6 +147,14 @@ void exec_io_update(struct exec *x); /* starts and stops watching as x is now */
 void exec_io_drain(struct exec *x);  /* the process has ended: what is there is still its output */
 void exec_io_let_go(struct exec *x); /* hands pipes that have other writers to exec_linger.c */
 void exec_deliver(struct exec *x, enum exec_stream s, const char *p, size_t n);
+
+/* exec_journal.c */
+#define EXEC_JOURNAL_TEXT 256
+/* The program of a command, for the journal: "python \u2026" (an ellipsis for the rest), or an ellipsis alone. shell: it
+ * is a line for the shell; else the first word, and `more` says whether others follow. */
+void exec_journal_text(const char *command, bool shell, bool more, char ret[static EXEC_JOURNAL_TEXT]);
+void exec_tell_started(const struct exec *x);
+void exec_tell_ended(const struct exec *x); /* while it still has its sandbox */
 
 /* exec_reader.c */
 void readers_wake(struct exec *x, bool output);
@@ -160,3 +170,4 @@ int pty_resize(int master, struct exec_size size);
 #define REGISTRY_BYTES (64u << 20)   /* of output, in all sandboxes */
 void registry_add(struct exec *x);   /* takes the reference of the running list */
 void registry_forget_all(struct sandbox *sb);
+void registry_expire(struct sandboxes *m); /* forgets what has been remembered long enough */

@@ -146,13 +146,14 @@ static void collect_blocked(struct exec *x)
 static void move_to_ended(struct exec *x)
 {
 	x->finished = true;
-	x->ended_us = clock_mono_us();
-	x->ended_ms = clock_real_ms();
+	x->ended_us = clock_now_us();
+	x->ended_ms = clock_now_ms();
 	x->m->n_execs--;
 	x->primary = NULL;
 	log_finish(&x->log);
 	if (!x->sb)
 		return;
+	exec_tell_ended(x);
 	DL_DELETE(x->sb->execs, x);
 	x->sb->n_execs--;
 	registry_add(x);
@@ -247,6 +248,8 @@ static void judge(struct exec *x, const struct init_exit *ie)
 	}
 	r->background = ie->background;
 	count_events(x);
+	if (x->faulted == FAULT_EXEC_OOM)
+		r->oom_kills = MAX(r->oom_kills, UINT64_C(1));
 	/* A shell reports a killed child as 137; the group's count tells who killed it. */
 	if (r->exit_code == 128 + SIGKILL && r->oom_kills > 0)
 		r->reason = EXEC_OOM;
@@ -295,12 +298,13 @@ void exec_end_all(struct sandbox *sb)
 		DL_DELETE(sb->execs, x);
 		sb->n_execs--;
 		count_events(x);
+		set_killed(x, oom ? EXEC_OOM : EXEC_TERMINATED);
+		exec_tell_ended(x);
 		x->sb = NULL;
 		x->phase = PHASE_KILL; /* no one is left to be killed */
 		x->held = false;
 		if (x->res.by == EXEC_BY_NONE)
 			x->res.by = EXEC_BY_SANDBOX;
-		set_killed(x, oom ? EXEC_OOM : EXEC_TERMINATED);
 		x->res.background = 0;
 		ended(x);
 	}
@@ -308,12 +312,49 @@ void exec_end_all(struct sandbox *sb)
 
 /* ---- time ---- */
 
+static void on_timer(uv_timer_t *t);
+
+void exec_start_timer(struct exec *x, uint64_t ms)
+{
+	/* The loop's clock may be a request old, and is cut to milliseconds. */
+	uv_update_time(x->m->c.loop);
+	(void)uv_timer_start(&x->timer, on_timer, ms + 1, 0);
+}
+
+/* Its limit, or before that what goes wrong with it on purpose. */
+static void arm_timer(struct exec *x)
+{
+	uint64_t ms = (uint64_t)x->spec.timeout_s * 1000;
+
+	if (x->spec.timeout_s == EXEC_NO_TIMEOUT)
+		ms = UINT64_MAX;
+	if (x->spec.fault_after_ms >= ms)
+		x->spec.fault = FAULT_EXEC_NONE;
+	if (x->spec.fault != FAULT_EXEC_NONE)
+		ms = x->spec.fault_after_ms;
+	if (ms != UINT64_MAX)
+		exec_start_timer(x, ms);
+}
+
+/* The kill is a real one. That it was for memory is only said: nothing else in the sandbox shall die of it. */
+static void go_wrong(struct exec *x)
+{
+	x->faulted = x->spec.fault;
+	x->spec.fault = FAULT_EXEC_NONE;
+	exec_signal_tree(x, SIGKILL);
+	arm_timer(x); /* should it not die, its limit still holds */
+}
+
 static void on_timer(uv_timer_t *t)
 {
 	struct exec *x = t->data;
 
 	switch (x->phase) {
 	case PHASE_RUN:
+		if (x->spec.fault != FAULT_EXEC_NONE) {
+			go_wrong(x);
+			break;
+		}
 		exec_begin_end(x, EXEC_BY_TIMEOUT);
 		break;
 	case PHASE_TERM:
@@ -351,19 +392,13 @@ void exec_begin_end(struct exec *x, enum exec_ender by)
 	(void)uv_timer_start(&x->timer, on_timer, GRACE_MS, 0);
 }
 
-void exec_start_timer(struct exec *x, uint64_t ms)
-{
-	/* The loop's clock may be a request old, and is cut to milliseconds. */
-	uv_update_time(x->m->c.loop);
-	(void)uv_timer_start(&x->timer, on_timer, ms + 1, 0);
-}
-
 void exec_hold_all(struct sandbox *sb)
 {
 	struct exec *x;
 
 	DL_FOREACH(sb->execs, x)
 	{
+		x->pos->held_us = clock_mono_us();
 		if (!uv_is_active((uv_handle_t *)&x->timer))
 			continue;
 		x->held = true;
@@ -380,7 +415,7 @@ void exec_release_all(struct sandbox *sb, int64_t held_us)
 	DL_FOREACH(sb->execs, x)
 	{
 		x->start_us += held_us;
-		x->pos->start_us = x->start_us;
+		exec_note_clock(x);
 		if (x->held)
 			(void)uv_timer_start(&x->timer, on_timer, x->held_ms + 1, 0);
 		x->held = false;
@@ -531,7 +566,7 @@ static struct exec *exec_alloc(struct sandbox *sb, const struct exec_spec *s, co
 		output_init(&x->s[i].out);
 	}
 	log_init(&x->log);
-	text_ulid(clock_real_ms(), ulid);
+	text_ulid(clock_now_ms(), ulid);
 	(void)snprintf(x->name, sizeof(x->name), "exe_%s", ulid);
 	(void)uv_timer_init(sb->m->c.loop, &x->timer);
 	x->timer.data = x;
@@ -558,7 +593,7 @@ static int launch(struct exec *x, const struct exec_spec *s, const char *cwd, co
 		x->oom_before = sandbox_oom_kills(x->sb);
 		x->denied_before = sandbox_pids_denied(x->sb);
 		x->start_us = clock_mono_us();
-		x->started_ms = clock_real_ms();
+		x->started_ms = clock_now_ms();
 		exec_keep(x);
 		r = init_start(x->sb->init, &ie, e);
 	}
@@ -595,8 +630,8 @@ static int start_in(struct sandbox *sb, const struct exec_spec *s, const struct 
 	sb->n_execs++;
 	sb->m->n_execs++;
 	exec_io_update(x);
-	if (x->spec.timeout_s != EXEC_NO_TIMEOUT)
-		exec_start_timer(x, (uint64_t)x->spec.timeout_s * 1000);
+	exec_tell_started(x);
+	arm_timer(x);
 	*ret = x;
 	return 0;
 }

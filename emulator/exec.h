@@ -16,6 +16,7 @@
 #include "emulator/account.h"
 #include "emulator/base/buf.h"
 #include "emulator/base/err.h"
+#include "emulator/fault.h"
 
 struct sandboxes;
 struct exec;
@@ -49,12 +50,14 @@ struct exec_spec {
 	const char *cwd;	 /* NULL: /workspace */
 	const char *stdin_data;	 /* NULL: /dev/null, unless stdin_open */
 	size_t stdin_len;
-	bool stdin_open;      /* after stdin_data there may be more, by exec_stdin */
-	struct exec_size pty; /* a terminal instead of pipes; its stdin is always open */
-	bool streamed;	      /* the first reader is primary */
-	bool background;      /* nobody ever waits for it; only for exec_info */
-	bool detach;	      /* goes on when the one who started it leaves */
-	uint32_t timeout_s;   /* 0: the default; EXEC_NO_TIMEOUT */
+	bool stdin_open;       /* after stdin_data there may be more, by exec_stdin */
+	struct exec_size pty;  /* a terminal instead of pipes; its stdin is always open */
+	bool streamed;	       /* the first reader is primary */
+	bool background;       /* nobody ever waits for it; only for exec_info */
+	bool detach;	       /* goes on when the one who started it leaves */
+	uint32_t timeout_s;    /* 0: the default; EXEC_NO_TIMEOUT */
+	enum fault_exec fault; /* what goes wrong with it on purpose, fault_after_ms after its start */
+	uint32_t fault_after_ms;
 };
 
 /* A connection or a look-up that the network policy refused while the command ran. With several commands at

@@ -80,6 +80,12 @@ void exec_note_position(struct exec *x)
 	memcpy(x->pos->bytes, x->log.bytes, sizeof(x->pos->bytes));
 }
 
+void exec_note_clock(struct exec *x)
+{
+	x->pos->start_us = x->start_us;
+	x->pos->held_us = 0;
+}
+
 /* ---- the note ---- */
 
 struct exec_note {
@@ -159,7 +165,7 @@ void exec_keep(struct exec *x)
 	struct err e = ERR_INIT;
 
 	find_position(x);
-	x->pos->start_us = x->start_us;
+	exec_note_clock(x);
 	k.note_len = write_note(x, &w);
 	k.note = &w;
 	memcpy(k.slot, x->slot, sizeof(k.slot));
@@ -237,7 +243,7 @@ static void take_state(struct exec *x, uint32_t position)
 	struct sandboxes *m = x->m;
 	const uint64_t none[2] = { 0, 0 };
 
-	x->start_us = clock_mono_us() - MAX(clock_real_ms() - x->started_ms, INT64_C(0)) * 1000;
+	x->start_us = clock_mono_us() - MAX(clock_now_ms() - x->started_ms, INT64_C(0)) * 1000;
 	log_init_lost(&x->log, none);
 	if (!m->positions || position >= EXEC_POSITIONS || m->pos_used[position])
 		return;
@@ -252,8 +258,10 @@ static void take_clock(struct exec *x)
 
 	/* Since the pause began it has stood still; from now on the sandbox counts that. What is noted stays as it was
 	 * at the pause until the resume, for a daemon after this one. */
-	if (x->sb->row.status == SANDBOX_PAUSED)
-		x->start_us += MAX(clock_real_ms() - x->sb->row.paused_ms, INT64_C(0)) * 1000;
+	if (x->pos->held_us != 0 && x->pos_index != UINT32_MAX)
+		x->start_us += now - x->pos->held_us;
+	if (x->sb->row.status != SANDBOX_PAUSED)
+		exec_note_clock(x);
 	if (x->spec.timeout_s == EXEC_NO_TIMEOUT)
 		return;
 	left_ms = MAX((int64_t)x->spec.timeout_s * 1000 - (now - x->start_us) / 1000, INT64_C(1));
@@ -290,7 +298,7 @@ static int adopt(struct sandbox *sb, struct kept_exec *k, struct err *e)
 	sb->next_exec = MAX(sb->next_exec, x->id);
 	exec_io_update(x);
 	take_clock(x);
-	if (x->pos->by != EXEC_BY_NONE && x->pos_index != UINT32_MAX)
+	if (x->pos_index != UINT32_MAX && x->pos->by > EXEC_BY_NONE && x->pos->by < EXEC_BY_SANDBOX)
 		exec_begin_end(x, (enum exec_ender)x->pos->by);
 	(void)init_recall(sb->init, x->id);
 	return 0;

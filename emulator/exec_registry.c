@@ -27,9 +27,9 @@ static void forget(struct exec *x)
 
 static void on_timer(uv_timer_t *t);
 
-static void expire(struct sandboxes *m)
+void registry_expire(struct sandboxes *m)
 {
-	int64_t now = clock_mono_us();
+	int64_t now = clock_now_us();
 
 	while (m->ended && (now - m->ended->ended_us) / 1000 >= REGISTRY_MS)
 		forget(m->ended);
@@ -43,7 +43,7 @@ static void expire(struct sandboxes *m)
 
 static void on_timer(uv_timer_t *t)
 {
-	expire(t->data);
+	registry_expire(t->data);
 }
 
 void registry_add(struct exec *x)
@@ -58,7 +58,7 @@ void registry_add(struct exec *x)
 	x->refs++; /* it may be the one to go */
 	if (sb->n_ended > REGISTRY_MAX)
 		forget(sb->ended);
-	expire(m);
+	registry_expire(m);
 	exec_put(x);
 }
 
@@ -66,7 +66,7 @@ void registry_forget_all(struct sandbox *sb)
 {
 	while (sb->ended)
 		forget(sb->ended);
-	expire(sb->m);
+	registry_expire(sb->m);
 }
 
 /* ---- looking ---- */
@@ -100,7 +100,7 @@ int exec_find(struct sandboxes *m, const struct account *a, const char *sandbox_
 
 	if (r < 0)
 		return r;
-	expire(m);
+	registry_expire(m);
 	x = find_in(sb->execs, id);
 	if (!x)
 		x = find_in(sb->ended, id);
@@ -152,7 +152,7 @@ int exec_each(struct sandboxes *m, const struct account *a, const char *sandbox_
 
 	if (r < 0)
 		return r;
-	expire(m);
+	registry_expire(m);
 	DL_FOREACH(sb->execs, x)
 	{
 		all[n++] = x;

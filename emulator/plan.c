@@ -25,6 +25,7 @@ static const struct plan plans[] = {
 		.gb_hours = 10.0,
 		.cpu_hours = 2.0,
 		.network_open = false,
+		.rate = { 60, 60 },
 	},
 	[PLAN_PRO] = {
 		.name = "pro",
@@ -37,6 +38,7 @@ static const struct plan plans[] = {
 		.gb_hours = 200.0,
 		.cpu_hours = 100.0,
 		.network_open = true,
+		.rate = { 300, 60 },
 	},
 	[PLAN_TEAM] = {
 		.name = "team",
@@ -49,6 +51,7 @@ static const struct plan plans[] = {
 		.gb_hours = 2000.0,
 		.cpu_hours = 1000.0,
 		.network_open = true,
+		.rate = { 1200, 60 },
 	},
 };
 

@@ -37,6 +37,7 @@
 #include "emulator/init.h"
 #include "emulator/keeper.h"
 #include "emulator/sandbox.h"
+#include "emulator/vclock.h"
 #include "netpolicy/ledger.h"
 #include "rootfs/snapshot.h"
 #include "rootfs/template.h"
@@ -57,8 +58,9 @@ struct parked;
 struct exec_pos {
 	uint64_t bytes[2]; /* of each stream, as far as a reader may have seen */
 	int64_t start_us;  /* clock_mono_us, with what it stood still */
-	uint32_t by;	   /* enum exec_ender: it is being ended */
-	uint32_t unused;
+	int64_t held_us;   /* since when it stands still; 0: it does not */
+	uint64_t by;	   /* enum exec_ender: it is being ended */
+	uint64_t unused[3];
 };
 
 /* ---- slots ---- */
@@ -192,6 +194,7 @@ struct job {
 	char *template_name, *template_digest;
 	int64_t paused_ms;
 	struct snapshot_info snapshot; /* to be unpacked */
+	struct json_object *row;       /* for the manifest */
 };
 
 struct sandbox {
@@ -206,16 +209,19 @@ struct sandbox {
 	struct template_ref *template;
 	char **env; /* defaults and the sandbox's own: "K=V", NULL-terminated */
 
-	uv_timer_t timer; /* creating: its limit; running: the deadline */
-	int64_t deadline_us;
+	uv_timer_t timer;    /* creating: its limit; running: the deadline */
+	int64_t deadline_us; /* clock_now_us */
 
 	struct waiter *creator;
 	struct waiter *changer; /* who asked for the pause or resume under way */
 	struct waiter *enders;
 	struct job *job;
-	int64_t held_us;	/* since when its clocks stand still; 0: they run */
+	int64_t held_us;	/* clock_mono_us since when its clocks stand still; 0: they run */
+	int64_t held_offset_ms; /* the clock's offset then */
+	int64_t end_ms, end_us; /* when its end began: clock_now_ms, clock_mono_us */
 	char *template_digest;	/* of what its disk is made on; NULL: not known any more */
-	bool snapshot;		/* there may be one in the state dir */
+	bool snapshot;		/* there may be one in the folder */
+	uint64_t looked;	/* the last look that saw it there */
 	struct err failure;	/* kind ERR_NONE: none */
 	const char *end_reason; /* static; why it is terminating */
 
@@ -278,7 +284,7 @@ struct sandboxes {
 	struct deferred *deferred;
 	uv_timer_t linger_timer, ended_timer;
 	uv_timer_t trash_timer;
-	bool trash_pending, trash_running;
+	bool trash_pending, trash_running, stop_trash;
 
 	bool stopping, keeping;
 	void (*stopped)(void *arg);
@@ -289,9 +295,21 @@ struct sandboxes {
 	struct job *jobs_waiting;
 	unsigned int n_jobs; /* running workers of jobs */
 
+	uv_timer_t look_timer;
+	struct timespec looked_at; /* the snapshots folder's mtime */
+	uint64_t looks;
+
 	unsigned int handles; /* open uv handles of this struct */
 	bool freeing;
 };
+
+/* Into the journal. detail: or NULL. */
+static inline void sandbox_tell(const struct sandbox *sb, enum journal_type type, const char *detail)
+{
+	journal_add(sb->m->c.journal,
+		    &(struct journal_event){
+			    .type = type, .account = sb->row.account, .sandbox = sb->row.id, .detail = detail });
+}
 
 /* The live sandbox of that account, or NULL. */
 struct sandbox *sandbox_find(struct sandboxes *m, const struct account *a, const char *id);
@@ -340,18 +358,31 @@ int sandbox_check_concurrent(struct sandboxes *m, const struct account *a, struc
 void sandbox_hold_clocks(struct sandbox *sb);
 void sandbox_release_clocks(struct sandbox *sb);
 void sandbox_arm_deadline(struct sandbox *sb);
+void sandbox_time_over(struct sandbox *sb);
+/* From now on nobody else can resume it. ERR_NOT_READY when somebody has. */
+int sandbox_claim(struct sandbox *sb, struct err *e);
 /* Moves its snapshot, if any, to the trash. */
 void sandbox_drop_snapshot(struct sandbox *sb);
 
+/* sandbox_share.c */
+#define SANDBOX_MOVED "moved" /* a termination_reason */
+bool sandbox_is_moved(const struct sandbox_row *row);
+/* In memory from now on; its row is stored already. */
+int sandbox_add_paused(struct sandboxes *m, const struct sandbox_row *row, struct err *e);
+void sandboxes_look_start(struct sandboxes *m);
+/* At a stop: a paused one's processes end, its snapshot stays. */
+void sandbox_let_go(struct sandbox *sb);
+
 /* sandbox_cold.c: the processes of a paused sandbox are gone. */
 void sandbox_gone_cold(struct sandbox *sb);
-int sandbox_resume_cold(struct sandbox *sb, struct err *e);
+int sandbox_resume_cold(struct sandbox *sb, const struct account *a, struct err *e);
 void sandbox_cold_ready(struct sandbox *sb, const struct err *e, int root_fd);
 void sandbox_cold_failed(struct sandbox *sb, const struct err *e);
 /* Whether there is a whole snapshot of the very pause that the row tells of; else e says why not. */
 bool sandbox_has_snapshot(struct sandboxes *m, const struct sandbox_row *row, struct err *e);
-/* Start-up: takes over a paused row (copied) whose snapshot is whole. *ret: whether it did. */
-int sandbox_load_paused(struct sandboxes *m, const struct sandbox_row *row, bool *ret, struct err *e);
+/* Start-up: takes over a paused row (copied) whose snapshot is whole. *ret: whether it did. One whose snapshot is
+ * somebody else's by now gets the status terminated. */
+int sandbox_load_paused(struct sandboxes *m, struct sandbox_row *row, bool *ret, struct err *e);
 
 /* sandbox_adopt.c: start-up, after the slots were listed. Takes over the row (copied) if its slot is there.
  * *ret: whether the row needs nothing more. */
@@ -401,6 +432,12 @@ int sandboxes_net_start(struct sandboxes *m, struct err *e);
 /* Tells the egress process all that there is, in place of what it has. */
 int sandboxes_net_sync(struct sandboxes *m, struct err *e);
 void sandboxes_net_stop(struct sandboxes *m);
+
+/* A message to the egress process; -EPIPE when there is none. */
+struct egress_msg;
+int sandboxes_tell_egress(struct sandboxes *m, const struct egress_msg *msg);
+/* sandbox_fault.c: the egress process made a question fail. */
+void sandbox_fault_hit(const struct sandbox *sb, const char *id, const char *host);
 
 /* Takes in what is queued: afterwards the ledger knows all that the sandbox's programs know. */
 void sandbox_net_catch_up(struct sandbox *sb);

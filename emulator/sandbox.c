@@ -12,6 +12,10 @@
 #include "emulator/sandbox-internal.h"
 #include "rootfs/tree.h"
 
+/* A stop that waits for nothing but the trash: says so after the one, gives up after the other. */
+#define STOP_SILENT_MS 1000
+#define STOP_TRASH_MS 7000
+
 static const char lost_text[] = "the emulator stopped without ending it";
 
 static void on_handle_closed(uv_handle_t *h)
@@ -37,6 +41,8 @@ int sandboxes_new(const struct sandboxes_config *c, struct sandboxes **ret, stru
 	if (!m)
 		return err_errno(e, ENOMEM, "can't start");
 	m->c = *c;
+	if (m->c.stop_trash_ms == 0)
+		m->c.stop_trash_ms = STOP_TRASH_MS;
 	m->scratch = malloc(SANDBOX_SCRATCH_SIZE);
 	m->null_fd = open("/dev/null", O_RDONLY | O_CLOEXEC);
 	if (!m->scratch || m->null_fd < 0) {
@@ -56,6 +62,7 @@ int sandboxes_new(const struct sandboxes_config *c, struct sandboxes **ret, stru
 	add_timer(m, &m->trash_timer);
 	add_timer(m, &m->stop_timer);
 	add_timer(m, &m->jobs_timer);
+	add_timer(m, &m->look_timer);
 	*ret = m;
 	return sandboxes_net_start(m, e);
 }
@@ -85,6 +92,7 @@ void sandboxes_set_keeper(struct sandboxes *m, struct keeper *k)
 void sandboxes_start(struct sandboxes *m)
 {
 	pool_start(m);
+	sandboxes_look_start(m);
 }
 
 /* ---- looking things up ---- */
@@ -94,6 +102,10 @@ struct sandbox *sandbox_find(struct sandboxes *m, const struct account *a, const
 	struct sandbox *sb;
 
 	HASH_FIND(hh, m->by_id, id, strlen(id), sb);
+	if (!sb || sb->row.status == SANDBOX_PAUSED) {
+		sandboxes_look(m);
+		HASH_FIND(hh, m->by_id, id, strlen(id), sb);
+	}
 	return sb && strcmp(sb->row.account, a->id) == 0 ? sb : NULL;
 }
 
@@ -129,7 +141,7 @@ int sandbox_stored_row(struct sandboxes *m, const struct account *a, const char 
 		row.status = SANDBOX_FAILED;
 		(void)snprintf(row.termination_reason, sizeof(row.termination_reason), "failed");
 		if (row.terminated_ms == 0)
-			row.terminated_ms = clock_real_ms();
+			row.terminated_ms = clock_now_ms();
 		if (!row.failure)
 			row.failure = strdup(lost_text);
 		(void)store_sandbox_update(m->c.store, &row, NULL);
@@ -256,6 +268,30 @@ static void on_stop_limit(uv_timer_t *t)
 	stopped(m);
 }
 
+static void on_stop_trash_limit(uv_timer_t *t)
+{
+	log_info("what ended sandboxes have on the disk is not removed yet: the rest is left to the next start");
+	stopped(t->data);
+}
+
+static void on_stop_trash(uv_timer_t *t)
+{
+	struct sandboxes *m = t->data;
+
+	log_info("every sandbox has ended; removing what they have on the disk");
+	(void)uv_timer_start(&m->stop_timer, on_stop_trash_limit, m->c.stop_trash_ms, 0);
+}
+
+/* Somebody waits for the stop, and a hundred thousand files take their time: that is said, and is not waited for to
+ * the end. Every start empties the trash. */
+static void wait_for_trash(struct sandboxes *m)
+{
+	if (m->stop_trash)
+		return;
+	m->stop_trash = true;
+	(void)uv_timer_start(&m->stop_timer, on_stop_trash, MIN(STOP_SILENT_MS, m->c.stop_trash_ms), 0);
+}
+
 bool sandboxes_all_ended(const struct sandboxes *m)
 {
 	return !m->by_id && !m->slots;
@@ -288,8 +324,10 @@ void sandboxes_check_stopped(struct sandboxes *m)
 		return;
 	if (m->keeping ? !all_settled(m) : !sandboxes_all_ended(m))
 		return;
-	if (m->trash_pending || m->trash_running)
+	if (m->trash_pending || m->trash_running) {
+		wait_for_trash(m);
 		return;
+	}
 	(void)uv_timer_start(&m->stop_timer, on_stop_check, 0, 0);
 }
 
@@ -313,8 +351,13 @@ void sandboxes_shutdown(struct sandboxes *m, bool keep, void (*done)(void *arg),
 	m->stopped = done;
 	m->stopped_arg = arg;
 	(void)uv_timer_start(&m->stop_timer, on_stop_limit, SANDBOX_SHUTDOWN_MS, 0);
+	(void)uv_timer_stop(&m->look_timer);
 	HASH_ITER(hh, m->by_id, sb, next_sb)
-	if (!keep || sb->row.status == SANDBOX_CREATING)
+	if (keep && sb->row.status != SANDBOX_CREATING)
+		continue;
+	else if (m->c.snapshots.shared && sb->row.status == SANDBOX_PAUSED)
+		sandbox_let_go(sb);
+	else
 		sandbox_end(sb, "user", NULL);
 	/* Those no sandbox has taken yet. */
 	HASH_ITER(hh, m->slots, s, next_s)
@@ -362,4 +405,5 @@ void sandboxes_free(struct sandboxes *m)
 	uv_close((uv_handle_t *)&m->trash_timer, on_handle_closed);
 	uv_close((uv_handle_t *)&m->stop_timer, on_handle_closed);
 	uv_close((uv_handle_t *)&m->jobs_timer, on_handle_closed);
+	uv_close((uv_handle_t *)&m->look_timer, on_handle_closed);
 }

@@ -8,9 +8,12 @@
 #include "emulator/account.h"
 #include "emulator/base/err.h"
 #include "emulator/cgroup.h"
+#include "emulator/fault.h"
 #include "emulator/idmap.h"
+#include "emulator/journal.h"
 #include "emulator/store.h"
 #include "netpolicy/policy.h"
+#include "rootfs/snapshot_dir.h"
 
 struct uv_loop_s;
 struct keeper;
@@ -32,11 +35,17 @@ struct sandboxes_config {
 	struct cgroup_root *cgroups;
 	const struct idmap *idmap;
 	int state_fd;
+	struct snapshot_dir snapshots; /* fds borrowed */
 	struct sandboxes_network network;
-	int positions_fd;   /* keeper_started's, taken; 0 or -1: none */
-	uint32_t warm;	    /* inits kept parked, so that a create finds one */
-	bool strict_resume; /* a resume that can't bring the processes back is ERR_NOT_READY "memory_lost" */
-	uint32_t max_live;  /* refuse (ERR_CAPACITY) beyond this many on this host; 0: no limit */
+	int positions_fd;	 /* keeper_started's, taken; 0 or -1: none */
+	uint32_t warm;		 /* inits kept parked, so that a create finds one */
+	bool strict_resume;	 /* a resume that can't bring the processes back is ERR_NOT_READY "memory_lost" */
+	struct journal *journal; /* hears of all that happens; or NULL */
+	struct faults *faults;	 /* for those about names; or NULL */
+	bool journal_commands;	 /* with whole command lines, which may hold secrets */
+	uint32_t max_live;	 /* refuse (ERR_CAPACITY) beyond this many on this host; 0: no limit */
+	/* How long a stop waits for nothing but the trash, in ms; 0: 7000. */
+	uint32_t stop_trash_ms;
 };
 
 /* What POST /v1/sandboxes asks for; already validated by the wire's types, not by the plan. */
@@ -50,6 +59,7 @@ struct sandbox_spec {
 	const char *region;   /* or NULL */
 	const char *env;      /* JSON object text */
 	const char *metadata; /* JSON object text */
+	bool build; /* the emulator's own (tmpl.h): no plan counts it, and whose the template is was checked */
 };
 
 int sandboxes_new(const struct sandboxes_config *c, struct sandboxes **ret, struct err *e);
@@ -74,6 +84,21 @@ void sandboxes_start(struct sandboxes *m);
 int sandbox_create(struct sandboxes *m, const struct account *a, const struct sandbox_spec *s, sandbox_done_fn done,
 		   void *arg, struct err *e);
 
+/* May the account make a sandbox of it? A custom one must be its own (ERR_NOT_FOUND "template_not_found") and
+ * built (ERR_NOT_READY "template_not_ready"). Whether there is such a template is not asked. */
+int sandbox_check_template(struct sandboxes *m, const struct account *a, const char *name, struct err *e);
+
+/* The rows (borrowed) of all that live, paused ones too, and were made of this template, whosoever they are. */
+void sandboxes_each_of_template(struct sandboxes *m, const char *name,
+				void (*fn)(void *arg, const struct sandbox_row *row), void *arg);
+
+/* Ends every sandbox that is a build's: their accounts begin with this. */
+#define SANDBOX_BUILD_ACCOUNT "bld_"
+void sandboxes_end_builds(struct sandboxes *m);
+
+/* Something was moved to the trash. */
+void sandboxes_kick_trash(struct sandboxes *m);
+
 /* Copies the row (the caller clears it). ERR_NOT_FOUND "sandbox_not_found" also for another account's. */
 int sandbox_get(struct sandboxes *m, const struct account *a, const char *id, struct sandbox_row *ret, struct err *e);
 
@@ -95,6 +120,16 @@ int sandbox_pause(struct sandboxes *m, const struct account *a, const char *id, 
  * "template_unavailable", ERR_NOT_READY "memory_lost" (strict_resume). */
 int sandbox_resume(struct sandboxes *m, const struct account *a, const char *id, sandbox_done_fn done, void *arg,
 		   struct err *e);
+
+/* Takes in what happened in the snapshots' folder without this emulator's doing: an import, a removal, and what others
+ * who share it did. Calls that name one sandbox do this by themselves; a list wants it before. */
+void sandboxes_look(struct sandboxes *m);
+
+/* What of a sandbox is in a snapshot, or was lost when it was resumed from one: the manifest without secrets.
+ * *ret_lost: which of the two; *ret NULL: neither. The caller's to put. ERR_NOT_FOUND. */
+struct json_object;
+int sandbox_snapshot(struct sandboxes *m, const struct account *a, const char *id, struct json_object **ret,
+		     bool *ret_lost, struct err *e);
 
 /* O_PATH fd of the running sandbox's root (the caller's, dup'ed): for emulator/files.h.
  * ERR_NOT_READY "sandbox_not_ready" unless it runs. */
@@ -118,6 +153,36 @@ int sandbox_network_set(struct sandboxes *m, const struct account *a, const char
 /* One more "HOST[:PORT]=ADDR:PORT" for all sandboxes, as --map; NULL: forget all of them. */
 int sandboxes_network_map(struct sandboxes *m, const char *text, struct err *e);
 
+/* The rules of the config's faults that are about names (dns) are told to the egress process, all of them anew: call
+ * it after each change. _ready: can this one be? ERR_UNAVAILABLE "network_unavailable", ERR_INVALID
+ * "invalid_fault". */
+struct fault_rule;
+int sandboxes_fault_names_ready(struct sandboxes *m, const struct fault_rule *r, struct err *e);
+void sandboxes_fault_names(struct sandboxes *m);
+
+/* Every one that is in memory, of any account. fn ends the walk with anything but 0, which is returned. */
+int sandboxes_each(struct sandboxes *m, int (*fn)(void *arg, const struct sandbox_row *row), void *arg);
+
+/* Ends every sandbox of the account, or of all (NULL), with the reason "reset"; when they are gone: forgets rows,
+ * idempotency keys and usage of it, its fault rules, its journal. done() is called once, from the loop; e: NULL when
+ * it worked. */
+struct sandboxes_reset_result {
+	uint32_t ended; /* sandboxes that lived */
+	uint64_t rows;	/* of sandboxes forgotten */
+	size_t faults;
+};
+typedef void (*sandboxes_reset_fn)(void *arg, const struct err *e, const struct sandboxes_reset_result *r);
+int sandboxes_reset(struct sandboxes *m, const char *account, sandboxes_reset_fn done, void *arg, struct err *e);
+/* ---- the clock ---- */
+
+struct vclock_listener;
+
+/* Deadlines go by emulator/vclock.h: vclock_listen with this. */
+void sandboxes_clock_listener(struct sandboxes *m, struct vclock_listener *ret);
+
+/* Calls done, from the loop, once nothing is left of those that are ending now. */
+int sandboxes_await_ends(struct sandboxes *m, void (*done)(void *arg), void *arg, struct err *e);
+
 struct sandboxes_counts {
 	uint32_t live, execs;
 	uint32_t paused; /* of the live ones */
@@ -126,8 +191,9 @@ struct sandboxes_counts {
 };
 void sandboxes_count(const struct sandboxes *m, struct sandboxes_counts *ret);
 
-/* Ends everything ("user" on a clean stop), then calls done once nothing is left and the trash is empty.
- * keep: what runs or is paused stays as it is; what is half way is first brought to its end. */
+/* Ends everything ("user" on a clean stop), then calls done once nothing is left and the trash is empty; of a big one
+ * the rest is left to the next start. Where the snapshots' folder is shared, paused ones stay paused, without their
+ * processes. keep: what runs or is paused stays as it is; what is half way is first brought to its end. */
 void sandboxes_shutdown(struct sandboxes *m, bool keep, void (*done)(void *arg), void *arg);
 /* No sandbox and no slot is left. */
 bool sandboxes_all_ended(const struct sandboxes *m);

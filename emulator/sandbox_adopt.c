@@ -87,11 +87,11 @@ static const char *static_reason(const char *reason)
 static void set_clock(struct sandbox *sb)
 {
 	const struct sandbox_row *row = &sb->row;
-	int64_t now = row->status == SANDBOX_PAUSED ? row->paused_ms : clock_real_ms();
+	int64_t now = row->status == SANDBOX_PAUSED ? row->paused_ms : clock_now_ms();
 
-	sb->deadline_us = clock_mono_us() + (row->expires_ms - now) * 1000;
+	sb->deadline_us = clock_now_us() + (row->expires_ms - now) * 1000;
 	if (row->status == SANDBOX_PAUSED)
-		sb->held_us = clock_mono_us();
+		sandbox_hold_clocks(sb);
 	else
 		sandbox_arm_deadline(sb);
 }
@@ -150,7 +150,7 @@ static int settle(struct sandbox *sb, struct err *e)
 
 	row->status = settled_status(m, row);
 	if (was == SANDBOX_PAUSING && row->status == SANDBOX_RUNNING) {
-		row->expires_ms += MAX(clock_real_ms() - row->paused_ms, INT64_C(0));
+		row->expires_ms += MAX(clock_now_ms() - row->paused_ms, INT64_C(0));
 		row->paused_ms = 0;
 	}
 	if (row->status != was || mode_differs)

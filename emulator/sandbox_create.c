@@ -126,7 +126,7 @@ static int check_host(struct sandboxes *m, struct err *e)
 
 static int choose_timeout(const struct plan *p, const struct sandbox_spec *s, uint32_t *ret, struct err *e)
 {
-	if (s->timeout_s > p->max_timeout_s)
+	if (!s->build && s->timeout_s > p->max_timeout_s)
 		return err_set(e, ERR_INVALID, ERANGE, NULL, "timeout_seconds %u is more than the %u of plan \"%s\"",
 			       s->timeout_s, p->max_timeout_s, p->name);
 	*ret = s->timeout_s ? s->timeout_s : MIN(DEFAULT_TIMEOUT_S, p->max_timeout_s);
@@ -146,7 +146,7 @@ static int check(struct sandboxes *m, const struct account *a, const struct sand
 		r = choose_timeout(p, s, &row->timeout_s, e);
 	if (r < 0)
 		return r;
-	r = sandbox_check_concurrent(m, a, e);
+	r = s->build ? 0 : sandbox_check_concurrent(m, a, e);
 	return r < 0 ? r : check_host(m, e);
 }
 
@@ -164,7 +164,7 @@ static int fill_row(const struct account *a, const struct sandbox_spec *s, struc
 {
 	char ulid[TEXT_ULID_SIZE];
 
-	row->created_ms = clock_real_ms();
+	row->created_ms = clock_now_ms();
 	text_ulid(row->created_ms, ulid);
 	(void)snprintf(row->id, sizeof(row->id), "sbx_%s", ulid);
 	slot_new_name(row->slot);
@@ -194,6 +194,8 @@ static int prepare(struct sandbox *sb, const struct account *a, const struct san
 	if (r >= 0)
 		r = exec_env_build(NULL, s->env, false, &sb->env, e);
 	if (r >= 0)
+		r = s->build ? 0 : sandbox_check_template(sb->m, a, s->template_name, e);
+	if (r >= 0)
 		r = template_ref_get(sb->m, s->template_name, &sb->template, e);
 	if (r >= 0)
 		r = fill_row(a, s, &sb->row, e);
@@ -204,25 +206,30 @@ static int prepare(struct sandbox *sb, const struct account *a, const struct san
 
 /* ---- a parked init becomes this sandbox ---- */
 
+void sandbox_time_over(struct sandbox *sb)
+{
+	log_info("%s: its time is over", sb->row.id);
+	sandbox_end(sb, "timeout", NULL);
+}
+
 static void on_deadline(uv_timer_t *t)
 {
 	struct sandbox *sb = t->data;
-	int64_t left_us = sb->deadline_us - clock_mono_us();
+	int64_t left_us = sb->deadline_us - clock_now_us();
 
 	/* The loop's clock may be a little behind; never end it before the time its row names. */
 	if (left_us > 0) {
 		(void)uv_timer_start(t, on_deadline, (uint64_t)left_us / 1000 + 1, 0);
 		return;
 	}
-	log_info("%s: its time is over", sb->row.id);
-	sandbox_end(sb, "timeout", NULL);
+	sandbox_time_over(sb);
 }
 
 void sandbox_arm_deadline(struct sandbox *sb)
 {
 	uv_update_time(sb->m->c.loop);
 	(void)uv_timer_start(&sb->timer, on_deadline,
-			     (uint64_t)(MAX(sb->deadline_us - clock_mono_us(), INT64_C(0)) / 1000), 0);
+			     (uint64_t)(MAX(sb->deadline_us - clock_now_us(), INT64_C(0)) / 1000), 0);
 }
 
 static void on_create_limit(uv_timer_t *t)
@@ -243,7 +250,7 @@ static void set_running(struct sandbox *sb)
 	struct waiter *w;
 
 	sb->template_digest = sb->template->t->digest ? strdup(sb->template->t->digest) : NULL;
-	row->started_ms = clock_real_ms();
+	row->started_ms = clock_now_ms();
 	row->expires_ms = row->started_ms + (int64_t)row->timeout_s * 1000;
 	row->status = SANDBOX_RUNNING;
 	if (keeper_hold(m->keeper, row->slot, sb->root_fd, sb->template_digest ? sb->template_digest : "", &e) < 0 ||
@@ -251,10 +258,11 @@ static void set_running(struct sandbox *sb)
 		sandbox_end(sb, "failed", &e);
 		return;
 	}
-	sb->deadline_us = clock_mono_us() + (int64_t)row->timeout_s * 1000000;
+	sb->deadline_us = clock_now_us() + (int64_t)row->timeout_s * 1000000;
 	sandbox_arm_deadline(sb);
 	template_ref_put(TAKE_PTR(sb->template));
 	m->created++;
+	sandbox_tell(sb, JOURNAL_SANDBOX_RUNNING, NULL);
 	w = TAKE_PTR(sb->creator);
 	if (w)
 		w->done(w->arg, NULL, row);
@@ -435,13 +443,14 @@ struct sandbox *sandbox_alloc(struct sandboxes *m)
 static void mark_failed(struct sandbox *sb, const struct err *e)
 {
 	sb->row.status = SANDBOX_FAILED;
-	sb->row.terminated_ms = clock_real_ms();
+	sb->row.terminated_ms = clock_now_ms();
 	(void)snprintf(sb->row.termination_reason, sizeof(sb->row.termination_reason), "failed");
 	sb->row.failure = strdup(e->msg);
 	sb->m->failed++;
 	if (store_sandbox_update(sb->m->c.store, &sb->row, NULL) < 0)
 		log_error("%s: its row can't be written", sb->row.id);
 	log_error("%s: %s", sb->row.id, e->msg);
+	sandbox_tell(sb, JOURNAL_SANDBOX_FAILED, e->msg);
 }
 
 static int start(struct sandbox *sb, struct err *e)
@@ -459,6 +468,7 @@ static int start(struct sandbox *sb, struct err *e)
 			slot_discard(warm);
 		return r;
 	}
+	sandbox_tell(sb, JOURNAL_SANDBOX_CREATED, sb->row.template_name);
 	HASH_ADD_STR(m->by_id, row.id, sb);
 	if (!sb->hh.tbl)
 		r = err_errno(e, ENOMEM, "can't make a sandbox");

@@ -42,7 +42,15 @@ void sandbox_end(struct sandbox *sb, const char *reason, const struct err *failu
 
 	if (sb->row.status == SANDBOX_TERMINATING)
 		return;
+	/* Somebody else may have it by now. */
+	if (sb->row.status == SANDBOX_PAUSED && sb->snapshot &&
+	    snapshot_claim(&sb->m->c.snapshots, sb->row.id, NULL) == -ENOENT) {
+		sb->snapshot = false;
+		reason = SANDBOX_MOVED;
+	}
 	sb->end_reason = reason;
+	sb->end_ms = clock_now_ms();
+	sb->end_us = clock_mono_us();
 	if (failure)
 		sb->failure = *failure;
 	(void)uv_timer_stop(&sb->timer);
@@ -101,11 +109,13 @@ static void settle_row(struct sandbox *sb, const char *reason)
 	bool failed = sb->failure.kind != ERR_NONE;
 
 	row->status = failed ? SANDBOX_FAILED : SANDBOX_TERMINATED;
-	row->terminated_ms = clock_real_ms();
+	/* The clock may have been moved since its end began; what its processes took to go is real. */
+	row->terminated_ms = sb->end_us ? sb->end_ms + (clock_mono_us() - sb->end_us) / 1000 : clock_now_ms();
 	(void)snprintf(row->termination_reason, sizeof(row->termination_reason), "%s", reason);
 	if (failed && !row->failure)
 		row->failure = strdup(sb->failure.msg);
 	save(sb);
+	sandbox_tell(sb, failed ? JOURNAL_SANDBOX_FAILED : JOURNAL_SANDBOX_TERMINATED, failed ? row->failure : reason);
 	if (failed)
 		sb->m->failed++;
 	else
@@ -130,7 +140,8 @@ static void answer(struct sandbox *sb)
 	}
 	w = sb->creator;
 	if (w) {
-		if (e.kind == ERR_NONE && strcmp(sb->row.termination_reason, "user") != 0)
+		if (e.kind == ERR_NONE && strcmp(sb->row.termination_reason, "user") != 0 &&
+		    strcmp(sb->row.termination_reason, "reset") != 0)
 			(void)err_set(&e, ERR_INTERNAL, EIO, NULL, "the sandbox ended while it was being created");
 		if (e.kind == ERR_NONE)
 			(void)err_set(&e, ERR_NOT_READY, ECANCELED, "sandbox_not_ready",

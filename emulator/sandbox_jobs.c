@@ -16,6 +16,7 @@ static void job_free(struct job *j)
 {
 	if (j->shared)
 		(void)munmap(j->shared, sizeof(*j->shared));
+	json_object_put(j->row);
 	free(j->template_name);
 	free(j->template_digest);
 	free(j);

@@ -2,6 +2,7 @@
  * keeper opened in the sandbox's namespace. Else: the keeper connects it to the gateway, the egress process is
  * told the rules and tells each decision. */
 
+#include <arpa/inet.h>
 #include <errno.h>
 #include <poll.h>
 #include <string.h>
@@ -13,12 +14,29 @@
 #include "netpolicy/egress.h"
 #include "netpolicy/gateway.h"
 
+static void tell_blocked(const struct sandbox *sb, const struct egress_event *ev)
+{
+	char ip[INET6_ADDRSTRLEN] = "";
+
+	if (IN6_IS_ADDR_V4MAPPED(&ev->address))
+		(void)inet_ntop(AF_INET, ev->address.s6_addr + 12, ip, sizeof(ip));
+	else
+		(void)inet_ntop(AF_INET6, &ev->address, ip, sizeof(ip));
+	journal_add(sb->m->c.journal, &(struct journal_event){ .type = JOURNAL_NETWORK_BLOCKED,
+							       .account = sb->row.account,
+							       .sandbox = sb->row.id,
+							       .subject = ev->host[0] ? ev->host : ip,
+							       .detail = ev->rule });
+}
+
 static void enter(struct sandbox *sb, const struct egress_event *ev)
 {
 	/* A sandbox that never tries anything has no ledger. */
 	if (!sb->ledger && ledger_new(&sb->ledger) < 0)
 		return;
 	(void)ledger_add(sb->ledger, ev);
+	if (ev->verdict == EGRESS_BLOCKED)
+		tell_blocked(sb, ev);
 }
 
 static void on_refused(void *arg, const struct gateway_refused *r)
@@ -77,7 +95,7 @@ void sandbox_net_start(struct sandbox *sb)
 
 /* ---- the egress process ---- */
 
-static int tell_egress(struct sandboxes *m, const struct egress_msg *msg)
+int sandboxes_tell_egress(struct sandboxes *m, const struct egress_msg *msg)
 {
 	int r = -EPIPE;
 
@@ -100,13 +118,15 @@ static int tell_text(struct sandboxes *m, enum egress_msg_type type, uint32_t in
 	if (strlen(text) >= sizeof(msg.text))
 		return -ENAMETOOLONG;
 	(void)snprintf(msg.text, sizeof(msg.text), "%s", text);
-	return tell_egress(m, &msg);
+	return sandboxes_tell_egress(m, &msg);
 }
 
 static void on_event(struct sandboxes *m, const struct egress_event *ev)
 {
 	struct sandbox *sb = m->by_net_index && ev->index < GATEWAY_MAX ? m->by_net_index[ev->index] : NULL;
 
+	if (sb && strncmp(ev->rule, EGRESS_FAULT_RULE, sizeof(EGRESS_FAULT_RULE) - 1) == 0)
+		sandbox_fault_hit(sb, ev->rule + sizeof(EGRESS_FAULT_RULE) - 1, ev->host);
 	if (sb)
 		enter(sb, ev);
 }
@@ -209,9 +229,11 @@ static int send_rules(struct sandbox *sb, enum net_mode mode, struct err *e)
 	int r;
 
 	add.flags = EGRESS_BUILTIN_LIST | (n->allow_private ? EGRESS_ALLOW_PRIVATE : 0);
-	r = tell_egress(sb->m, &add);
+	r = sandboxes_tell_egress(sb->m, &add);
 	for (size_t i = 0; r >= 0 && n->allow && n->allow[i]; i++)
 		r = tell_text(sb->m, EGRESS_ALLOW, add.index, n->allow[i]);
+	if (faults_count(sb->m->c.faults) > 0)
+		sandboxes_fault_names(sb->m);
 	return r < 0 ? err_errno(e, -r, "telling the egress process the sandbox's rules") : 0;
 }
 
@@ -226,7 +248,7 @@ int sandboxes_net_sync(struct sandboxes *m, struct err *e)
 
 	if (m->egress_lost)
 		return 0;
-	r = tell_egress(m, &sync);
+	r = sandboxes_tell_egress(m, &sync);
 	for (size_t i = 0; r >= 0 && n->map && n->map[i]; i++)
 		r = tell_text(m, EGRESS_MAP, 0, n->map[i]);
 	for (size_t i = 0; r >= 0 && n->zone && n->zone[i]; i++)
@@ -236,7 +258,7 @@ int sandboxes_net_sync(struct sandboxes *m, struct err *e)
 		r = send_rules(sb, mode, e);
 	sync.value = 0;
 	if (r >= 0)
-		r = tell_egress(m, &sync);
+		r = sandboxes_tell_egress(m, &sync);
 	return r < 0 ? err_errno(e, -r, "telling the egress process what there is") : 0;
 }
 
@@ -299,7 +321,7 @@ void sandbox_net_stop(struct sandbox *sb)
 	if (sb->net_index < 0)
 		return;
 	gone.index = (uint32_t)sb->net_index;
-	(void)tell_egress(sb->m, &gone);
+	(void)sandboxes_tell_egress(sb->m, &gone);
 	if (sb->m->by_net_index)
 		sb->m->by_net_index[sb->net_index] = NULL;
 	sb->net_index = -1;
@@ -385,7 +407,7 @@ static int change_mode(struct sandbox *sb, enum net_mode from, enum net_mode to,
 
 	/* What stands was allowed by rules that no longer hold. */
 	if (to < from)
-		r = tell_egress(sb->m, &gone);
+		r = sandboxes_tell_egress(sb->m, &gone);
 	if (r < 0)
 		return err_errno(e, -r, "telling the egress process");
 	r = send_rules(sb, to, e);
@@ -437,7 +459,7 @@ int sandboxes_network_map(struct sandboxes *m, const char *text, struct err *e)
 	if (text && egress_map_check(text) < 0)
 		return err_set(e, ERR_INVALID, EINVAL, "map_invalid",
 			       "\"%.64s\" is not of the form HOST[:PORT]=ADDRESS:PORT", text);
-	r = text ? tell_text(m, EGRESS_MAP, 0, text) : tell_egress(m, &forget);
+	r = text ? tell_text(m, EGRESS_MAP, 0, text) : sandboxes_tell_egress(m, &forget);
 	if (r < 0)
 		return err_set(e, ERR_UNAVAILABLE, -r, "network_unavailable", "there is no egress process to tell");
 	return 0;

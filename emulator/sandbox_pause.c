@@ -17,6 +17,7 @@
 #include "emulator/base/clock.h"
 #include "emulator/base/log.h"
 #include "emulator/sandbox-internal.h"
+#include "emulator/snapshot_row.h"
 #include "emulator/worker.h"
 
 int sandbox_not_ready(const char *id, enum sandbox_status status, const char *wanted, struct err *e)
@@ -42,7 +43,7 @@ void sandbox_drop_snapshot(struct sandbox *sb)
 	if (!sb->snapshot)
 		return;
 	sb->snapshot = false;
-	if (snapshot_discard(sb->m->c.state_fd, sb->row.id, &e) < 0)
+	if (snapshot_discard(&sb->m->c.snapshots, sb->row.id, &e) < 0)
 		log_warn("%s: its snapshot stays until the next start: %s", sb->row.id, e.msg);
 	else
 		sandbox_trash_kick(sb->m);
@@ -53,6 +54,7 @@ void sandbox_drop_snapshot(struct sandbox *sb)
 void sandbox_hold_clocks(struct sandbox *sb)
 {
 	sb->held_us = clock_mono_us();
+	sb->held_offset_ms = clock_offset_ms();
 	(void)uv_timer_stop(&sb->timer);
 	exec_hold_all(sb);
 }
@@ -62,7 +64,7 @@ void sandbox_release_clocks(struct sandbox *sb)
 	int64_t held = clock_mono_us() - sb->held_us;
 
 	sb->held_us = 0;
-	sb->deadline_us += held;
+	sb->deadline_us += held + (clock_offset_ms() - sb->held_offset_ms) * 1000;
 	sandbox_arm_deadline(sb);
 	exec_release_all(sb, held);
 }
@@ -71,7 +73,7 @@ void sandbox_release_clocks(struct sandbox *sb)
 static void row_running(struct sandbox_row *row)
 {
 	row->status = SANDBOX_RUNNING;
-	row->expires_ms += MAX(clock_real_ms() - row->paused_ms, INT64_C(0));
+	row->expires_ms += MAX(clock_now_ms() - row->paused_ms, INT64_C(0));
 	row->paused_ms = 0;
 }
 
@@ -89,10 +91,12 @@ static int run_pause(struct job *j)
 		.paused_ms = j->paused_ms,
 		.sandbox_uid = idmap_sandbox_uid(m->c.idmap, 0),
 		.single_id = m->c.idmap && m->c.idmap->kind == IDMAP_SINGLE,
+		.row = j->row,
 		.cancelled = &j->shared->cancelled,
 	};
+	struct snapshot_dir d = m->c.snapshots;
+	int fds[] = { m->c.state_fd, d.dir_fd };
 	struct snapshot_info info;
-	int fd = m->c.state_fd;
 	int r = cgroup_freeze(m->c.cgroups, j->slot, true, e);
 
 	if (r == -ETIMEDOUT)
@@ -101,8 +105,10 @@ static int run_pause(struct job *j)
 	if (r < 0)
 		return r;
 	sandbox_collect_processes(m->c.cgroups, j->slot, &s.processes, &s.ports);
-	r = worker_keep_only(&fd, 1);
-	return r < 0 ? r : snapshot_write(fd, &s, &info, e);
+	r = worker_keep_only(fds, ARRAY_SIZE(fds));
+	d.state_fd = fds[0];
+	d.dir_fd = fds[1];
+	return r < 0 ? r : snapshot_write(&d, &s, &info, e);
 }
 
 /* It could not be paused: on it goes. */
@@ -129,7 +135,7 @@ static void on_paused(struct job *j, const struct err *e)
 
 	if (!sb) {
 		/* It ended meanwhile; so does what was written of it. */
-		if (snapshot_discard(j->m->c.state_fd, j->id, NULL) == 0)
+		if (snapshot_discard(&j->m->c.snapshots, j->id, NULL) == 0)
 			sandbox_trash_kick(j->m);
 		return;
 	}
@@ -141,10 +147,12 @@ static void on_paused(struct job *j, const struct err *e)
 		return;
 	}
 	sb->row.status = SANDBOX_PAUSED;
-	if (store_sandbox_update(sb->m->c.store, &sb->row, &own) < 0) {
+	if (store_sandbox_update(sb->m->c.store, &sb->row, &own) < 0 &&
+	    snapshot_claim(&sb->m->c.snapshots, sb->row.id, NULL) == 0) {
 		unpause(sb, &own);
 		return;
 	}
+	sandbox_tell(sb, JOURNAL_SANDBOX_PAUSED, NULL);
 	sandbox_changed(sb, NULL);
 }
 
@@ -207,8 +215,10 @@ static int begin_pause(struct sandbox *sb, struct waiter *w, struct err *e)
 	int r;
 
 	sb->row.status = SANDBOX_PAUSING;
-	sb->row.paused_ms = clock_real_ms();
+	sb->row.paused_ms = clock_now_ms();
 	j = job_new(sb, e);
+	if (j)
+		j->row = snapshot_row_to_json(&sb->row);
 	r = j ? store_sandbox_update(sb->m->c.store, &sb->row, e) : -ENOMEM;
 	if (!j || r < 0) {
 		if (j)
@@ -251,12 +261,24 @@ int sandbox_pause(struct sandboxes *m, const struct account *a, const char *id, 
 
 /* ---- resume ---- */
 
+int sandbox_claim(struct sandbox *sb, struct err *e)
+{
+	int r = snapshot_claim(&sb->m->c.snapshots, sb->row.id, e);
+
+	if (r == -ENOENT)
+		r = err_set(e, ERR_NOT_READY, ESTALE, "sandbox_not_ready",
+			    "the snapshot of sandbox %s was taken or removed by somebody else", sb->row.id);
+	return r;
+}
+
 static int resume_live(struct sandbox *sb, struct err *e)
 {
 	struct sandboxes *m = sb->m;
 	int64_t paused_ms = sb->row.paused_ms, expires_ms = sb->row.expires_ms;
-	int r;
+	int r = sandbox_claim(sb, e);
 
+	if (r < 0)
+		return r;
 	row_running(&sb->row);
 	r = store_sandbox_update(m->c.store, &sb->row, e);
 	if (r == 0) {
@@ -264,6 +286,7 @@ static int resume_live(struct sandbox *sb, struct err *e)
 		if (r == 0) {
 			sandbox_release_clocks(sb);
 			sandbox_drop_snapshot(sb);
+			sandbox_tell(sb, JOURNAL_SANDBOX_RESUMED, NULL);
 			return 0;
 		}
 	}
@@ -271,6 +294,7 @@ static int resume_live(struct sandbox *sb, struct err *e)
 	sb->row.paused_ms = paused_ms;
 	sb->row.expires_ms = expires_ms;
 	(void)store_sandbox_update(m->c.store, &sb->row, NULL);
+	(void)snapshot_unclaim(&m->c.snapshots, sb->row.id, NULL);
 	return r;
 }
 
@@ -303,7 +327,7 @@ int sandbox_resume(struct sandboxes *m, const struct account *a, const char *id,
 		return err_errno(e, ENOMEM, "can't resume the sandbox");
 	*w = (struct waiter){ .done = done, .arg = arg };
 	sb->changer = w;
-	r = sandbox_resume_cold(sb, e);
+	r = sandbox_resume_cold(sb, a, e);
 	if (r < 0)
 		free(TAKE_PTR(sb->changer));
 	return r;

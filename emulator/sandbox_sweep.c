@@ -22,12 +22,14 @@ static int empty_job(void *arg)
 {
 	const struct sandboxes *m = arg;
 	struct err e = ERR_INIT;
-	int fd = m->c.state_fd;
+	struct snapshot_dir d = m->c.snapshots;
+	int fds[] = { m->c.state_fd, d.dir_fd };
 
-	if (worker_keep_only(&fd, 1) < 0)
+	if (worker_keep_only(fds, ARRAY_SIZE(fds)) < 0)
 		return 1;
+	d.dir_fd = fds[1];
 	(void)!nice(5); /* requests come first */
-	if (tree_empty_trash(fd, &e) < 0) {
+	if (tree_empty_trash(fds[0], &e) < 0 || snapshot_empty_trash(&d, &e) < 0) {
 		log_warn("the trash can't be emptied: %s", e.msg);
 		return 1;
 	}
@@ -76,6 +78,11 @@ void sandbox_trash_kick(struct sandboxes *m)
 		(void)uv_timer_start(&m->trash_timer, on_trash_timer, 0, 0);
 	else if (!uv_is_active((uv_handle_t *)&m->trash_timer))
 		(void)uv_timer_start(&m->trash_timer, on_trash_timer, TRASH_DELAY_MS, 0);
+}
+
+void sandboxes_kick_trash(struct sandboxes *m)
+{
+	sandbox_trash_kick(m);
 }
 
 /* ---- start-up ---- */
@@ -185,7 +192,11 @@ static int settle_row(struct sandboxes *m, struct sandbox_row *row, struct err *
 		r = sandbox_load_paused(m, row, &settled, e);
 	if (r < 0 || settled)
 		return r;
-	row->terminated_ms = clock_real_ms();
+	row->terminated_ms = clock_now_ms();
+	if (row->status == SANDBOX_TERMINATED) {
+		(void)snprintf(row->termination_reason, sizeof(row->termination_reason), SANDBOX_MOVED);
+		return store_sandbox_update(m->c.store, row, e);
+	}
 	if (was_ending(row)) {
 		row->status = SANDBOX_TERMINATED;
 		return store_sandbox_update(m->c.store, row, e);
@@ -213,13 +224,21 @@ static int sweep_rows(struct sandboxes *m, struct err *e)
 	return r < 0 ? r : 0;
 }
 
-static bool snapshot_wanted(void *arg, const char *id)
+static enum snapshot_fate snapshot_fate(void *arg, const char *id)
 {
 	struct sandboxes *m = arg;
+	struct sandbox_row row = { 0 };
+	enum snapshot_fate fate;
 	struct sandbox *sb;
 
 	HASH_FIND(hh, m->by_id, id, strlen(id), sb);
-	return sb && sb->row.status == SANDBOX_PAUSED;
+	if (sb)
+		return sb->row.status == SANDBOX_PAUSED ? SNAPSHOT_KEEP : SNAPSHOT_OVER;
+	if (strlen(id) >= SANDBOX_ID_SIZE || store_sandbox_get(m->c.store, id, &row, NULL) < 0)
+		return SNAPSHOT_STRANGE;
+	fate = sandbox_is_moved(&row) ? SNAPSHOT_STRANGE : SNAPSHOT_OVER;
+	sandbox_row_clear(&row);
+	return fate;
 }
 
 int sandboxes_sweep(struct sandboxes *m, struct err *e)
@@ -233,8 +252,10 @@ int sandboxes_sweep(struct sandboxes *m, struct err *e)
 	sandboxes_drop_unused(m);
 	sweep_cgroups(m);
 	r = sweep_folders(m, e);
-	if (r >= 0)
-		r = snapshot_sweep(m->c.state_fd, snapshot_wanted, m, e);
+	if (r >= 0) {
+		sandboxes_look(m); /* what was imported meanwhile is not strange */
+		r = snapshot_sweep(&m->c.snapshots, snapshot_fate, m, e);
+	}
 	if (r >= 0)
 		r = sandboxes_net_sync(m, e);
 	/* Also what a killed worker left in the trash itself. */

@@ -8,17 +8,27 @@
 
 enum store_stmt {
 	STMT_SANDBOX_INSERT,
+	STMT_SANDBOX_PUT,
 	STMT_SANDBOX_UPDATE,
 	STMT_SANDBOX_GET,
 	STMT_SANDBOX_LIST,
 	STMT_SANDBOX_LIST_STATUS,
 	STMT_SANDBOX_LIST_TERMINATED,
 	STMT_SANDBOX_LIVE_IDS,
-	STMT_SANDBOX_COUNT_LIVE,
 	STMT_IDEMPOTENCY_EXPIRE,
 	STMT_IDEMPOTENCY_PUT,
 	STMT_IDEMPOTENCY_GET,
 	STMT_IDEMPOTENCY_FORGET,
+	STMT_SETTING_GET,
+	STMT_SETTING_PUT,
+	STMT_KEY_PUT,
+	STMT_KEY_DELETE,
+	STMT_KEY_EACH,
+	STMT_TMPL_INSERT,
+	STMT_TMPL_UPDATE,
+	STMT_TMPL_GET,
+	STMT_TMPL_DELETE,
+	STMT_TMPL_EACH,
 	STMT_COUNT,
 };
 
@@ -35,6 +45,9 @@ struct store_sql {
 };
 extern const struct store_sql store_sandbox_sql[];     /* ends with a NULL sql */
 extern const struct store_sql store_idempotency_sql[]; /* likewise */
+extern const struct store_sql store_setting_sql[];     /* likewise */
+extern const struct store_sql store_key_sql[];	       /* likewise */
+extern const struct store_sql store_tmpl_sql[];	       /* likewise */
 
 #define STORE_APPLICATION_ID 0x6f726b65 /* "orke", in the file's header: PRAGMA application_id */
 

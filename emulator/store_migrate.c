@@ -43,6 +43,61 @@ static const char *const steps[] = {
 	" PRIMARY KEY (account, key)"
 	") STRICT, WITHOUT ROWID;"
 	"CREATE INDEX idempotency_by_time ON idempotency (created_ms);",
+	/* 2: settings (the clock's offset); usage (emulator/meter.h: memory in KiB times ms, CPU in us); keys made at
+	 * run time, by their SHA-256 */
+	"CREATE TABLE setting ("
+	" name TEXT NOT NULL PRIMARY KEY,"
+	" value INTEGER NOT NULL"
+	") STRICT, WITHOUT ROWID;"
+	"CREATE TABLE usage_month ("
+	" account TEXT NOT NULL,"
+	" month INTEGER NOT NULL," /* 202605 */
+	" cpu_usec INTEGER NOT NULL,"
+	" mem_kib_ms INTEGER NOT NULL,"
+	" PRIMARY KEY (account, month)"
+	") STRICT, WITHOUT ROWID;"
+	"CREATE TABLE usage_sandbox ("
+	" id TEXT NOT NULL PRIMARY KEY,"
+	" slot TEXT NOT NULL," /* whose counter seen_usec is of */
+	" seen_usec INTEGER NOT NULL,"
+	" at_ms INTEGER NOT NULL," /* up to when it is counted; 0: it does not run */
+	" cpu_usec INTEGER NOT NULL,"
+	" mem_kib_ms INTEGER NOT NULL,"
+	" run_ms INTEGER NOT NULL,"
+	" peak_bytes INTEGER NOT NULL"
+	") STRICT, WITHOUT ROWID;"
+	"CREATE TABLE api_key ("
+	" digest TEXT NOT NULL PRIMARY KEY," /* SHA-256, hex */
+	" account TEXT NOT NULL,"
+	" plan TEXT NOT NULL,"
+	" scopes INTEGER NOT NULL,"
+	" label TEXT NOT NULL,"
+	" created_ms INTEGER NOT NULL,"
+	" expires_ms INTEGER NOT NULL,"
+	" revoked_ms INTEGER NOT NULL,"
+	" rate_requests INTEGER NOT NULL,"
+	" rate_seconds INTEGER NOT NULL"
+	") STRICT, WITHOUT ROWID;",
+	/* 3: custom templates */
+	"CREATE TABLE template ("
+	" id TEXT NOT NULL PRIMARY KEY,"
+	" account TEXT NOT NULL,"
+	" status TEXT NOT NULL,"
+	" name TEXT NOT NULL,"
+	" base TEXT NOT NULL,"
+	" steps TEXT NOT NULL,"
+	" network TEXT NOT NULL,"
+	" timeout_s INTEGER NOT NULL,"
+	" created_ms INTEGER NOT NULL,"
+	" ended_ms INTEGER NOT NULL,"
+	" error_code TEXT NOT NULL,"
+	" error TEXT,"
+	" failed_step TEXT,"
+	" digest TEXT NOT NULL,"
+	" layer_bytes INTEGER NOT NULL,"
+	" size_bytes INTEGER NOT NULL"
+	") STRICT;"
+	"CREATE INDEX template_by_time ON template (account, created_ms, id);",
 };
 
 static int read_int(struct store *s, const char *sql, int64_t *ret, struct err *e)

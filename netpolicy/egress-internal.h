@@ -170,6 +170,22 @@ bool map_target(const struct map *m, const char *name, uint16_t port, struct tar
 /* The zone's answer: false if the name is not in it. Addresses of the asked family. */
 bool zone_find(const struct map *m, const char *name, uint16_t type, struct dns_answer *ret);
 
+/* --- names that fail on purpose (egress_fault.c) --- */
+
+#define NAME_FAULTS_MAX 256
+
+struct name_fault {
+	char id[16], name[POLICY_NAME_MAX]; /* name "": every one */
+	bool below;			    /* names below it, not itself */
+	uint32_t index;
+	int32_t left; /* 0: no end */
+};
+int name_fault_add(struct egress *eg, const struct egress_msg *m);
+void name_fault_clear(struct egress *eg);
+void name_fault_forget(struct egress *eg, uint32_t index); /* those of a sandbox */
+/* True when this question is to fail; rule: what the ledger calls it. */
+bool name_fault_fires(struct egress *eg, const struct sandbox *s, const char *name, char rule[static POLICY_RULE_MAX]);
+
 /* --- the process --- */
 
 #define LOOP_BATCH 64	     /* events, accepts, datagrams taken in a turn from one source */
@@ -204,6 +220,8 @@ struct egress {
 	struct garbage *garbage;
 	struct blank_pool pool[BLANK_KINDS];
 	struct map map;
+	struct name_fault *faults;
+	size_t n_faults;
 	struct resolver dns;
 	struct event_queue events;
 	size_t n_events;

@@ -351,6 +351,7 @@ static int control_apply(struct egress *eg, const struct egress_msg *m)
 		return policy_allow(eg->sandboxes[m->index]->policy, &rule);
 	case EGRESS_REMOVE:
 		sandbox_remove(eg, m->index);
+		name_fault_forget(eg, m->index);
 		return 0;
 	case EGRESS_MAP:
 		if (m->value)
@@ -361,6 +362,11 @@ static int control_apply(struct egress *eg, const struct egress_msg *m)
 		if (m->text[0])
 			return zone_add(&eg->map, m->text);
 		zone_clear(&eg->map);
+		return 0;
+	case EGRESS_FAULT:
+		if (m->text[0])
+			return name_fault_add(eg, m);
+		name_fault_clear(eg);
 		return 0;
 	case EGRESS_SYNC:
 		if (m->value)

@@ -22,6 +22,8 @@ struct egress_config {
 
 /* Whether an EGRESS_MAP's text makes sense: 0 or -EINVAL. For who sends it: egress answers nothing. */
 int egress_map_check(const char *text);
+/* The same for an EGRESS_FAULT's host: a name, "*.NAME" or "*". */
+int name_fault_check(const char *host);
 
 /* Never returns. */
 _noreturn_ void egress_main(const struct egress_config *c);
@@ -39,6 +41,8 @@ enum egress_msg_type {
 	EGRESS_REMOVE,	/* index: connections end */
 	EGRESS_MAP,	/* text: "HOST[:PORT]=ADDR:PORT"; value 1 = add, 0 = remove all */
 	EGRESS_ZONE,	/* text: "NAME=ADDR": the built-in zone; "" removes all */
+	EGRESS_FAULT,	/* text: "flt_1 HOST": questions for it fail, value times (0: always), those of index or of
+			 * EGRESS_ALL; "" removes all */
 	/* from egress */
 	EGRESS_EVENT, /* a struct egress_event, by itself */
 	/* to egress: value 1: from here to value 0 all that there is is said again, maps and zone included. Nothing
@@ -46,6 +50,8 @@ enum egress_msg_type {
 	EGRESS_SYNC,
 };
 
+#define EGRESS_ALL UINT32_MAX
+#define EGRESS_FAULT_RULE "fault-injected:" /* and the id: the rule of such an event */
 #define EGRESS_ALLOW_PRIVATE 1u
 #define EGRESS_BUILTIN_LIST 2u
 

@@ -170,6 +170,11 @@ void resolver_ask(struct egress *eg, struct sandbox *s, const struct asker *aske
 		return;
 	if (policy_mode(s->policy) == NET_OPEN)
 		(void)snprintf(a.rule, sizeof(a.rule), "%s", "open");
+	if (eg->n_faults > 0 && name_fault_fires(eg, s, a.q.name, a.rule)) {
+		report(eg, s, &a, EGRESS_FAILED, a.rule, NULL);
+		resolver_error(eg, &a, DNS_SERVFAIL);
+		return;
+	}
 	if (answer_from_here(eg, s, &a))
 		return;
 	cached = cache_find(eg, a.q.name, a.q.type, &ttl);

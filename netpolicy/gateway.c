@@ -185,11 +185,6 @@ static void addresses(uint32_t index, uint32_t host, struct in_addr *v4, struct 
 	v6->s6_addr32[3] = htonl(n);
 }
 
-void gateway_address(uint32_t index, struct in_addr *ret_v4, struct in6_addr *ret_v6)
-{
-	addresses(index, 2, ret_v4, ret_v6);
-}
-
 int gateway_index_of(const struct in6_addr *a)
 {
 	struct in6_addr v6;

@@ -44,9 +44,8 @@ int gateway_set_mode(struct gateway *g, uint32_t index, enum net_mode mode, stru
  * route to lo and an output rule that refuses at once and logs. *ret_nflog: the netlink socket that hears of it. */
 int gateway_notice(struct gateway *g, pid_t init_pid, int *ret_nflog, struct err *e);
 
-void gateway_address(uint32_t index, struct in_addr *ret_v4, struct in6_addr *ret_v6); /* the sandbox's */
-int gateway_index_of(
-	const struct in6_addr *a); /* the number of the sandbox with this (v4-mapped or v6) address, or -1 */
+/* The number of the sandbox with this (v4-mapped or v6) address, or -1. */
+int gateway_index_of(const struct in6_addr *a);
 
 /* A packet an nflog socket reports: what was tried. */
 struct gateway_refused {

@@ -156,40 +156,6 @@ int ledger_each(const struct ledger *l, uint64_t since, int (*fn)(void *arg, con
 	return 0;
 }
 
-static bool same_refusal(const struct ledger_entry *a, const struct ledger_entry *b)
-{
-	return a->port == b->port && a->proto == b->proto &&
-	       memcmp(&a->address, &b->address, sizeof(a->address)) == 0 && strcmp(a->host, b->host) == 0 &&
-	       strcmp(a->rule, b->rule) == 0;
-}
-
-static bool blocked_in(const struct ledger_entry *e, int64_t t0, int64_t t1)
-{
-	return e->verdict == EGRESS_BLOCKED && e->time_ms >= t0 && e->time_ms <= t1;
-}
-
-size_t ledger_blocked_between(const struct ledger *l, int64_t t0, int64_t t1, size_t max,
-			      void (*fn)(void *arg, const struct ledger_entry *e), void *arg)
-{
-	const struct ledger_entry *told[LEDGER_ENTRIES];
-	size_t n = 0;
-
-	for (size_t i = 0; i < l->n && n < max; i++) {
-		const struct ledger_entry *e = at(l, i);
-		size_t k = 0;
-
-		if (!blocked_in(e, t0, t1))
-			continue;
-		while (k < n && !same_refusal(told[k], e))
-			k++;
-		if (k < n)
-			continue;
-		told[n++] = e;
-		fn(arg, e);
-	}
-	return n;
-}
-
 /* --- learn --- */
 
 static int rule_cmp(const void *pa, const void *pb)

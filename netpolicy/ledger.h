@@ -40,11 +40,6 @@ void ledger_counters(const struct ledger *l, struct ledger_counters *ret);
 /* Calls fn for each entry with seq > since, oldest first, until it returns non-zero, which is then returned. */
 int ledger_each(const struct ledger *l, uint64_t since, int (*fn)(void *arg, const struct ledger_entry *e), void *arg);
 
-/* Calls fn once for each distinct (host, address, port, proto, rule) that was blocked in [t0, t1] (ms since the
- * epoch), oldest first; at most max of them. Returns how many. What NetworkPolicyError lists. */
-size_t ledger_blocked_between(const struct ledger *l, int64_t t0, int64_t t1, size_t max,
-			      void (*fn)(void *arg, const struct ledger_entry *e), void *arg);
-
 /* The least allowlist that would have let everything through that was asked for (`network learn`): HOST:PORT for
  * connections whose name is known, HOST for names that were only looked up, ADDRESS:PORT for the rest. fn is
  * called with each rule, sorted, without doubles. Returns how many, or -ENOMEM. Several ledgers: one after the

@@ -101,11 +101,11 @@ struct tarer {
 
 static const char *shown(const char *path, char ret[static 129])
 {
-	size_t i = 0;
+	size_t n = strnlen(path, 128);
 
-	for (; path[i] && i < 128; i++)
+	for (size_t i = 0; i < n; i++)
 		ret[i] = path[i] >= 0x20 && path[i] < 0x7f ? path[i] : '?';
-	ret[i] = '\0';
+	ret[n] = '\0';
 	return ret;
 }
 

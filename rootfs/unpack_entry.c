@@ -424,6 +424,8 @@ static int make_entry(struct unpacker *u, struct place *at, struct archive_entry
 		return make_dir(u, at, entry);
 	case AE_IFCHR:
 	case AE_IFBLK:
+		if (u->s->strict)
+			return unpack_refuse(u, at->path, "a device node");
 		u->res->devices_skipped++;
 		return 1;
 	case AE_IFREG:

@@ -20,6 +20,65 @@ int64_t clock_mono_us(void)
 	return (int64_t)ts.tv_sec * 1000000 + ts.tv_nsec / 1000;
 }
 
+static int64_t offset_ms;
+
+int64_t clock_now_ms(void)
+{
+	return clock_real_ms() + offset_ms;
+}
+
+int64_t clock_now_us(void)
+{
+	return clock_mono_us() + offset_ms * 1000;
+}
+
+int64_t clock_offset_ms(void)
+{
+	return offset_ms;
+}
+
+void clock_set_offset_ms(int64_t ms)
+{
+	offset_ms = ms;
+}
+
+static struct tm broken_down(int64_t ms)
+{
+	time_t s = (time_t)(ms / 1000 - (ms % 1000 < 0));
+	struct tm tm = { 0 };
+
+	(void)gmtime_r(&s, &tm);
+	return tm;
+}
+
+static int64_t month_start_ms(const struct tm *of, int months_on)
+{
+	struct tm tm = { .tm_year = of->tm_year, .tm_mon = of->tm_mon + months_on, .tm_mday = 1 };
+
+	return (int64_t)timegm(&tm) * 1000;
+}
+
+int64_t clock_month_ms(int64_t ms)
+{
+	struct tm tm = broken_down(ms);
+
+	return month_start_ms(&tm, 0);
+}
+
+int64_t clock_next_month_ms(int64_t ms)
+{
+	struct tm tm = broken_down(ms);
+
+	return month_start_ms(&tm, 1);
+}
+
+int clock_month_number(int64_t ms)
+{
+	struct tm tm = broken_down(ms);
+
+	return (tm.tm_year + 1900) * 100 + tm.tm_mon + 1;
+}
+
 void clock_iso(int64_t ms, char ret[static CLOCK_ISO_SIZE])
 {
 	int64_t rest = ms % 1000;

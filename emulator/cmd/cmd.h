@@ -15,6 +15,7 @@ int cmd_doctor(int argc, char **argv);
 int cmd_template(int argc, char **argv);
 int cmd_clean(int argc, char **argv);
 int cmd_network(int argc, char **argv);
+int cmd_exec(int argc, char **argv);
 int cmd_version(int argc, char **argv);
 
 /* Prints "orkestr-emulator COMMAND: message" (and where help is) on standard error. Return their status. */

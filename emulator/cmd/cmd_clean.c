@@ -14,6 +14,7 @@
 
 #include "emulator/cgroup.h"
 #include "emulator/cmd/cmd.h"
+#include "emulator/cmd/cmd_clean.h"
 #include "emulator/idmap.h"
 #include "emulator/keeper.h"
 #include "emulator/statedir.h"
@@ -185,6 +186,22 @@ static int open_locked(const struct clean_options *o, const struct idmap *m, cha
 		return cmd_failed("clean", &e);
 	*ret_fd = TAKE_FD(fd);
 	return CMD_OK;
+}
+
+int cmd_clean_folder(const struct idmap *m, int state_fd, const char *path)
+{
+	char name[STATEDIR_NAME_SIZE];
+	struct err e = ERR_INIT;
+	unsigned int ended;
+	int status;
+
+	statedir_name(path, name);
+	if (keeper_end_stale(state_fd, &ended, &e) < 0 || cgroup_sweep(name, &e) < 0)
+		return cmd_failed("clean", &e);
+	status = empty_in_userns(m, state_fd);
+	if (status == CMD_OK)
+		remove_folder(state_fd, path);
+	return status;
 }
 
 int cmd_clean(int argc, char **argv)

@@ -15,6 +15,7 @@
 #include <uv.h>
 
 #include "api/api.h"
+#include "api/summary.h"
 #include "emulator/base/buf.h"
 #include "emulator/base/clock.h"
 #include "emulator/base/fd.h"
@@ -26,11 +27,13 @@
 #include "emulator/cmd/options.h"
 #include "emulator/keeper.h"
 #include "emulator/statedir.h"
+#include "emulator/tmpl.h"
 #include "rootfs/template.h"
 #include "rootfs/tree.h"
 
 #define STORE_NAME "orkestr.db"
 #define KEY_NAME "api-key"
+#define CONNECTIONS_MAX 4096u
 
 struct serve {
 	struct serve_options o;
@@ -39,15 +42,24 @@ struct serve {
 	struct cgroup_root *cgroups;
 	char state_path[4096];
 	char key[ACCOUNT_KEY_SIZE]; /* the generated one, or empty */
-	int state_fd, lock_fd, listen_fd, unix_fd, port_file_fd;
+	struct snapshot_dir snapshots;
+	char holder[TEXT_ULID_SIZE];
+	int shared_fd, holder_fd; /* --snapshot-dir, and the lock in it */
+	int state_fd, lock_fd, listen_fd, unix_fd, port_file_fd, summary_fd;
 	struct listen_guard unix_guard;
 	struct keeper_started kept;
 	uint16_t port;
 
 	uv_loop_t loop;
 	uv_signal_t on_term, on_int;
+	uv_poll_t on_leash; /* for `exec`: its end */
 	struct store *store;
+	struct journal *journal;
+	struct faults *faults; /* NULL: --no-faults */
+	struct vclock *clock;
 	struct sandboxes *sandboxes;
+	struct tmpls *tmpls;
+	unsigned int stop_waits; /* managers that have not ended everything yet */
 	struct keeper *keeper;
 	struct http *http;
 	struct api api;
@@ -56,6 +68,17 @@ struct serve {
 };
 
 /* --- with the caller's rights --- */
+
+/* For `exec`. The leash is inherited from it; whatever else the keeper or a worker starts shall not have it. */
+static int open_exec_files(struct serve *s, struct err *e)
+{
+	if (s->o.leash_fd >= 0 && fcntl(s->o.leash_fd, F_SETFD, FD_CLOEXEC) < 0)
+		return err_errno(e, errno, "--leash-fd");
+	if (!s->o.summary_file)
+		return 0;
+	s->summary_fd = open(s->o.summary_file, O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC | O_NOCTTY, 0600);
+	return s->summary_fd < 0 ? err_errno(e, errno, "%s", s->o.summary_file) : 0;
+}
 
 static int open_port_file(struct serve *s, struct err *e)
 {
@@ -94,6 +117,28 @@ static void raise_fd_limit(void)
 	(void)setrlimit(RLIMIT_NOFILE, &l);
 }
 
+/* The keeper inherits the lock: as long as it lives, sandboxes may. */
+static int open_snapshot_dir(struct serve *s, struct err *e)
+{
+	int r;
+
+	if (!s->o.snapshot_dir)
+		return 0;
+	r = statedir_open_snapshots(s->o.snapshot_dir, &s->idmap, true, &s->shared_fd, e);
+	return r < 0 ? r
+		     : snapshot_hold(s->state_fd, s->shared_fd, s->idmap.own_uid, s->idmap.own_gid, s->holder,
+				     &s->holder_fd, e);
+}
+
+/* Silent connections must leave descriptors for the sandboxes. */
+static unsigned int connections_max(void)
+{
+	struct rlimit l;
+
+	return getrlimit(RLIMIT_NOFILE, &l) == 0 ? (unsigned int)MIN(l.rlim_cur / 2, (rlim_t)CONNECTIONS_MAX)
+						 : CONNECTIONS_MAX;
+}
+
 static int launch(struct serve *s, struct err *e)
 {
 	char name[STATEDIR_NAME_SIZE];
@@ -108,9 +153,13 @@ static int launch(struct serve *s, struct err *e)
 	if (r >= 0)
 		r = s->lock_fd = statedir_lock(s->state_fd, e);
 	if (r >= 0)
+		r = open_snapshot_dir(s, e);
+	if (r >= 0)
 		r = open_sockets(s, e);
 	if (r >= 0)
 		r = open_port_file(s, e);
+	if (r >= 0)
+		r = open_exec_files(s, e);
 	if (r < 0)
 		return r;
 	statedir_name(s->state_path, name);
@@ -125,8 +174,10 @@ static int launch(struct serve *s, struct err *e)
 	}
 	kc.cgroups = s->cgroups;
 	kc.state_fd = s->state_fd;
-	kc.not_inherited = (const int[]){ s->lock_fd, s->listen_fd, s->unix_fd, s->unix_guard.leash, s->port_file_fd };
-	kc.n_not_inherited = 5;
+	kc.shared_layers = s->o.shared_layers;
+	kc.not_inherited = (const int[]){ s->lock_fd,	   s->listen_fd,  s->unix_fd,	s->unix_guard.leash,
+					  s->port_file_fd, s->summary_fd, s->o.leash_fd };
+	kc.n_not_inherited = 7;
 	r = keeper_adopt(&kc, &s->kept, e);
 	if (r == 0)
 		r = keeper_start(&kc, &s->kept, e);
@@ -170,7 +221,24 @@ static void all_ended(void *arg)
 {
 	struct serve *s = arg;
 
-	uv_stop(&s->loop);
+	if (--s->stop_waits == 0)
+		uv_stop(&s->loop);
+}
+
+/* What lives now is what was left running. */
+static void write_summary(struct serve *s)
+{
+	struct json_object *o;
+	const char *text;
+
+	if (s->summary_fd < 0)
+		return;
+	o = api_summary(&s->api);
+	text = json_object_to_json_string_ext(o, JSON_C_TO_STRING_PLAIN | JSON_C_TO_STRING_NOSLASHESCAPE);
+	if (!text || fd_write_all(s->summary_fd, text, strlen(text)) < 0)
+		log_error("the summary can't be written");
+	json_object_put(o);
+	closep(&s->summary_fd);
 }
 
 static void stop(struct serve *s, const char *why)
@@ -182,13 +250,41 @@ static void stop(struct serve *s, const char *why)
 	s->stopping = true;
 	s->keep = s->o.keep;
 	log_info("%s: %s", why, s->keep ? "what runs goes on, for the next start" : "ending every sandbox");
+	write_summary(s);
 	http_stop_listening(s->http);
+	s->stop_waits = 2;
+	tmpls_shutdown(s->tmpls, all_ended, s);
 	sandboxes_shutdown(s->sandboxes, s->keep, all_ended, s);
 }
 
 static void on_signal(uv_signal_t *h, int signum)
 {
 	stop(h->data, signum == SIGINT ? "interrupted" : "asked to stop");
+}
+
+static int start_controls(struct serve *s, struct err *e)
+{
+	int r = journal_new(&s->journal);
+
+	if (r >= 0 && !s->o.no_faults)
+		r = faults_new(&s->faults);
+	return r < 0 ? err_errno(e, -r, "the journal") : 0;
+}
+
+static void on_clock_moved(void *arg)
+{
+	char iso[CLOCK_ISO_SIZE];
+
+	clock_iso(clock_now_ms(), iso);
+	journal_add(arg, &(struct journal_event){ .type = JOURNAL_CLOCK_MOVED, .detail = iso });
+}
+
+static void on_leash_end(uv_poll_t *h, int status, int events)
+{
+	(void)status;
+	(void)events;
+	(void)uv_poll_stop(h);
+	stop(h->data, "let go");
 }
 
 static int start_manager(struct serve *s, struct err *e)
@@ -200,9 +296,12 @@ static int start_manager(struct serve *s, struct err *e)
 			.allow = (const char *const *)s->o.allow, .map = (const char *const *)s->o.map,
 			.zone = (const char *const *)s->o.zone, .allow_private = s->o.allow_private,
 		},
-		.state_fd = s->state_fd, .max_live = s->o.max_sandboxes, .warm = s->o.warm,
-		.strict_resume = s->o.strict_resume, .positions_fd = TAKE_FD(s->kept.positions),
+		.state_fd = s->state_fd, .snapshots = s->snapshots, .max_live = s->o.max_sandboxes, .warm = s->o.warm,
+		.strict_resume = s->o.strict_resume, .journal = s->journal, .faults = s->faults,
+		.journal_commands = s->o.journal_commands,
+		.positions_fd = TAKE_FD(s->kept.positions),
 	};
+	struct vclock_listener cl;
 	struct keeper_events ke;
 	int r = sandboxes_new(&sc, &s->sandboxes, e);
 
@@ -214,7 +313,22 @@ static int start_manager(struct serve *s, struct err *e)
 		return r;
 	s->kept.sock = -1;
 	sandboxes_set_keeper(s->sandboxes, s->keeper);
+	sandboxes_clock_listener(s->sandboxes, &cl);
+	(void)vclock_listen(s->clock, &cl);
+	(void)vclock_listen(s->clock, &(struct vclock_listener){ .moved = on_clock_moved, .arg = s->journal });
 	return sandboxes_sweep(s->sandboxes, e);
+}
+
+static int start_templates(struct serve *s, struct err *e)
+{
+	const struct tmpls_config tc = { .loop = &s->loop,
+					 .store = s->store,
+					 .sandboxes = s->sandboxes,
+					 .idmap = &s->idmap,
+					 .state_fd = s->state_fd };
+	int r = tmpls_new(&tc, &s->tmpls, e);
+
+	return r < 0 ? r : tmpls_recover(s->tmpls, e);
 }
 
 static int start_http(struct serve *s, struct err *e)
@@ -225,7 +339,7 @@ static int start_http(struct serve *s, struct err *e)
 		.accounts = s->accounts,
 		.listen_fd = TAKE_FD(s->listen_fd),
 		.unix_fd = TAKE_FD(s->unix_fd),
-		.max_connections = 4096,
+		.max_connections = connections_max(),
 		.idle_timeout_s = 60,
 	};
 	int r = http_new(&hc, &s->http, e);
@@ -233,17 +347,29 @@ static int start_http(struct serve *s, struct err *e)
 	if (r < 0)
 		return r;
 	s->api = (struct api){ .sandboxes = s->sandboxes,
+			       .tmpls = s->tmpls,
 			       .store = s->store,
+			       .clock = s->clock,
+			       .accounts = s->accounts,
 			       .idmap = &s->idmap,
 			       .cgroups = s->cgroups,
 			       .state_fd = s->state_fd,
 			       .started_ms = clock_real_ms(),
+			       .journal = s->journal,
+			       .faults = s->faults,
+			       .profile = &s->o.profile,
 			       .network_errors_report = s->o.network_errors_report };
 	api_add_sandbox_routes(s->http);
 	api_add_exec_routes(s->http);
+	api_add_template_routes(s->http);
 	api_add_file_routes(s->http);
 	api_add_network_routes(s->http);
+	api_add_journal_routes(s->http);
+	api_add_fault_routes(s->http);
+	api_add_reset_routes(s->http);
 	api_add_emulator_routes(s->http);
+	api_add_clock_routes(s->http);
+	api_add_snapshot_routes(s->http);
 	return http_start(s->http, e);
 }
 
@@ -255,10 +381,22 @@ static int daemon_start(struct serve *s, struct err *e)
 		return r;
 	/* keeper_start left us in the state dir; the store is opened by name there. */
 	r = store_open(STORE_NAME, &s->store, e);
+	if (r >= 0)
+		r = vclock_new(s->store, &s->clock, e);
+	if (r >= 0)
+		r = accounts_use_store(s->accounts, s->store, e);
 	if (r < 0)
 		return r;
+	r = snapshot_dir_open(s->state_fd, s->shared_fd, s->shared_fd >= 0 ? s->holder : NULL, &s->snapshots, e);
+	if (r < 0)
+		return r;
+	s->shared_fd = -1;
 	(void)uv_loop_init(&s->loop);
-	r = start_manager(s, e);
+	r = start_controls(s, e);
+	if (r >= 0)
+		r = start_manager(s, e);
+	if (r >= 0)
+		r = start_templates(s, e);
 	if (r >= 0)
 		r = start_http(s, e);
 	if (r < 0)
@@ -268,6 +406,10 @@ static int daemon_start(struct serve *s, struct err *e)
 	s->on_term.data = s->on_int.data = s;
 	(void)uv_signal_start(&s->on_term, on_signal, SIGTERM);
 	(void)uv_signal_start(&s->on_int, on_signal, SIGINT);
+	if (s->o.leash_fd >= 0 && uv_poll_init(&s->loop, &s->on_leash, s->o.leash_fd) == 0) {
+		s->on_leash.data = s;
+		(void)uv_poll_start(&s->on_leash, UV_READABLE | UV_DISCONNECT, on_leash_end);
+	}
 	return 0;
 }
 
@@ -379,11 +521,15 @@ static void teardown(struct serve *s, bool loop_ran)
 	end_keeper(s);
 	if (loop_ran) {
 		keeper_free(s->keeper);
+		tmpls_free(s->tmpls);
 		sandboxes_free(s->sandboxes);
 		uv_walk(&s->loop, on_walk, NULL);
 		(void)uv_run(&s->loop, UV_RUN_DEFAULT);
 		(void)uv_loop_close(&s->loop);
 	}
+	journal_free(s->journal);
+	faults_free(s->faults);
+	vclock_free(s->clock);
 	store_close(s->store);
 	if (s->cgroups) {
 		if (!s->keep)
@@ -395,9 +541,14 @@ static void teardown(struct serve *s, bool loop_ran)
 	closep(&s->unix_fd);
 	listen_guard_end(&s->unix_guard);
 	closep(&s->port_file_fd);
+	closep(&s->summary_fd);
+	closep(&s->o.leash_fd);
 	closep(&s->kept.egress);
 	closep(&s->kept.positions);
 	closep(&s->kept.userns_fd);
+	snapshot_dir_close(&s->snapshots);
+	closep(&s->shared_fd);
+	closep(&s->holder_fd);
 	closep(&s->lock_fd);
 	closep(&s->state_fd);
 	explicit_bzero(s->key, sizeof(s->key));
@@ -406,11 +557,15 @@ static void teardown(struct serve *s, bool loop_ran)
 int cmd_serve(int argc, char **argv)
 {
 	struct serve s = { .state_fd = -1,
+			   .snapshots = SNAPSHOT_DIR_INIT,
+			   .shared_fd = -1,
+			   .holder_fd = -1,
 			   .lock_fd = -1,
 			   .listen_fd = -1,
 			   .unix_fd = -1,
 			   .unix_guard = { .leash = -1 },
 			   .port_file_fd = -1,
+			   .summary_fd = -1,
 			   .kept = { .userns_fd = -1, .sock = -1, .egress = -1, .positions = -1 } };
 	struct err e = ERR_INIT;
 	bool started = false;

@@ -3,14 +3,17 @@
 #include <string.h>
 
 #include "emulator/base/procname.h"
+#include "emulator/base/sealed.h"
 #include "emulator/cmd/cmd.h"
 
 static const struct {
 	const char *name;
 	int (*run)(int argc, char **argv);
+	bool sealed; /* runs what others wrote: first out of reach of it (emulator/base/sealed.h) */
 } commands[] = {
-	{ "serve", cmd_serve }, { "doctor", cmd_doctor },   { "template", cmd_template },
-	{ "clean", cmd_clean }, { "version", cmd_version }, { "network", cmd_network },
+	{ "serve", cmd_serve, true },	  { "doctor", cmd_doctor, false },   { "template", cmd_template, true },
+	{ "exec", cmd_exec, false },	  { "clean", cmd_clean, false },     { "network", cmd_network, false },
+	{ "version", cmd_version, false },
 };
 
 static const char help_text[] =
@@ -21,6 +24,7 @@ static const char help_text[] =
 	"Usage: orkestr-emulator COMMAND [OPTION]...\n"
 	"\n"
 	"  serve      run the service\n"
+	"  exec       run a command with an emulator of its own, and audit what it leaves: for CI\n"
 	"  doctor     say what works on this host, and the command that fixes what does not\n"
 	"  template   list, build, import or remove the images that sandboxes start from\n"
 	"  network    print the built-in allowlist, or check a name against it\n"
@@ -63,6 +67,17 @@ static int unknown(const char *word)
 	return CMD_USAGE;
 }
 
+static int seal(char **whole_argv)
+{
+	struct err e = ERR_INIT;
+
+	if (sealed_run(whole_argv, &e) == 0)
+		return CMD_OK;
+	(void)fprintf(stderr, "orkestr-emulator: %s\n", e.msg);
+	return CMD_FAILED;
+}
+
+/* argv: behind the program's own name. */
 static int run(int argc, char **argv)
 {
 	static char help_option[] = "--help";
@@ -87,7 +102,8 @@ static int run(int argc, char **argv)
 	}
 	for (size_t i = 0; i < ARRAY_SIZE(commands); i++)
 		if (strcmp(argv[0], commands[i].name) == 0)
-			return commands[i].run(argc, argv);
+			return commands[i].sealed && seal(argv - 1) != CMD_OK ? CMD_FAILED
+									      : commands[i].run(argc, argv);
 	return unknown(argv[0]);
 }
 

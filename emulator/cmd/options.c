@@ -3,6 +3,7 @@
 #include <arpa/inet.h>
 #include <errno.h>
 #include <getopt.h>
+#include <limits.h>
 #include <string.h>
 
 #include "emulator/base/text.h"
@@ -38,9 +39,22 @@ static const char help_text[] =
 	"                         a failed command that was blocked answers NetworkPolicyError (fail, default)\n"
 	"                         or its own result with network_blocked filled (report)\n"
 	"\n"
+	"For tests:\n"
+	"  --profile fast|cloud   cloud: calls take as long as the cloud's are said to, keys without a plan are\n"
+	"                         free ones, rate limits are on; fast, the default: as fast as it goes\n"
+	"  --latency CALL=MS      change one of a profile's: CALL is create, pause, resume or other; MS a number,\n"
+	"                         uniform(10,50), normal(100,20) or exponential(50)\n"
+	"  --seed-file FILE       accounts, sandboxes, files and commands to begin with (see the README)\n"
+	"  --seed N               the ids of sandboxes follow from N, the same in every run\n"
+	"  --no-faults            neither fault rules nor the X-Orkestr-Fault header\n"
+	"  --journal-commands     whole command lines in /_emulator/events, which may hold secrets\n"
+	"\n"
 	"Everything else:\n"
 	"  --state-dir DIR        default $XDG_STATE_HOME/orkestr-emulator or ~/.local/state/orkestr-emulator;\n"
 	"                         for root /var/lib/orkestr-emulator\n"
+	"  --snapshot-dir DIR     where paused sandboxes are kept; emulators of one user may share it: what was "
+	"paused\n"
+	"                         on one can be resumed on the other, by one of them. They stay at a stop\n"
 	"  --max-sandboxes N      refuse to run more than N at the same time; 0, the default, is no limit\n"
 	"  --warm N               keep N sandboxes half made, so that a create is quick; 0 to 64, default 4\n"
 	"  --keep                 a stop (Ctrl-C, SIGTERM) leaves the sandboxes running for the next start; without,\n"
@@ -66,12 +80,22 @@ enum {
 	OPT_MAX_SANDBOXES,
 	OPT_WARM,
 	OPT_STRICT_RESUME,
+	OPT_SNAPSHOT_DIR,
 	OPT_KEEP,
 	OPT_ALLOW,
 	OPT_MAP,
 	OPT_ZONE,
 	OPT_ALLOW_PRIVATE,
 	OPT_NETWORK_ERRORS,
+	OPT_PROFILE,
+	OPT_LATENCY,
+	OPT_SEED_FILE,
+	OPT_SEED,
+	OPT_NO_FAULTS,
+	OPT_JOURNAL_COMMANDS,
+	OPT_SUMMARY_FILE,
+	OPT_LEASH_FD,
+	OPT_SHARED_LAYERS,
 };
 
 static const struct option longs[] = {
@@ -84,6 +108,7 @@ static const struct option longs[] = {
 	{ "log-level", required_argument, NULL, OPT_LOG_LEVEL },
 	{ "max-sandboxes", required_argument, NULL, OPT_MAX_SANDBOXES },
 	{ "warm", required_argument, NULL, OPT_WARM },
+	{ "snapshot-dir", required_argument, NULL, OPT_SNAPSHOT_DIR },
 	{ "strict-resume", no_argument, NULL, OPT_STRICT_RESUME },
 	{ "keep", no_argument, NULL, OPT_KEEP },
 	{ "allow", required_argument, NULL, OPT_ALLOW },
@@ -91,6 +116,15 @@ static const struct option longs[] = {
 	{ "zone", required_argument, NULL, OPT_ZONE },
 	{ "allow-private", no_argument, NULL, OPT_ALLOW_PRIVATE },
 	{ "network-errors", required_argument, NULL, OPT_NETWORK_ERRORS },
+	{ "profile", required_argument, NULL, OPT_PROFILE },
+	{ "latency", required_argument, NULL, OPT_LATENCY },
+	{ "seed-file", required_argument, NULL, OPT_SEED_FILE },
+	{ "seed", required_argument, NULL, OPT_SEED },
+	{ "no-faults", no_argument, NULL, OPT_NO_FAULTS },
+	{ "journal-commands", no_argument, NULL, OPT_JOURNAL_COMMANDS },
+	{ "summary-file", required_argument, NULL, OPT_SUMMARY_FILE },
+	{ "leash-fd", required_argument, NULL, OPT_LEASH_FD },
+	{ "shared-layers", no_argument, NULL, OPT_SHARED_LAYERS },
 	{ "help", no_argument, NULL, 'h' },
 	{ NULL, 0, NULL, 0 },
 };
@@ -226,6 +260,53 @@ static int set_network(struct serve_options *o, int c, char *value, struct err *
 	}
 }
 
+static int set_seed(struct serve_options *o, const char *value, struct err *e)
+{
+	if (text_parse_u64(value, 0, UINT64_MAX, &o->seed) < 0)
+		return err_set(e, ERR_INVALID, EINVAL, NULL, "--seed must be a whole number");
+	o->has_seed = true;
+	return 0;
+}
+
+/* How it helps tests; the last three are for `exec` alone and not in the help. */
+static int set_testing(struct serve_options *o, int c, const char *value, struct err *e)
+{
+	uint64_t n;
+	int r;
+
+	switch (c) {
+	case OPT_PROFILE:
+		if (profile_get(value, &o->profile) < 0)
+			return err_set(e, ERR_INVALID, EINVAL, NULL, "--profile must be fast or cloud");
+		return 0;
+	case OPT_LATENCY:
+		r = profile_set_latency(&o->profile, value, e);
+		if (r < 0)
+			err_prefix(e, "--latency");
+		return r;
+	case OPT_SEED_FILE:
+		return set_path("--seed-file", value, &o->seed_file, e);
+	case OPT_SEED:
+		return set_seed(o, value, e);
+	case OPT_NO_FAULTS:
+		o->no_faults = true;
+		return 0;
+	case OPT_JOURNAL_COMMANDS:
+		o->journal_commands = true;
+		return 0;
+	case OPT_SUMMARY_FILE:
+		return set_path("--summary-file", value, &o->summary_file, e);
+	case OPT_LEASH_FD:
+		if (text_parse_u64(value, 3, INT_MAX, &n) < 0)
+			return err_set(e, ERR_INVALID, EINVAL, NULL, "--leash-fd must be the number of an open file");
+		o->leash_fd = (int)n;
+		return 0;
+	default:
+		o->shared_layers = true;
+		return 0;
+	}
+}
+
 static int set(struct serve_options *o, int c, char *value, struct err *e)
 {
 	uint64_t n;
@@ -237,6 +318,8 @@ static int set(struct serve_options *o, int c, char *value, struct err *e)
 		return set_path("--port-file", value, &o->port_file, e);
 	case OPT_STATE_DIR:
 		return set_path("--state-dir", value, &o->state_dir, e);
+	case OPT_SNAPSHOT_DIR:
+		return set_path("--snapshot-dir", value, &o->snapshot_dir, e);
 	case OPT_UNIX:
 		return set_path("--unix", value, &o->unix_path, e);
 	case OPT_AUTH:
@@ -273,6 +356,16 @@ static int set(struct serve_options *o, int c, char *value, struct err *e)
 	case OPT_ALLOW_PRIVATE:
 	case OPT_NETWORK_ERRORS:
 		return set_network(o, c, value, e);
+	case OPT_PROFILE:
+	case OPT_LATENCY:
+	case OPT_SEED_FILE:
+	case OPT_SEED:
+	case OPT_NO_FAULTS:
+	case OPT_JOURNAL_COMMANDS:
+	case OPT_SUMMARY_FILE:
+	case OPT_LEASH_FD:
+	case OPT_SHARED_LAYERS:
+		return set_testing(o, c, value, e);
 	default:
 		return err_set(e, ERR_INTERNAL, EINVAL, NULL, "an option nobody handles");
 	}
@@ -283,8 +376,11 @@ int serve_options_parse(int argc, char **argv, struct serve_options *ret, struct
 	struct serve_options o = { .host = SERVE_DEFAULT_HOST,
 				   .port = SERVE_DEFAULT_PORT,
 				   .log_level = LOG_LEVEL_INFO,
-				   .warm = SERVE_DEFAULT_WARM };
+				   .warm = SERVE_DEFAULT_WARM,
+				   .leash_fd = -1 };
 	int c, r;
+
+	(void)profile_get("fast", &o.profile);
 
 	optind = 0; /* getopt_long(3), Notes: forget an earlier run */
 	while ((c = cmd_getopt(argc, argv, "+:h", longs, e)) != -1) {

@@ -3,6 +3,7 @@
 
 #include "emulator/base/err.h"
 #include "emulator/base/log.h"
+#include "emulator/profile.h"
 
 #define SERVE_DEFAULT_HOST "127.0.0.1"
 #define SERVE_DEFAULT_PORT 4520
@@ -15,6 +16,7 @@ struct serve_options {
 	uint16_t port;			/* 0: any */
 	const char *port_file;		/* NULL: none */
 	const char *state_dir;		/* NULL: the default, see emulator/statedir.h */
+	const char *snapshot_dir;	/* NULL: the state dir's own */
 	const char *unix_path;		/* NULL: none */
 	char *api_keys[SERVE_MAX_KEYS]; /* KEY[:PLAN[:read,write]], for accounts_add */
 	size_t n_api_keys;
@@ -30,7 +32,16 @@ struct serve_options {
 	size_t n_allow, n_map, n_zone;
 	bool allow_private;
 	bool network_errors_report; /* a blocked attempt is told in the result, never as NetworkPolicyError */
-	bool help;		    /* nothing else was looked at */
+	bool no_faults;		    /* neither rules nor X-Orkestr-Fault */
+	bool journal_commands;	    /* whole command lines in the journal */
+	struct profile profile;
+	const char *seed_file; /* NULL: none */
+	bool has_seed;
+	uint64_t seed;		  /* of the ids */
+	const char *summary_file; /* for `exec`: written when it stops */
+	int leash_fd;		  /* for `exec`: stop when it is closed; -1 */
+	bool shared_layers;	  /* for `exec`: the state dir lies in another one, whose layers it has */
+	bool help;		  /* nothing else was looked at */
 };
 
 /* argv[0] is "serve". ERR_INVALID with a sentence that names the option; an API key is never quoted. */

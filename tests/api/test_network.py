@@ -285,6 +285,7 @@ def body(seen) -> str:
 # --- off ------------------------------------------------------------------------------------------
 
 
+@pytest.mark.vm
 def test_off_has_no_address_but_loopback(box):
     off = box("off")
     devices = [line.split(":")[0].strip() for line in off.api.sh(off.id, "cat /proc/net/dev").splitlines()[2:]]
@@ -300,6 +301,7 @@ def test_off_refuses_an_address_at_once(box, target):
     assert seen["blocked"] == [{"host": None, "ip": target, "port": 443, "proto": "tcp", "rule": "network-off"}]
 
 
+@pytest.mark.vm
 def test_off_refuses_a_name_at_once(box):
     off = box("off")
     start = time.monotonic()
@@ -365,6 +367,7 @@ def test_restricted_reaches_an_allowed_name_over_http(box):
     assert result["network_blocked"] == []
 
 
+@pytest.mark.vm
 def test_restricted_reaches_an_allowed_name_over_tls(box, certificate):
     restricted = box("restricted")
     restricted.api.put_file(restricted.id, "/tmp/ca.pem", certificate.with_suffix(".crt").read_bytes())
@@ -402,6 +405,7 @@ def test_restricted_split_hello_is_put_together(box):
 
 
 @pytest.mark.parametrize("port", [80, 443, 22, 853, 8443])
+@pytest.mark.vm
 def test_restricted_refuses_a_bare_address(box, port):
     seen = box("restricted").probe("tcp", "203.0.113.9", port, client_hello("pypi.org"))
     refused_at_once(seen)
@@ -548,6 +552,7 @@ def test_plan_free_has_no_open(net_emulator, netprobe):
 
 
 @pytest.mark.parametrize("network", ["restricted", "open"])
+@pytest.mark.vm
 def test_sandboxes_never_reach_each_other(box, network):
     server, client = box(network), box(network)
     server.run("nohup /tmp/netprobe listen 8000 >/dev/null 2>&1 & sleep 0.2")
@@ -571,6 +576,7 @@ def test_gateways_own_ports_are_nobodys(box, network):
     refused_at_once(inside.probe("tcp", RESOLVER, 80, get("x")))
 
 
+@pytest.mark.vm
 def test_spoofed_source_is_dropped(box):
     """A question in another's name: neither that one's ledger nor ours has it, and nothing hangs."""
     victim, liar = box("restricted"), box("restricted")
@@ -586,6 +592,7 @@ def test_spoofed_source_is_dropped(box):
 
 
 @pytest.mark.parametrize("network", ["off", "restricted", "open"])
+@pytest.mark.vm
 def test_its_root_cannot_change_rules_or_links(box, network):
     inside = box(network)
     result = json.loads(inside.run(["/tmp/netprobe", "admin"])["stdout"])
@@ -597,6 +604,7 @@ def test_its_root_cannot_change_rules_or_links(box, network):
 # --- the ledger -----------------------------------------------------------------------------------
 
 
+@pytest.mark.vm
 def test_ledger(box):
     restricted = box("restricted")
     assert restricted.ledger() == {
@@ -764,6 +772,7 @@ def host() -> dict[str, str]:
     return seen
 
 
+@pytest.mark.vm
 def test_the_host_is_as_it_was(new_emulator, net_state, internet, netprobe, key, binary):
     before = host()
     assert any(name.startswith("/proc/sys/net/ipv4/") for name in before)

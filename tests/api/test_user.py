@@ -14,6 +14,8 @@ from conftest import cannot_run
 from harness.emulator import Emulator, run
 from harness.wire import check_error
 
+pytestmark = pytest.mark.vm
+
 
 @pytest.fixture(scope="module")
 def someone(binary, tiny_tar, tmp_path_factory):

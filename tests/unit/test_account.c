@@ -143,6 +143,12 @@ Test(accounts, bad_specs_say_what_is_wrong_and_never_the_key)
 		{ "secretsecret:team:read write", "scopes: read, write" },
 		{ "secretsecret:team:read:write", "scopes: read, write" },
 		{ "secretsecret:team:readwrite", "scopes: read, write" },
+		{ "secretsecret:team:read:", "account=NAME" },
+		{ "secretsecret:team:read:account=", "account=NAME" },
+		{ "secretsecret:team:read:account=UPPER", "account=NAME" },
+		{ "secretsecret:team:read:rate=5", "rate=REQUESTS/SECONDS" },
+		{ "secretsecret:team:read:expires=tomorrow", "expires=TIME" },
+		{ "secretsecret:team:read:expires=2026-05-01T00:00:00Z:revoked", "expires=TIME" },
 	};
 	struct accounts *a = fresh(false);
 	struct err e = ERR_INIT;
@@ -261,5 +267,50 @@ Test(accounts, generated_keys)
 	for (size_t i = 0; i < ARRAY_SIZE(seen); i++)
 		kinds += seen[i] > 0;
 	cr_assert_eq(kinds, 62); /* 8,000 draws: that one of 62 never came is out of the question */
+	accounts_free(a);
+}
+
+Test(accounts, options_of_a_spec)
+{
+	struct accounts *a = fresh(false);
+	struct err e = ERR_INIT;
+	struct account who;
+
+	cr_assert_eq(accounts_add(a, "key-number-1:free:read:account=alice:rate=5/60", &e), 0, "%s", e.msg);
+	cr_assert_eq(accounts_find(a, "key-number-1", &who, &e), 0);
+	cr_assert_str_eq(who.id, "acc_alice");
+	cr_assert(who.plan == PLAN_FREE && who.scopes == SCOPE_READ && who.rate.requests == 5 &&
+		  who.rate.seconds == 60);
+	cr_assert_eq(accounts_add(a, "key-number-2:team:read,write:revoked", &e), 0, "%s", e.msg);
+	cr_assert_eq(accounts_find(a, "key-number-2", &who, &e), -EACCES);
+	cr_assert_str_eq(e.reason, "unauthorized");
+	cr_assert_eq(accounts_add(a, "key-number-3:team:read,write:expires=2020-01-01T00:00:00Z", &e), 0, "%s", e.msg);
+	cr_assert_eq(accounts_find(a, "key-number-3", &who, &e), -EACCES);
+	cr_assert_str_eq(e.reason, "key_expired");
+	cr_assert_eq(accounts_add(a, "key-number-4:team:read:account=alice:expires=2999-01-01T00:00:00Z", &e), 0, "%s",
+		     e.msg);
+	cr_assert_eq(accounts_find(a, "key-number-4", &who, &e), 0);
+	cr_assert_str_eq(who.id, "acc_alice");
+	accounts_free(a);
+}
+
+Test(accounts, a_file_of_them)
+{
+	char text[] = "# keys\n\n  key-number-1:free\t\r\nkey-number-2\n#key-number-3\nkey-number-4:pro:read";
+	char bad[] = "key-number-5\nbad\n";
+	struct accounts *a = fresh(false);
+	struct err e = ERR_INIT;
+	struct account who;
+
+	cr_assert_eq(accounts_add_lines(a, text, &e), 0, "%s", e.msg);
+	cr_assert_eq(accounts_find(a, "key-number-1", &who, &e), 0);
+	cr_assert_eq(who.plan, PLAN_FREE);
+	cr_assert_eq(accounts_find(a, "key-number-2", &who, &e), 0);
+	cr_assert_lt(accounts_find(a, "key-number-3", &who, &e), 0);
+	cr_assert_eq(accounts_find(a, "key-number-4", &who, &e), 0);
+	for (size_t i = 0; i < sizeof(text); i++)
+		cr_assert_eq(text[i], 0); /* nothing of a key is left there */
+	cr_assert_eq(accounts_add_lines(a, bad, &e), -EINVAL);
+	cr_assert_not_null(strstr(e.msg, "API key 5:"), "%s", e.msg);
 	accounts_free(a);
 }

@@ -56,11 +56,6 @@ static int see(void *arg, const struct ledger_entry *e)
 	return s->stop && s->n == s->stop ? -ECANCELED : 0;
 }
 
-static void see_void(void *arg, const struct ledger_entry *e)
-{
-	(void)see(arg, e);
-}
-
 Test(ledger, a_flow_s_end_joins_its_start)
 {
 	static struct seen s;
@@ -99,25 +94,6 @@ Test(ledger, the_oldest_give_way)
 	s.n = 0;
 	s.stop = 3;
 	cr_expect(ledger_each(l, 0, see, &s) == -ECANCELED && s.n == 3);
-}
-
-Test(ledger, blocked_between)
-{
-	static struct seen s;
-
-	add(EGRESS_TCP, EGRESS_BLOCKED, "early.test", 443, 9);
-	add(EGRESS_TCP, EGRESS_BLOCKED, "a.test", 443, 10);
-	add(EGRESS_TCP, EGRESS_BLOCKED, "a.test", 443, 10);
-	add(EGRESS_TCP, EGRESS_ALLOWED, "fine.test", 443, 11);
-	add(EGRESS_DNS, EGRESS_BLOCKED, "b.test", 53, 12);
-	add(EGRESS_TCP, EGRESS_FAILED, "down.test", 443, 12);
-	add(EGRESS_TCP, EGRESS_BLOCKED, "a.test", 80, 10);
-	add(EGRESS_TCP, EGRESS_BLOCKED, "late.test", 443, 21);
-	cr_expect(ledger_blocked_between(l, 10, 20, 100, see_void, &s) == 3 && s.n == 3);
-	cr_expect(s.e[0].port == 443 && strcmp(s.e[1].host, "b.test") == 0 && s.e[2].port == 80);
-	s.n = 0;
-	cr_expect(ledger_blocked_between(l, 10, 20, 2, see_void, &s) == 2 && s.n == 2);
-	cr_expect(ledger_blocked_between(l, 22, 30, 2, see_void, &s) == 0);
 }
 
 Test(ledger, nonsense_is_refused)

@@ -54,6 +54,7 @@ static void start_all(void)
 	cr_assert(idmap_enter(&map, kept.userns_fd, &e) == 0, "%s", e.msg);
 	(void)close(kept.userns_fd);
 	keeper_pid = kept.pid;
+	cr_assert(snapshot_dir_open(state_fd, -1, NULL, &c.snapshots, &e) == 0, "%s", e.msg);
 	cr_assert(uv_loop_init(&loop) == 0);
 	cr_assert(sandboxes_new(&c, &mgr, &e) == 0, "%s", e.msg);
 	sandboxes_keeper_events(mgr, &ev);

@@ -59,11 +59,11 @@ Test(store_fault, another_programs_database_is_refused)
 Test(store_fault, a_newer_version_is_refused)
 {
 	store_close(must_open());
-	sql("PRAGMA user_version = 2");
-	refused(ERR_UNSUPPORTED, "store_newer", "newer orkestr-emulator (store version 2, this one knows up to 1)");
+	sql("PRAGMA user_version = 4");
+	refused(ERR_UNSUPPORTED, "store_newer", "newer orkestr-emulator (store version 4, this one knows up to 3)");
 	sql("PRAGMA user_version = -1");
 	refused(ERR_UNSUPPORTED, "store_newer", "newer");
-	sql("PRAGMA user_version = 1");
+	sql("PRAGMA user_version = 3");
 	store_close(must_open());
 }
 

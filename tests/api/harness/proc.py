@@ -114,6 +114,18 @@ def holder(suffix: str, pids: set[int]) -> int | None:
     return None
 
 
+def running(argv: list[str]) -> int | None:
+    """A process, in whatever namespace, with just these arguments."""
+    wanted = b"".join(word.encode() + b"\0" for word in argv)
+    for pid in table():
+        try:
+            if Path(f"/proc/{pid}/cmdline").read_bytes() == wanted:
+                return pid
+        except OSError:
+            continue
+    return None
+
+
 def name(pid: int) -> str | None:
     try:
         return Path(f"/proc/{pid}/comm").read_text().strip()

@@ -1,0 +1,44 @@
+#include "api/control.h"
+
+#include <string.h>
+
+#include "emulator/base/clock.h"
+
+bool control_account(struct req *r, const char *where, const char *account, const char *key,
+		     char ret[static ACCOUNT_ID_SIZE])
+{
+	struct account a;
+
+	ret[0] = '\0';
+	if (account && *account) {
+		if (strlen(account) >= ACCOUNT_ID_SIZE || strncmp(account, "acc_", 4) != 0) {
+			req_reply_invalid(r, where, "account", "value_error",
+					  "Value error, an account's id begins with acc_");
+			return false;
+		}
+		(void)snprintf(ret, ACCOUNT_ID_SIZE, "%s", account);
+		return true;
+	}
+	if (!key || !*key)
+		return true;
+	if (accounts_find(req_api(r)->accounts, key, &a, NULL) < 0) {
+		req_reply_invalid(r, where, "key", "value_error", "Value error, no API key of this emulator");
+		return false;
+	}
+	(void)snprintf(ret, ACCOUNT_ID_SIZE, "%s", a.id);
+	return true;
+}
+
+void control_add_text(struct json_object *o, const char *name, const char *s)
+{
+	json_object_object_add(o, name, s ? json_object_new_string(s) : NULL);
+}
+
+void control_add_time(struct json_object *o, const char *name, int64_t ms)
+{
+	char iso[CLOCK_ISO_SIZE];
+
+	if (ms != 0)
+		clock_iso(ms, iso);
+	control_add_text(o, name, ms != 0 ? iso : NULL);
+}
