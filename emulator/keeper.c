@@ -18,6 +18,7 @@
 #include <uthash.h>
 #include <utlist.h>
 
+#include "emulator/base/clock.h"
 #include "emulator/base/fd.h"
 #include "emulator/base/log.h"
 #include "emulator/base/procname.h"
@@ -52,6 +53,8 @@ struct held { /* a command's */
 
 #define HELD_MAX 600 /* a sandbox's */
 
+#define RESTARTS_MAX 5 /* of the egress process, a minute */
+
 struct kept {
 	char slot[KEEPER_SLOT_SIZE];
 	pid_t pid;
@@ -76,8 +79,10 @@ struct keeper_process {
 	bool stopping;
 	struct keeper_net *net; /* NULL: no network on this host */
 	int egress;		/* the daemon's end of its control socket, or -1 */
-	int positions;		/* the daemon's, kept for the next one */
-	char why[200];		/* there is no network */
+	unsigned int restarts;	/* of it, in the minute since: */
+	int64_t restarts_us;
+	int positions; /* the daemon's, kept for the next one */
+	char why[200]; /* there is no network */
 };
 
 /* Too many descriptors may be in flight for a moment (unix(7), ETOOMANYREFS). */
@@ -486,11 +491,57 @@ static void on_daemon(struct keeper_process *k)
 		closep(&fds[i]);
 }
 
-static int watch(struct keeper_process *k, int fd)
+static int watch_for(struct keeper_process *k, int fd, uint32_t events)
 {
-	struct epoll_event ev = { .events = EPOLLIN, .data.fd = fd };
+	struct epoll_event ev = { .events = events, .data.fd = fd };
 
 	return epoll_ctl(k->ep, EPOLL_CTL_ADD, fd, &ev) < 0 ? -errno : 0;
+}
+
+static int watch(struct keeper_process *k, int fd)
+{
+	return watch_for(k, fd, EPOLLIN);
+}
+
+/* ---- the egress process ---- */
+
+/* One that dies at once, again and again, is not helped by another. */
+static bool may_restart(struct keeper_process *k)
+{
+	int64_t now = clock_mono_us();
+
+	if (now - k->restarts_us > INT64_C(60000000)) {
+		k->restarts_us = now;
+		k->restarts = 0;
+	}
+	return k->restarts++ < RESTARTS_MAX;
+}
+
+/* Its connections ended with it. The rules in the gateway stand, and hand connections to nobody meanwhile. */
+static void on_egress_end(struct keeper_process *k)
+{
+	struct err e = ERR_INIT;
+	int r;
+
+	(void)epoll_ctl(k->ep, EPOLL_CTL_DEL, k->egress, NULL);
+	closep(&k->egress);
+	if (k->stopping)
+		return;
+	if (may_restart(k))
+		r = keeper_net_restart(k->net, &k->egress, &e);
+	else
+		r = err_set(&e, ERR_UNAVAILABLE, EAGAIN, NULL, "the egress process ends again and again");
+	if (r >= 0 && watch_for(k, k->egress, 0) < 0)
+		closep(&k->egress);
+	if (k->egress < 0) {
+		(void)snprintf(k->why, sizeof(k->why),
+			       "the emulator's network has ended (%.100s); stop and start the emulator", e.msg);
+		log_error("%s", k->why);
+		keeper_net_free(TAKE_PTR(k->net));
+	} else {
+		log_warn("the egress process had ended: there is another one");
+	}
+	tell(k, KEEPER_EGRESS, "", 0, k->why, &k->egress, k->egress >= 0);
 }
 
 /* What the daemon before said last still counts. A worker of its may hold the socket open for a moment, so its
@@ -532,6 +583,8 @@ static void keeper_loop(struct keeper_process *k)
 				on_child(k);
 			else if (ev[i].data.fd == k->listener)
 				on_connect(k);
+			else if (ev[i].data.fd == k->egress)
+				on_egress_end(k);
 			else if (ev[i].data.fd == k->conn)
 				on_daemon(k);
 		}
@@ -601,7 +654,8 @@ static int keeper_prepare(struct keeper_process *k, struct err *e)
 	k->ep = epoll_create1(EPOLL_CLOEXEC);
 	if (k->sigfd < 0 || k->ep < 0)
 		return err_errno(e, errno, "epoll");
-	if (watch(k, k->sigfd) < 0 || watch(k, k->listener) < 0 || watch(k, k->conn) < 0)
+	if (watch(k, k->sigfd) < 0 || watch(k, k->listener) < 0 || watch(k, k->conn) < 0 ||
+	    (k->egress >= 0 && watch_for(k, k->egress, 0) < 0))
 		return err_errno(e, errno, "epoll_ctl");
 	return 0;
 }

@@ -66,6 +66,9 @@ struct keeper_events {
 	void (*died)(void *arg, const char *slot, int status);
 	/* The keeper itself is gone: every sandbox died with it. */
 	void (*lost)(void *arg);
+	/* The egress process had ended: sock (the callee's) is another one's, which knows nothing yet; or -1: there is
+	 * no network any more, why (borrowed) says the reason. May be NULL. */
+	void (*egress)(void *arg, int sock, const char *why);
 	void *arg;
 };
 int keeper_connect(struct uv_loop_s *loop, int sock, const struct keeper_events *ev, struct keeper **ret,

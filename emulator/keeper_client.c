@@ -80,11 +80,13 @@ static void on_answer(struct keeper *k, const struct keeper_msg *m, const int fd
 	}
 	HASH_DEL(k->pending, p);
 	if (m->type == KEEPER_FAILED) {
+		/* EPIPE: the gateway process has just ended, and the keeper will know in a moment. */
 		err_set(&e,
 			m->value == EAGAIN || m->value == ENOMEM || m->value == ENOSPC || m->value == EMFILE
 				? ERR_CAPACITY
-				: ERR_INTERNAL,
-			m->value, NULL, "%s", m->text);
+			: m->value == EPIPE ? ERR_UNAVAILABLE
+					    : ERR_INTERNAL,
+			m->value, m->value == EPIPE ? "network_unavailable" : NULL, "%s", m->text);
 		finish(p, &e, fds, 0);
 	} else {
 		finish(p, NULL, fds, m->value);
@@ -105,6 +107,14 @@ static void on_starved(struct keeper *k, const struct keeper_msg *m)
 	on_answer(k, &failed, none);
 }
 
+static void give_egress(struct keeper *k, const struct keeper_msg *m, int fd)
+{
+	if (k->ev.egress)
+		k->ev.egress(k->ev.arg, fd, m->text);
+	else
+		closep(&fd);
+}
+
 static void on_readable(uv_poll_t *h, int status, int events)
 {
 	struct keeper *k = h->data;
@@ -121,6 +131,11 @@ static void on_readable(uv_poll_t *h, int status, int events)
 			return;
 		if (n == -EMFILE && m.type == KEEPER_SPAWNED) {
 			on_starved(k, &m);
+			continue;
+		}
+		if (n == sizeof(m) && m.magic == KEEPER_MAGIC && m.type == KEEPER_EGRESS && n_fds <= 1 &&
+		    proto_string_ok(m.text, sizeof(m.text))) {
+			give_egress(k, &m, fds[0]);
 			continue;
 		}
 		if (n != sizeof(m) || m.magic != KEEPER_MAGIC || !proto_slot_ok(m.slot) ||
@@ -315,6 +330,10 @@ static int hear_kept(struct keeper *k, const struct keeper_list *l, struct err *
 	ours = n == sizeof(any.m) && any.m.magic == KEEPER_MAGIC;
 	if (ours && any.m.type == KEEPER_LISTED && n_fds == 0)
 		return 1;
+	if (ours && any.m.type == KEEPER_EGRESS && n_fds <= 1) {
+		give_egress(k, &any.m, n_fds ? fds[0] : -1);
+		return 0;
+	}
 	/* A death before it heard the question: that one is in no answer. */
 	if (ours && any.m.type == KEEPER_DIED && n_fds == 0)
 		return 0;

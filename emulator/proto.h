@@ -37,6 +37,8 @@ enum keeper_msg_type {
 	KEEPER_KEPT,	/* from it: slot, value: pid, kept; fds: control socket, then what kept.has names */
 	KEEPER_LISTED,
 	KEEPER_HOLD, /* to it: slot, kept.label; fd: its root. They come back with KEPT */
+	/* From it, at any time: there is another egress process, its socket the fd; or none any more, text: why. */
+	KEEPER_EGRESS,
 	/* Commands: struct keeper_exec_msg. To it; from it after their sandbox's KEPT. */
 	KEEPER_EXEC,
 	KEEPER_EXEC_LINGERS,  /* to it: id: has ended, its pipes have not */
@@ -224,7 +226,7 @@ static inline bool proto_slot_ok(const char *slot)
 	return true;
 }
 
-#define PROTO_REVISION 2 /* one more when a message means something else and no size says so */
+#define PROTO_REVISION 3 /* one more when a message means something else and no size says so */
 #define PROTO_VERSION_SIZE 64
 
 /* What both ends must agree on. */

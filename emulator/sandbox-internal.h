@@ -259,7 +259,9 @@ struct sandboxes {
 	struct sandbox *by_id;
 	struct slot *slots;
 	uv_poll_t egress_poll;
-	bool egress_lost;
+	bool egress_lost, egress_open, egress_closing; /* open: egress_poll is a handle */
+	int next_egress;			       /* waits for that handle's end, or -1 */
+	char no_network[200];
 	struct sandbox **by_net_index; /* GATEWAY_MAX of them, made with the first */
 	uint32_t net_hint;	       /* where to look for a free number */
 
@@ -429,6 +431,8 @@ int sandbox_net_adopt(struct sandbox *sb, int index);
 
 /* The manager's part: the egress process's socket. */
 int sandboxes_net_start(struct sandboxes *m, struct err *e);
+/* Another egress process in place of the one that has ended, or none (sock -1). */
+void sandboxes_net_replace(struct sandboxes *m, int sock, const char *why);
 /* Tells the egress process all that there is, in place of what it has. */
 int sandboxes_net_sync(struct sandboxes *m, struct err *e);
 void sandboxes_net_stop(struct sandboxes *m);

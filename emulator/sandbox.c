@@ -41,6 +41,7 @@ int sandboxes_new(const struct sandboxes_config *c, struct sandboxes **ret, stru
 	if (!m)
 		return err_errno(e, ENOMEM, "can't start");
 	m->c = *c;
+	m->next_egress = -1;
 	if (m->c.stop_trash_ms == 0)
 		m->c.stop_trash_ms = STOP_TRASH_MS;
 	m->scratch = malloc(SANDBOX_SCRATCH_SIZE);
@@ -78,9 +79,14 @@ static void on_lost(void *arg)
 	slot_on_keeper_lost(arg);
 }
 
+static void on_egress(void *arg, int sock, const char *why)
+{
+	sandboxes_net_replace(arg, sock, why);
+}
+
 void sandboxes_keeper_events(struct sandboxes *m, struct keeper_events *ret)
 {
-	*ret = (struct keeper_events){ .died = on_died, .lost = on_lost, .arg = m };
+	*ret = (struct keeper_events){ .died = on_died, .lost = on_lost, .egress = on_egress, .arg = m };
 }
 
 void sandboxes_set_keeper(struct sandboxes *m, struct keeper *k)
