@@ -44,6 +44,8 @@ struct log_piece {
 };
 
 void log_init(struct exec_log *l);
+/* As one that had this much of each stream and has lost it. */
+void log_init_lost(struct exec_log *l, const uint64_t bytes[static 2]);
 void log_free(struct exec_log *l);
 void log_add(struct exec_log *l, enum exec_stream s, const char *p, size_t n);
 void log_finish(struct exec_log *l); /* nothing comes any more: incomplete characters too, and spare memory goes */
@@ -117,6 +119,10 @@ struct exec {
 	bool paused; /* the primary reader is behind */
 	struct exec_log log;
 	struct exec_reader *readers, *primary;
+	char slot[KEEPER_SLOT_SIZE];
+	bool kept; /* the keeper has its pipes */
+	struct exec_pos *pos;
+	uint32_t pos_index; /* UINT32_MAX: none of its own */
 };
 
 /* exec.c */
@@ -125,9 +131,19 @@ void exec_begin_end(struct exec *x, enum exec_ender by);
 void exec_signal_tree(struct exec *x, int sig);
 int exec_check_running(const struct exec *x, struct err *e); /* and its sandbox */
 
+void exec_start_timer(struct exec *x, uint64_t ms);
+
+/* exec_keep.c: what outlives the daemon */
+void exec_keep(struct exec *x); /* before init hears of it */
+void exec_unkeep(struct exec *x);
+void exec_no_stdin(struct exec *x); /* before it is closed */
+void exec_note_position(struct exec *x);
+void exec_note_clock(struct exec *x); /* it runs, since start_us */
+
 /* exec_io.c: pipes, terminal, stdin */
 struct init_exec;
 int exec_io_open(struct exec *x, const struct exec_spec *s, int theirs[static 3], struct err *e);
+int exec_io_adopt(struct exec *x, int fds[static 3], struct err *e); /* takes them */
 void exec_io_close(struct exec *x);
 void exec_io_update(struct exec *x); /* starts and stops watching as x is now */
 void exec_io_drain(struct exec *x);  /* the process has ended: what is there is still its output */

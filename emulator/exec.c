@@ -183,6 +183,7 @@ static void finish(struct exec *x)
 		x->ev.done(x->ev.arg, &r);
 	for (int i = 0; i < 2; i++)
 		output_free(&x->s[i].out);
+	exec_unkeep(x);
 	exec_put(x);
 }
 
@@ -357,10 +358,17 @@ void exec_end_all(struct sandbox *sb)
 
 static void on_timer(uv_timer_t *t);
 
+void exec_start_timer(struct exec *x, uint64_t ms)
+{
+	/* The loop's clock may be a request old, and is cut to milliseconds. */
+	uv_update_time(x->m->c.loop);
+	(void)uv_timer_start(&x->timer, on_timer, ms + 1, 0);
+}
+
 /* Its limit, or before that what goes wrong with it on purpose. */
 static void arm_timer(struct exec *x)
 {
-	uint64_t ms = (uint64_t)x->spec.timeout_s * 1000 + 1;
+	uint64_t ms = (uint64_t)x->spec.timeout_s * 1000;
 
 	if (x->spec.timeout_s == EXEC_NO_TIMEOUT)
 		ms = UINT64_MAX;
@@ -368,10 +376,8 @@ static void arm_timer(struct exec *x)
 		x->spec.fault = FAULT_EXEC_NONE;
 	if (x->spec.fault != FAULT_EXEC_NONE)
 		ms = x->spec.fault_after_ms;
-	/* The loop's clock may be a request old, and is cut to milliseconds. */
-	uv_update_time(x->m->c.loop);
 	if (ms != UINT64_MAX)
-		(void)uv_timer_start(&x->timer, on_timer, ms, 0);
+		exec_start_timer(x, ms);
 }
 
 /* The kill is a real one. That it was for memory is only said: nothing else in the sandbox shall die of it. */
@@ -417,8 +423,10 @@ void exec_begin_end(struct exec *x, enum exec_ender by)
 	/* Of one that has ended, what it left behind. */
 	if (!x->sb || x->phase == PHASE_TERM || (x->phase == PHASE_KILL && !x->finished))
 		return;
-	if (!x->exited)
+	if (!x->exited) {
 		x->res.by = by;
+		x->pos->by = by;
+	}
 	x->phase = PHASE_TERM;
 	exec_signal_tree(x, SIGTERM);
 	x->held_ms = GRACE_MS;
@@ -434,6 +442,7 @@ void exec_hold_all(struct sandbox *sb)
 
 	DL_FOREACH(sb->execs, x)
 	{
+		x->pos->held_us = clock_mono_us();
 		if (!uv_is_active((uv_handle_t *)&x->timer))
 			continue;
 		x->held = true;
@@ -450,6 +459,7 @@ void exec_release_all(struct sandbox *sb, int64_t held_us)
 	DL_FOREACH(sb->execs, x)
 	{
 		x->start_us += held_us;
+		exec_note_clock(x);
 		if (x->held)
 			(void)uv_timer_start(&x->timer, on_timer, x->held_ms + 1, 0);
 		x->held = false;
@@ -589,6 +599,9 @@ static struct exec *exec_alloc(struct sandbox *sb, const struct exec_spec *s, co
 		x->ev = *ev;
 		x->collect = true;
 	}
+	x->pos = &sb->m->no_pos;
+	x->pos_index = UINT32_MAX;
+	(void)snprintf(x->slot, sizeof(x->slot), "%s", sb->row.slot);
 	x->res.background = -1;
 	x->res.timeout_s = x->spec.timeout_s;
 	for (int i = 0; i < 2; i++) {
@@ -625,6 +638,7 @@ static int launch(struct exec *x, const struct exec_spec *s, const char *cwd, co
 		x->denied_before = sandbox_pids_denied(x->sb);
 		x->start_us = clock_mono_us();
 		x->started_ms = clock_now_ms();
+		exec_keep(x);
 		r = init_start(x->sb->init, &ie, e);
 	}
 	for (int i = 0; i < 3; i++)
@@ -651,6 +665,7 @@ static int start_in(struct sandbox *sb, const struct exec_spec *s, const struct 
 		return err_errno(e, ENOMEM, "can't start the command");
 	r = launch(x, s, cwd, env, e);
 	if (r < 0) {
+		exec_unkeep(x);
 		exec_io_close(x);
 		exec_put(x);
 		return r;

@@ -58,6 +58,7 @@ void exec_deliver(struct exec *x, enum exec_stream s, const char *p, size_t n)
 	if (x->collect)
 		output_add(&x->s[s].out, p, n);
 	log_add(&x->log, s, p, n);
+	exec_note_position(x);
 	readers_wake(x, true);
 }
 
@@ -144,7 +145,7 @@ void exec_io_let_go(struct exec *x)
 		fd = TAKE_FD(s->fd);
 		stream_close(s);
 		if (fd >= 0 && x->sb && sandbox_has_processes(x->sb))
-			linger_add(x->sb, fd);
+			linger_add(x->sb, fd, x->id);
 		else
 			closep(&fd);
 	}
@@ -158,6 +159,8 @@ static void feed_close(struct feed *f, struct exec *x)
 
 	close_poll(&f->poll, &f->has_poll, x);
 	f->polling = false;
+	if (f->fd >= 0)
+		exec_no_stdin(x);
 	closep(&f->fd);
 	while ((p = f->pieces)) {
 		f->pieces = p->next;
@@ -362,6 +365,24 @@ int exec_io_open(struct exec *x, const struct exec_spec *s, int theirs[static 3]
 	if (r >= 0)
 		r = open_output(x, EXEC_STDERR, &theirs[2], e);
 	return r;
+}
+
+int exec_io_adopt(struct exec *x, int fds[static 3], struct err *e)
+{
+	int r = 0;
+
+	for (int i = 0; i < 2; i++) {
+		x->s[i].fd = TAKE_FD(fds[i + 1]);
+		if (r >= 0 && x->s[i].fd >= 0)
+			r = watch(&x->s[i].poll, &x->s[i].has_poll, x, x->s[i].fd);
+		x->s[i].poll.data = &x->s[i];
+	}
+	x->in.fd = TAKE_FD(fds[0]);
+	if (x->spec.pty.rows > 0 && x->in.fd < 0 && x->s[0].fd >= 0)
+		x->in.fd = fcntl(x->s[0].fd, F_DUPFD_CLOEXEC, 3);
+	if (r >= 0 && x->in.fd >= 0)
+		r = feed_start(x, &x->spec, e);
+	return r < 0 ? err_errno(e, -r, "watching a command's pipes") : 0;
 }
 
 void exec_io_close(struct exec *x)

@@ -16,6 +16,7 @@ struct exec_linger {
 	struct sandbox *sb;
 	uv_poll_t poll;
 	int fd;
+	uint64_t id; /* the command's */
 	bool resting;
 };
 
@@ -24,10 +25,26 @@ static void on_closed(uv_handle_t *h)
 	free(h->data);
 }
 
+bool linger_has(const struct sandbox *sb, uint64_t id)
+{
+	const struct exec_linger *l;
+
+	DL_FOREACH(sb->lingers, l)
+	{
+		if (l->id == id)
+			return true;
+	}
+	return false;
+}
+
 static void linger_close(struct exec_linger *l)
 {
+	struct sandboxes *m = l->sb->m;
+
 	DL_DELETE(l->sb->lingers, l);
 	l->sb->n_lingers--;
+	if (!linger_has(l->sb, l->id) && m->keeper)
+		keeper_exec_over(m->keeper, l->sb->row.slot, l->id);
 	uv_close((uv_handle_t *)&l->poll, on_closed);
 	closep(&l->fd);
 }
@@ -69,7 +86,7 @@ void linger_on_timer(uv_timer_t *t)
 	}
 }
 
-void linger_add(struct sandbox *sb, int fd)
+void linger_add(struct sandbox *sb, int fd, uint64_t id)
 {
 	struct exec_linger *l = calloc(1, sizeof(*l));
 
@@ -80,6 +97,7 @@ void linger_add(struct sandbox *sb, int fd)
 	}
 	l->sb = sb;
 	l->fd = fd;
+	l->id = id;
 	l->poll.data = l;
 	if (sb->n_lingers == SANDBOX_MAX_LINGERS)
 		linger_close(sb->lingers);

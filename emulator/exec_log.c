@@ -15,6 +15,18 @@ void log_init(struct exec_log *l)
 					  { .max = EXEC_LOG_TAIL, .v_last = NONE } } };
 }
 
+void log_init_lost(struct exec_log *l, const uint64_t bytes[static 2])
+{
+	struct log_lane *tail = &l->lane[1];
+
+	log_init(l);
+	if (bytes[0] + bytes[1] == 0)
+		return;
+	memcpy(l->bytes, bytes, sizeof(l->bytes));
+	l->tail_open = true;
+	tail->off_first = tail->off_end = bytes[0] + bytes[1];
+}
+
 void log_free(struct exec_log *l)
 {
 	free(TAKE_PTR(l->lane[0].p));

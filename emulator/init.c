@@ -352,6 +352,13 @@ int init_signal(struct init *i, uint64_t exec_id, int sig, bool tree)
 	return send_to(i, &m, sizeof(m), NULL, 0, NULL);
 }
 
+int init_recall(struct init *i, uint64_t exec_id)
+{
+	const struct init_recall_msg m = { .h = { INIT_MAGIC, INIT_RECALL }, .id = exec_id };
+
+	return send_to(i, &m, sizeof(m), NULL, 0, NULL);
+}
+
 static void on_closed(uv_handle_t *h)
 {
 	struct init *i = h->data;

@@ -71,4 +71,8 @@ int init_start(struct init *i, const struct init_exec *x, struct err *e);
  * a session of its own; then also after the command itself has ended). */
 int init_signal(struct init *i, uint64_t exec_id, int sig, bool tree);
 
+/* Asks for what became of a command that an earlier daemon started: started() or exited() follows, maybe after
+ * another one that was under way. For one it never heard of: INIT_EXIT_NOT_STARTED, ESRCH. */
+int init_recall(struct init *i, uint64_t exec_id);
+
 void init_free(struct init *i); /* closes; does not end the sandbox */

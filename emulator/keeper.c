@@ -8,6 +8,7 @@
 #include <string.h>
 #include <sys/epoll.h>
 #include <sys/file.h>
+#include <sys/mman.h>
 #include <sys/prctl.h>
 #include <sys/resource.h>
 #include <sys/signalfd.h>
@@ -15,7 +16,9 @@
 #include <sys/un.h>
 #include <sys/wait.h>
 #include <uthash.h>
+#include <utlist.h>
 
+#include "emulator/base/clock.h"
 #include "emulator/base/fd.h"
 #include "emulator/base/log.h"
 #include "emulator/base/procname.h"
@@ -39,6 +42,19 @@
  * finds the listening socket, says KEEPER_HELLO, and the daemon asks for all of it with KEEPER_LIST. When the
  * keeper dies its inits die with it (PR_SET_PDEATHSIG). */
 
+struct held { /* a command's */
+	struct held *next;
+	uint64_t id;
+	int fds[3];
+	bool lingers;
+	uint32_t note_len;
+	char note[];
+};
+
+#define HELD_MAX 600 /* a sandbox's */
+
+#define RESTARTS_MAX 5 /* of the egress process, a minute */
+
 struct kept {
 	char slot[KEEPER_SLOT_SIZE];
 	pid_t pid;
@@ -49,6 +65,8 @@ struct kept {
 	int index;   /* in the gateway, or -1 */
 	enum net_mode mode;
 	char label[KEEPER_LABEL_SIZE];
+	struct held *held;
+	unsigned int n_held;
 	UT_hash_handle by_slot;
 };
 
@@ -61,22 +79,25 @@ struct keeper_process {
 	bool stopping;
 	struct keeper_net *net; /* NULL: no network on this host */
 	int egress;		/* the daemon's end of its control socket, or -1 */
-	char why[200];		/* there is no network */
+	unsigned int restarts;	/* of it, in the minute since: */
+	int64_t restarts_us;
+	int positions; /* the daemon's, kept for the next one */
+	char why[200]; /* there is no network */
 };
 
 /* Too many descriptors may be in flight for a moment (unix(7), ETOOMANYREFS). */
-static void send_to_daemon(struct keeper_process *k, const struct keeper_msg *m, const int *fds, size_t n_fds)
+static void send_to_daemon(struct keeper_process *k, const void *m, size_t n, const int *fds, size_t n_fds)
 {
 	int r = 0;
 
 	for (int tries = 0; k->conn >= 0 && tries < 1000; tries++) {
-		r = fd_send_msg(k->conn, m, sizeof(*m), fds, n_fds);
+		r = fd_send_msg(k->conn, m, n, fds, n_fds);
 		if (r != -ETOOMANYREFS)
 			break;
 		(void)poll(NULL, 0, 1);
 	}
 	if (r < 0)
-		log_debug("the daemon does not listen (message %u for %s)", m->type, m->slot);
+		log_debug("the daemon does not listen");
 }
 
 static void tell(struct keeper_process *k, enum keeper_msg_type type, const char *slot, int value, const char *text,
@@ -86,11 +107,22 @@ static void tell(struct keeper_process *k, enum keeper_msg_type type, const char
 
 	(void)snprintf(m.slot, sizeof(m.slot), "%s", slot);
 	(void)snprintf(m.text, sizeof(m.text), "%.*s", (int)sizeof(m.text) - 1, text ? text : "");
-	send_to_daemon(k, &m, fds, n_fds);
+	send_to_daemon(k, &m, sizeof(m), fds, n_fds);
+}
+
+static void drop_held(struct kept *s, struct held *h)
+{
+	LL_DELETE(s->held, h);
+	s->n_held--;
+	for (int i = 0; i < 3; i++)
+		closep(&h->fds[i]);
+	free(h);
 }
 
 static void forget(struct keeper_process *k, struct kept *s)
 {
+	while (s->held)
+		drop_held(s, s->held);
 	HASH_DELETE(by_slot, k->kept, s);
 	closep(&s->pidfd);
 	closep(&s->ctl);
@@ -299,8 +331,33 @@ static void on_hello(struct keeper_process *k)
 
 	proto_version(version);
 	(void)snprintf(m.text, sizeof(m.text), "%s", version);
-	send_to_daemon(k, &m, &k->egress, k->egress >= 0);
+	send_to_daemon(k, &m, sizeof(m), (int[]){ k->positions, k->egress }, k->egress >= 0 ? 2 : 1);
 	tell(k, KEEPER_NETWORK, "", 0, k->why, NULL, 0);
+}
+
+static void tell_held(struct keeper_process *k, const struct kept *s)
+{
+	struct held *h;
+
+	LL_FOREACH(s->held, h)
+	{
+		struct keeper_exec_msg m = { .magic = KEEPER_MAGIC,
+					     .type = KEEPER_EXEC,
+					     .id = h->id,
+					     .lingers = h->lingers,
+					     .note_len = h->note_len };
+		int fds[3];
+		size_t n = 0;
+
+		memcpy(m.slot, s->slot, sizeof(m.slot));
+		memcpy(m.note, h->note, h->note_len);
+		for (unsigned int i = 0; i < 3; i++)
+			if (h->fds[i] >= 0) {
+				m.has |= 1u << i;
+				fds[n++] = h->fds[i];
+			}
+		send_to_daemon(k, &m, KEEPER_EXEC_MSG_MIN + m.note_len, fds, n);
+	}
 }
 
 static void on_list(struct keeper_process *k)
@@ -324,7 +381,8 @@ static void on_list(struct keeper_process *k)
 			m.kept.has |= KEPT_HAS_ROOT;
 			fds[n++] = s->root;
 		}
-		send_to_daemon(k, &m, fds, n);
+		send_to_daemon(k, &m, sizeof(m), fds, n);
+		tell_held(k, s);
 	}
 	tell(k, KEEPER_LISTED, "", 0, NULL, NULL, 0);
 }
@@ -341,6 +399,46 @@ static void on_hold(struct keeper_process *k, const struct keeper_msg *m, int *f
 	(void)snprintf(s->label, sizeof(s->label), "%s", m->kept.label);
 }
 
+/* ---- commands ---- */
+
+static void hold_exec(struct kept *s, const struct keeper_exec_msg *m, int *fds)
+{
+	struct held *h = s->n_held < HELD_MAX ? calloc(1, sizeof(*h) + m->note_len) : NULL;
+
+	if (!h)
+		return; /* such a one does not survive its daemon */
+	h->id = m->id;
+	h->note_len = m->note_len;
+	memcpy(h->note, m->note, m->note_len);
+	for (unsigned int i = 0; i < 3; i++)
+		h->fds[i] = m->has & 1u << i ? TAKE_FD(*fds++) : -1;
+	LL_PREPEND(s->held, h);
+	s->n_held++;
+}
+
+static void on_exec(struct keeper_process *k, const struct keeper_exec_msg *m, int *fds)
+{
+	struct kept *s;
+	struct held *h;
+
+	HASH_FIND(by_slot, k->kept, m->slot, strlen(m->slot), s);
+	if (!s)
+		return;
+	if (m->type == KEEPER_EXEC) {
+		hold_exec(s, m, fds);
+		return;
+	}
+	LL_SEARCH_SCALAR(s->held, h, id, m->id);
+	if (!h)
+		return;
+	if (m->type == KEEPER_EXEC_OVER)
+		drop_held(s, h);
+	else
+		closep(&h->fds[0]);
+	if (m->type == KEEPER_EXEC_LINGERS)
+		h->lingers = true;
+}
+
 static void lose_daemon(struct keeper_process *k)
 {
 	(void)epoll_ctl(k->ep, EPOLL_CTL_DEL, k->conn, NULL);
@@ -352,41 +450,98 @@ static bool needs_slot(uint32_t type)
 	return type != KEEPER_STOP && type != KEEPER_HELLO && type != KEEPER_LIST;
 }
 
-static void on_daemon(struct keeper_process *k)
+static void on_daemon_msg(struct keeper_process *k, const struct keeper_msg *m, int *fds, size_t n_fds)
 {
-	_cleanup_close_ int fd = -1;
-	struct keeper_msg m;
-	size_t n_fds = 0;
-	ssize_t n = fd_recv_msg(k->conn, &m, sizeof(m), &fd, 1, &n_fds);
-
-	if (n != sizeof(m) || m.magic != KEEPER_MAGIC || !proto_string_ok(m.slot, sizeof(m.slot)) ||
-	    (needs_slot(m.type) && !proto_slot_ok(m.slot))) {
+	if (!proto_string_ok(m->slot, sizeof(m->slot)) || (needs_slot(m->type) && !proto_slot_ok(m->slot))) {
 		lose_daemon(k);
 		return;
 	}
-	if (m.type == KEEPER_HELLO)
+	if (m->type == KEEPER_HELLO)
 		on_hello(k);
-	else if (m.type == KEEPER_LIST)
+	else if (m->type == KEEPER_LIST)
 		on_list(k);
-	else if (m.type == KEEPER_HOLD && n_fds == 1)
-		on_hold(k, &m, &fd);
-	else if (m.type == KEEPER_SPAWN)
-		on_spawn(k, m.slot);
-	else if (m.type == KEEPER_KILL)
-		on_kill(k, m.slot);
-	else if (m.type == KEEPER_STOP)
+	else if (m->type == KEEPER_HOLD && n_fds == 1)
+		on_hold(k, m, &fds[0]);
+	else if (m->type == KEEPER_SPAWN)
+		on_spawn(k, m->slot);
+	else if (m->type == KEEPER_KILL)
+		on_kill(k, m->slot);
+	else if (m->type == KEEPER_STOP)
 		stop_all(k);
-	else if (m.type == KEEPER_ATTACH || m.type == KEEPER_MODE)
-		on_network(k, &m);
+	else if (m->type == KEEPER_ATTACH || m->type == KEEPER_MODE)
+		on_network(k, m);
 	else
 		lose_daemon(k);
 }
 
-static int watch(struct keeper_process *k, int fd)
+static void on_daemon(struct keeper_process *k)
 {
-	struct epoll_event ev = { .events = EPOLLIN, .data.fd = fd };
+	union keeper_any_msg any;
+	int fds[3] = { -1, -1, -1 };
+	size_t n_fds = 0;
+	ssize_t n = fd_recv_msg(k->conn, &any, sizeof(any), fds, ARRAY_SIZE(fds), &n_fds);
+
+	if (n > 0 && proto_exec_ok(&any.exec, (size_t)n, n_fds))
+		on_exec(k, &any.exec, fds);
+	else if (n == sizeof(any.m) && any.m.magic == KEEPER_MAGIC)
+		on_daemon_msg(k, &any.m, fds, n_fds);
+	else
+		lose_daemon(k);
+	for (size_t i = 0; i < ARRAY_SIZE(fds); i++)
+		closep(&fds[i]);
+}
+
+static int watch_for(struct keeper_process *k, int fd, uint32_t events)
+{
+	struct epoll_event ev = { .events = events, .data.fd = fd };
 
 	return epoll_ctl(k->ep, EPOLL_CTL_ADD, fd, &ev) < 0 ? -errno : 0;
+}
+
+static int watch(struct keeper_process *k, int fd)
+{
+	return watch_for(k, fd, EPOLLIN);
+}
+
+/* ---- the egress process ---- */
+
+/* One that dies at once, again and again, is not helped by another. */
+static bool may_restart(struct keeper_process *k)
+{
+	int64_t now = clock_mono_us();
+
+	if (now - k->restarts_us > INT64_C(60000000)) {
+		k->restarts_us = now;
+		k->restarts = 0;
+	}
+	return k->restarts++ < RESTARTS_MAX;
+}
+
+/* Its connections ended with it. The rules in the gateway stand, and hand connections to nobody meanwhile. */
+static void on_egress_end(struct keeper_process *k)
+{
+	struct err e = ERR_INIT;
+	int r;
+
+	(void)epoll_ctl(k->ep, EPOLL_CTL_DEL, k->egress, NULL);
+	closep(&k->egress);
+	if (k->stopping)
+		return;
+	if (may_restart(k))
+		r = keeper_net_restart(k->net, &k->egress, &e);
+	else
+		r = err_set(&e, ERR_UNAVAILABLE, EAGAIN, NULL, "the egress process ends again and again");
+	if (r >= 0 && watch_for(k, k->egress, 0) < 0)
+		closep(&k->egress);
+	if (k->egress < 0) {
+		(void)snprintf(k->why, sizeof(k->why),
+			       "the emulator's network has ended (%.100s); stop and start the emulator", e.msg);
+		log_error("%s", k->why);
+		keeper_net_free(TAKE_PTR(k->net));
+	} else {
+		log_warn("the egress process had ended: there is another one");
+	}
+	tell(k, KEEPER_EGRESS, "", 0, k->why, &k->egress, k->egress >= 0);
 }
 
 /* What the daemon before said last still counts. A worker of its may hold the socket open for a moment, so its
@@ -428,6 +583,8 @@ static void keeper_loop(struct keeper_process *k)
 				on_child(k);
 			else if (ev[i].data.fd == k->listener)
 				on_connect(k);
+			else if (ev[i].data.fd == k->egress)
+				on_egress_end(k);
 			else if (ev[i].data.fd == k->conn)
 				on_daemon(k);
 		}
@@ -497,7 +654,8 @@ static int keeper_prepare(struct keeper_process *k, struct err *e)
 	k->ep = epoll_create1(EPOLL_CLOEXEC);
 	if (k->sigfd < 0 || k->ep < 0)
 		return err_errno(e, errno, "epoll");
-	if (watch(k, k->sigfd) < 0 || watch(k, k->listener) < 0 || watch(k, k->conn) < 0)
+	if (watch(k, k->sigfd) < 0 || watch(k, k->listener) < 0 || watch(k, k->conn) < 0 ||
+	    (k->egress >= 0 && watch_for(k, k->egress, 0) < 0))
 		return err_errno(e, errno, "epoll_ctl");
 	return 0;
 }
@@ -510,7 +668,9 @@ struct keeper_arg {
 static int keeper_main(void *arg)
 {
 	const struct keeper_arg *a = arg;
-	struct keeper_process k = { .c = a->c, .ep = -1, .conn = a->sock, .listener = -1, .sigfd = -1, .egress = -1 };
+	struct keeper_process k = {
+		.c = a->c, .ep = -1, .conn = a->sock, .listener = -1, .sigfd = -1, .egress = -1, .positions = -1
+	};
 	struct err e = ERR_INIT;
 
 	log_set_name("keeper");
@@ -525,11 +685,17 @@ static int keeper_main(void *arg)
 	procname_set("ork-keeper");
 	k.cgroup_view = cgroup_root_backend(k.c->cgroups) != CGROUP_NONE;
 	make_gateway(&k); /* opens a library, so before the host's files are out of reach */
+	k.positions = memfd_create("positions", MFD_CLOEXEC);
+	if (k.positions < 0 || ftruncate(k.positions, (off_t)KEEPER_POSITIONS_SIZE) < 0) {
+		(void)err_errno(&e, errno, "memory for the daemon");
+		tell(&k, KEEPER_FAILED, "", e.errnum, e.msg, NULL, 0);
+		return 1;
+	}
 	if (keeper_prepare(&k, &e) < 0) {
 		tell(&k, KEEPER_FAILED, "", e.errnum, e.msg, NULL, 0);
 		return 1;
 	}
-	tell(&k, KEEPER_SPAWNED, "", getpid(), k.why, &k.egress, k.egress >= 0);
+	tell(&k, KEEPER_SPAWNED, "", getpid(), k.why, (int[]){ k.positions, k.egress }, k.egress >= 0 ? 2 : 1);
 	keeper_loop(&k);
 	return 0;
 }
@@ -540,18 +706,21 @@ static int keeper_first_word(int sock, struct keeper_started *ret, struct err *e
 {
 	struct keeper_msg m;
 	size_t n_fds = 0;
-	int fd = -1;
-	ssize_t n = fd_recv_msg(sock, &m, sizeof(m), &fd, 1, &n_fds);
+	int fds[2] = { -1, -1 };
+	ssize_t n = fd_recv_msg(sock, &m, sizeof(m), fds, 2, &n_fds);
 
 	if (n != sizeof(m) || m.magic != KEEPER_MAGIC || !proto_string_ok(m.text, sizeof(m.text))) {
-		closep(&fd);
+		closep(&fds[0]);
+		closep(&fds[1]);
 		return err_set(e, ERR_INTERNAL, EIO, NULL, "the keeper did not start");
 	}
 	if (m.type != KEEPER_SPAWNED) {
-		closep(&fd);
+		closep(&fds[0]);
+		closep(&fds[1]);
 		return err_set(e, ERR_UNAVAILABLE, m.value, "keeper", "the keeper could not start: %s", m.text);
 	}
-	ret->egress = fd;
+	ret->positions = fds[0];
+	ret->egress = fds[1];
 	(void)snprintf(ret->no_network, sizeof(ret->no_network), "%.199s", m.text);
 	return 0;
 }

@@ -16,6 +16,8 @@
 
 #define KEEPER_SLOT_SIZE 32
 #define KEEPER_LABEL_SIZE 96
+#define KEEPER_POSITIONS_SIZE ((size_t)4 << 20)
+#define KEEPER_NOTE_MAX 1400u
 
 struct keeper; /* the daemon's connection */
 
@@ -36,6 +38,7 @@ struct keeper_started {
 	int sock;	      /* for keeper_connect */
 	int egress;	      /* the egress process's control socket (netpolicy/egress.h), or -1 */
 	char no_network[200]; /* why there is no gateway: a sentence; "" when there is one */
+	int positions;	      /* a memfd for the daemon's own use, which outlives it: KEEPER_POSITIONS_SIZE */
 	bool adopted;	      /* it is of an earlier run, and keeps that run's sandboxes */
 };
 
@@ -63,6 +66,9 @@ struct keeper_events {
 	void (*died)(void *arg, const char *slot, int status);
 	/* The keeper itself is gone: every sandbox died with it. */
 	void (*lost)(void *arg);
+	/* The egress process had ended: sock (the callee's) is another one's, which knows nothing yet; or -1: there is
+	 * no network any more, why (borrowed) says the reason. May be NULL. */
+	void (*egress)(void *arg, int sock, const char *why);
 	void *arg;
 };
 int keeper_connect(struct uv_loop_s *loop, int sock, const struct keeper_events *ev, struct keeper **ret,
@@ -96,7 +102,31 @@ struct keeper_kept {
 	enum net_mode mode;
 	char label[KEEPER_LABEL_SIZE];
 };
-int keeper_list(struct keeper *k, int (*fn)(void *arg, const struct keeper_kept *s), void *arg, struct err *e);
+
+/* A command, as keeper_exec gave it. */
+struct keeper_exec {
+	char slot[KEEPER_SLOT_SIZE];
+	uint64_t id;
+	int fds[3]; /* the daemon's ends of stdin, stdout, stderr; -1: none */
+	bool lingers;
+	const void *note;
+	size_t note_len;
+};
+
+struct keeper_list {
+	int (*kept)(void *arg, const struct keeper_kept *s);
+	int (*exec)(void *arg, const struct keeper_exec *x); /* after its sandbox; fds and a copy of note are fn's */
+	void *arg;
+};
+int keeper_list(struct keeper *k, const struct keeper_list *l, struct err *e);
+
+/* The keeper holds copies of a command's pipes (or terminal), so that a daemon's death is none of the command's
+ * business, and a note (at most KEEPER_NOTE_MAX bytes) for the next daemon. The fds stay the caller's. */
+int keeper_exec(struct keeper *k, const struct keeper_exec *x, struct err *e);
+/* It has ended, others still write to its pipes; its stdin is closed, or about to be; all of it is over. */
+void keeper_exec_lingers(struct keeper *k, const char *slot, uint64_t id);
+void keeper_exec_no_stdin(struct keeper *k, const char *slot, uint64_t id);
+void keeper_exec_over(struct keeper *k, const char *slot, uint64_t id);
 
 /* SIGKILL to the init of slot, and so to its tree; died() follows. 0 also if it is gone already. */
 int keeper_kill(struct keeper *k, const char *slot);

@@ -115,17 +115,18 @@ static int hear_welcome(int fd, const struct keeper_config *c, struct keeper_sta
 	char version[PROTO_VERSION_SIZE];
 	struct keeper_msg m;
 	size_t n_fds = 0;
-	int egress = -1;
+	int fds[2] = { -1, -1 };
 	ssize_t n;
 
-	n = fd_recv_msg(fd, &m, sizeof(m), &egress, 1, &n_fds);
-	ret->egress = egress;
+	n = fd_recv_msg(fd, &m, sizeof(m), fds, 2, &n_fds);
+	ret->positions = fds[0];
+	ret->egress = fds[1];
 	if (n == -EAGAIN)
 		return silent(e);
 	proto_version(version);
 	/* One from before there was a hello hangs up. */
 	if (n != sizeof(m) || m.magic != KEEPER_MAGIC || m.type != KEEPER_WELCOME ||
-	    !proto_string_ok(m.text, sizeof(m.text)) || strcmp(m.text, version) != 0) {
+	    !proto_string_ok(m.text, sizeof(m.text)) || strcmp(m.text, version) != 0 || ret->positions < 0) {
 		*ret_why = "another version of the emulator";
 		return 0;
 	}
@@ -162,7 +163,7 @@ static int say_hello(int fd, const struct keeper_config *c, struct keeper_starte
 
 int keeper_adopt(const struct keeper_config *c, struct keeper_started *ret, struct err *e)
 {
-	struct keeper_started s = { .userns_fd = -1, .sock = -1, .egress = -1, .adopted = true };
+	struct keeper_started s = { .userns_fd = -1, .sock = -1, .egress = -1, .positions = -1, .adopted = true };
 	_cleanup_close_ int fd = connect_old(c->state_fd, e);
 	const char *why = NULL;
 	unsigned int ended = 0;
@@ -180,6 +181,7 @@ int keeper_adopt(const struct keeper_config *c, struct keeper_started *ret, stru
 		return 1;
 	}
 	closep(&s.egress);
+	closep(&s.positions);
 	closep(&s.userns_fd);
 	closep(&fd);
 	if (r < 0)

@@ -80,11 +80,13 @@ static void on_answer(struct keeper *k, const struct keeper_msg *m, const int fd
 	}
 	HASH_DEL(k->pending, p);
 	if (m->type == KEEPER_FAILED) {
+		/* EPIPE: the gateway process has just ended, and the keeper will know in a moment. */
 		err_set(&e,
 			m->value == EAGAIN || m->value == ENOMEM || m->value == ENOSPC || m->value == EMFILE
 				? ERR_CAPACITY
-				: ERR_INTERNAL,
-			m->value, NULL, "%s", m->text);
+			: m->value == EPIPE ? ERR_UNAVAILABLE
+					    : ERR_INTERNAL,
+			m->value, m->value == EPIPE ? "network_unavailable" : NULL, "%s", m->text);
 		finish(p, &e, fds, 0);
 	} else {
 		finish(p, NULL, fds, m->value);
@@ -105,6 +107,14 @@ static void on_starved(struct keeper *k, const struct keeper_msg *m)
 	on_answer(k, &failed, none);
 }
 
+static void give_egress(struct keeper *k, const struct keeper_msg *m, int fd)
+{
+	if (k->ev.egress)
+		k->ev.egress(k->ev.arg, fd, m->text);
+	else
+		closep(&fd);
+}
+
 static void on_readable(uv_poll_t *h, int status, int events)
 {
 	struct keeper *k = h->data;
@@ -121,6 +131,11 @@ static void on_readable(uv_poll_t *h, int status, int events)
 			return;
 		if (n == -EMFILE && m.type == KEEPER_SPAWNED) {
 			on_starved(k, &m);
+			continue;
+		}
+		if (n == sizeof(m) && m.magic == KEEPER_MAGIC && m.type == KEEPER_EGRESS && n_fds <= 1 &&
+		    proto_string_ok(m.text, sizeof(m.text))) {
+			give_egress(k, &m, fds[0]);
 			continue;
 		}
 		if (n != sizeof(m) || m.magic != KEEPER_MAGIC || !proto_slot_ok(m.slot) ||
@@ -161,7 +176,7 @@ int keeper_connect(struct uv_loop_s *loop, int sock, const struct keeper_events 
 }
 
 /* The socket holds many hundred messages; a full one means a keeper that stopped, so a short wait will do. */
-static int send_msg(struct keeper *k, const struct keeper_msg *m, int fd)
+static int send_msg(struct keeper *k, const void *m, size_t n, const int *fds, size_t n_fds)
 {
 	int r;
 
@@ -170,7 +185,7 @@ static int send_msg(struct keeper *k, const struct keeper_msg *m, int fd)
 	for (int tries = 0;; tries++) {
 		struct pollfd p = { .fd = k->sock, .events = POLLOUT };
 
-		r = fd_send_msg(k->sock, m, sizeof(*m), &fd, fd >= 0);
+		r = fd_send_msg(k->sock, m, n, fds, n_fds);
 		if ((r != -EAGAIN && r != -ETOOMANYREFS) || tries == 20)
 			return r;
 		if (r == -ETOOMANYREFS)
@@ -186,7 +201,7 @@ static int send_request(struct keeper *k, enum keeper_msg_type type, const char 
 	struct keeper_msg m = { .magic = KEEPER_MAGIC, .type = type, .value = (int32_t)index, .mode = mode };
 
 	(void)snprintf(m.slot, sizeof(m.slot), "%s", slot);
-	return send_msg(k, &m, -1);
+	return send_msg(k, &m, sizeof(m), NULL, 0);
 }
 
 int keeper_hold(struct keeper *k, const char *slot, int root_fd, const char *label, struct err *e)
@@ -196,8 +211,60 @@ int keeper_hold(struct keeper *k, const char *slot, int root_fd, const char *lab
 
 	(void)snprintf(m.slot, sizeof(m.slot), "%s", slot);
 	(void)snprintf(m.kept.label, sizeof(m.kept.label), "%s", label);
-	r = send_msg(k, &m, root_fd);
+	r = send_msg(k, &m, sizeof(m), &root_fd, 1);
 	return r < 0 ? err_errno(e, -r, "giving the keeper the sandbox's root") : 0;
+}
+
+/* ---- commands ---- */
+
+static int send_exec(struct keeper *k, enum keeper_msg_type type, const struct keeper_exec *x)
+{
+	struct keeper_exec_msg m = { .magic = KEEPER_MAGIC, .type = type, .id = x->id };
+	int fds[3];
+	size_t n = 0;
+
+	if (x->note_len > KEEPER_NOTE_MAX)
+		return -EMSGSIZE;
+	(void)snprintf(m.slot, sizeof(m.slot), "%s", x->slot);
+	m.note_len = (uint32_t)x->note_len;
+	if (x->note_len > 0)
+		memcpy(m.note, x->note, x->note_len);
+	for (unsigned int i = 0; i < 3; i++)
+		if (x->fds[i] >= 0) {
+			m.has |= 1u << i;
+			fds[n++] = x->fds[i];
+		}
+	return send_msg(k, &m, KEEPER_EXEC_MSG_MIN + m.note_len, fds, n);
+}
+
+int keeper_exec(struct keeper *k, const struct keeper_exec *x, struct err *e)
+{
+	int r = send_exec(k, KEEPER_EXEC, x);
+
+	return r < 0 ? err_errno(e, -r, "giving the keeper the command's pipes") : 0;
+}
+
+static void tell_exec(struct keeper *k, enum keeper_msg_type type, const char *slot, uint64_t id)
+{
+	struct keeper_exec x = { .id = id, .fds = { -1, -1, -1 } };
+
+	(void)snprintf(x.slot, sizeof(x.slot), "%s", slot);
+	(void)send_exec(k, type, &x);
+}
+
+void keeper_exec_lingers(struct keeper *k, const char *slot, uint64_t id)
+{
+	tell_exec(k, KEEPER_EXEC_LINGERS, slot, id);
+}
+
+void keeper_exec_no_stdin(struct keeper *k, const char *slot, uint64_t id)
+{
+	tell_exec(k, KEEPER_EXEC_NO_STDIN, slot, id);
+}
+
+void keeper_exec_over(struct keeper *k, const char *slot, uint64_t id)
+{
+	tell_exec(k, KEEPER_EXEC_OVER, slot, id);
 }
 
 /* ---- what an earlier daemon left ---- */
@@ -215,49 +282,75 @@ static bool kept_ok(const struct keeper_msg *m, size_t n_fds)
 	       proto_slot_ok(m->slot) && proto_string_ok(m->kept.label, sizeof(m->kept.label));
 }
 
+static int give_kept(const struct keeper_list *l, const struct keeper_msg *m, const int *fds)
+{
+	struct keeper_kept s = { .ctl = fds[0], .refused = -1, .root = -1 };
+	size_t at = 1;
+
+	(void)snprintf(s.slot, sizeof(s.slot), "%s", m->slot);
+	(void)snprintf(s.label, sizeof(s.label), "%s", m->kept.label);
+	s.pid = m->value;
+	s.index = m->kept.index;
+	s.mode = (enum net_mode)m->mode;
+	if (m->kept.has & KEPT_HAS_REFUSED)
+		s.refused = fds[at++];
+	if (m->kept.has & KEPT_HAS_ROOT)
+		s.root = fds[at];
+	return l->kept(l->arg, &s);
+}
+
+static int give_exec(const struct keeper_list *l, const struct keeper_exec_msg *m, const int *fds)
+{
+	struct keeper_exec x = {
+		.id = m->id, .lingers = m->lingers, .note = m->note, .note_len = m->note_len, .fds = { -1, -1, -1 }
+	};
+
+	(void)snprintf(x.slot, sizeof(x.slot), "%s", m->slot);
+	for (unsigned int i = 0; i < 3; i++)
+		if (m->has & 1u << i)
+			x.fds[i] = *fds++;
+	return l->exec(l->arg, &x);
+}
+
 /* One answer. 1: the last one was heard. */
-static int hear_kept(struct keeper *k, int (*fn)(void *arg, const struct keeper_kept *s), void *arg, struct err *e)
+static int hear_kept(struct keeper *k, const struct keeper_list *l, struct err *e)
 {
 	struct pollfd p = { .fd = k->sock, .events = POLLIN };
-	struct keeper_kept s = { .ctl = -1, .refused = -1, .root = -1 };
-	struct keeper_msg m;
-	size_t n_fds = 0, at = 1;
+	union keeper_any_msg any;
+	size_t n_fds = 0;
+	bool ours;
 	int fds[3];
 	ssize_t n;
 
 	if (poll(&p, 1, LIST_MS) <= 0)
 		return err_set(e, ERR_TIMEOUT, ETIMEDOUT, NULL, "the keeper does not say what it keeps");
-	n = fd_recv_msg(k->sock, &m, sizeof(m), fds, ARRAY_SIZE(fds), &n_fds);
-	if (n == sizeof(m) && m.magic == KEEPER_MAGIC && m.type == KEEPER_LISTED && n_fds == 0)
+	n = fd_recv_msg(k->sock, &any, sizeof(any), fds, ARRAY_SIZE(fds), &n_fds);
+	if (n > 0 && proto_exec_ok(&any.exec, (size_t)n, n_fds))
+		return give_exec(l, &any.exec, fds);
+	ours = n == sizeof(any.m) && any.m.magic == KEEPER_MAGIC;
+	if (ours && any.m.type == KEEPER_LISTED && n_fds == 0)
 		return 1;
-	/* A death before it heard the question: that one is in no answer. */
-	if (n == sizeof(m) && m.magic == KEEPER_MAGIC && m.type == KEEPER_DIED && n_fds == 0)
+	if (ours && any.m.type == KEEPER_EGRESS && n_fds <= 1) {
+		give_egress(k, &any.m, n_fds ? fds[0] : -1);
 		return 0;
-	if (n != sizeof(m) || m.magic != KEEPER_MAGIC || m.type != KEEPER_KEPT || !kept_ok(&m, n_fds)) {
-		close_all(fds, n_fds);
-		return err_set(e, ERR_INTERNAL, EBADMSG, NULL, "the keeper says something that makes no sense");
 	}
-	(void)snprintf(s.slot, sizeof(s.slot), "%s", m.slot);
-	(void)snprintf(s.label, sizeof(s.label), "%s", m.kept.label);
-	s.pid = m.value;
-	s.index = m.kept.index;
-	s.mode = (enum net_mode)m.mode;
-	s.ctl = fds[0];
-	if (m.kept.has & KEPT_HAS_REFUSED)
-		s.refused = fds[at++];
-	if (m.kept.has & KEPT_HAS_ROOT)
-		s.root = fds[at];
-	return fn(arg, &s);
+	/* A death before it heard the question: that one is in no answer. */
+	if (ours && any.m.type == KEEPER_DIED && n_fds == 0)
+		return 0;
+	if (ours && any.m.type == KEEPER_KEPT && kept_ok(&any.m, n_fds))
+		return give_kept(l, &any.m, fds);
+	close_all(fds, n_fds);
+	return err_set(e, ERR_INTERNAL, EBADMSG, NULL, "the keeper says something that makes no sense");
 }
 
-int keeper_list(struct keeper *k, int (*fn)(void *arg, const struct keeper_kept *s), void *arg, struct err *e)
+int keeper_list(struct keeper *k, const struct keeper_list *l, struct err *e)
 {
 	int r = send_request(k, KEEPER_LIST, "", 0, NET_OFF);
 
 	if (r < 0)
 		return err_errno(e, -r, "asking the keeper what it keeps");
 	while (r == 0)
-		r = hear_kept(k, fn, arg, e);
+		r = hear_kept(k, l, e);
 	return r < 0 ? r : 0;
 }
 

@@ -17,7 +17,7 @@
 
 #define NET_PATIENCE_S 5
 
-enum net_question { NET_NOTICE = 1, NET_ATTACH, NET_SET_MODE };
+enum net_question { NET_NOTICE = 1, NET_ATTACH, NET_SET_MODE, NET_EGRESS /* with the dialer's socket */ };
 
 struct net_request {
 	uint32_t question;
@@ -94,35 +94,47 @@ static void run_egress(int sock, void *arg)
 	egress_main(&s->c);
 }
 
-/* dialer first: it must stay in the host's network, which gateway_new leaves. */
-static int start_all(int rpc, struct gateway **ret_g, int *ret_control, struct err *e)
+/* By the keeper, which is in the host's network as the dialer must be. *ret: the egress process's end. */
+static int start_dialer(int *ret, struct err *e)
 {
-	struct egress_start s = { .rpc = rpc };
-	int dial[2], control[2], r;
+	int dial[2], r;
 
-	if (socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0, dial) < 0 ||
-	    socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0, control) < 0)
-		return err_errno(e, errno, "sockets of the gateway");
-	read_nameservers(s.c.nameservers);
+	if (socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0, dial) < 0)
+		return err_errno(e, errno, "the dialer's socket");
 	r = fork_with(dial[1], dial[0], run_dialer, NULL);
 	(void)close(dial[1]);
-	if (r < 0)
+	if (r < 0) {
+		(void)close(dial[0]);
 		return err_errno(e, -r, "starting the dialer");
-	r = gateway_new(ret_g, e);
-	if (r < 0)
-		return r;
-	s.c.sockets = gateway_sockets(*ret_g);
-	s.c.dialer = dial[0];
-	r = fork_with(control[1], control[0], run_egress, &s);
-	(void)close(control[1]);
-	(void)close(dial[0]);
-	*ret_control = control[0];
-	return r < 0 ? err_errno(e, -r, "starting the egress process") : 0;
+	}
+	*ret = dial[0];
+	return 0;
 }
 
-static int perform(struct gateway *g, const struct net_request *q, int *ret_fd, struct err *e)
+static int start_egress(struct egress_start *s, int dialer, int *ret_control, struct err *e)
+{
+	int control[2], r;
+
+	if (socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0, control) < 0)
+		return err_errno(e, errno, "the egress process's socket");
+	s->c.dialer = dialer;
+	r = fork_with(control[1], control[0], run_egress, s);
+	(void)close(control[1]);
+	if (r < 0) {
+		(void)close(control[0]);
+		return err_errno(e, -r, "starting the egress process");
+	}
+	*ret_control = control[0];
+	return 0;
+}
+
+static int perform(struct gateway *g, struct egress_start *s, const struct net_request *q, int fd, int *ret_fd,
+		   struct err *e)
 {
 	switch (q->question) {
+	case NET_EGRESS:
+		return fd < 0 ? err_errno(e, EINVAL, "no socket for the egress process")
+			      : start_egress(s, fd, ret_fd, e);
 	case NET_NOTICE:
 		return gateway_notice(g, q->pid, ret_fd, e);
 	case NET_ATTACH:
@@ -134,25 +146,34 @@ static int perform(struct gateway *g, const struct net_request *q, int *ret_fd, 
 	}
 }
 
-static _noreturn_ void net_main(int sock)
+static _noreturn_ void net_main(int sock, int dialer)
 {
+	struct egress_start s = { .rpc = sock };
 	struct gateway *g = NULL;
 	struct err e = ERR_INIT;
 	struct net_request q;
-	int r, fd = -1;
+	int r, fd = -1, got = -1;
+	size_t n_fds;
 
 	log_set_name("gateway");
 	procname_set("ork-gateway");
 	(void)prctl(PR_SET_PDEATHSIG, SIGKILL);
 	(void)signal(SIGCHLD, SIG_IGN); /* its children end with it; none is waited for */
-	r = start_all(sock, &g, &fd, &e);
+	read_nameservers(s.c.nameservers);
+	r = gateway_new(&g, &e);
+	if (r >= 0) {
+		s.c.sockets = gateway_sockets(g);
+		r = start_egress(&s, dialer, &fd, &e);
+	}
+	closep(&dialer);
 	answer(sock, r, &e, fd);
 	closep(&fd);
-	while (r >= 0 && fd_recv_msg(sock, &q, sizeof(q), NULL, 0, NULL) == sizeof(q)) {
+	while (r >= 0 && fd_recv_msg(sock, &q, sizeof(q), &got, 1, &n_fds) == sizeof(q)) {
 		fd = -1;
-		r = perform(g, &q, &fd, &e);
+		r = perform(g, &s, &q, got, &fd, &e);
 		answer(sock, r, &e, fd);
 		closep(&fd);
+		closep(&got);
 		r = 0; /* one sandbox's failure is not the gateway's */
 	}
 	_exit(0);
@@ -183,9 +204,14 @@ int keeper_net_start(int close_fd, struct keeper_net **ret, int *ret_egress, str
 {
 	const struct timeval patience = { .tv_sec = NET_PATIENCE_S };
 	struct keeper_net *n = calloc(1, sizeof(*n));
+	_cleanup_close_ int dialer = -1;
 	int sv[2], r;
 	pid_t pid;
 
+	if (n && start_dialer(&dialer, e) < 0) {
+		free(n);
+		return -ECHILD;
+	}
 	if (!n || socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0, sv) < 0) {
 		free(n);
 		return err_errno(e, errno, "the gateway's socket");
@@ -195,7 +221,7 @@ int keeper_net_start(int close_fd, struct keeper_net **ret, int *ret_egress, str
 		(void)close(sv[0]);
 		if (close_fd >= 0)
 			(void)close(close_fd);
-		net_main(sv[1]);
+		net_main(sv[1], dialer);
 	}
 	(void)close(sv[1]);
 	n->sock = sv[0];
@@ -217,13 +243,34 @@ int keeper_net_start(int close_fd, struct keeper_net **ret, int *ret_egress, str
 	return 0;
 }
 
-static int ask(struct keeper_net *n, const struct net_request *q, int *ret_fd, struct err *e)
+static int ask_with(struct keeper_net *n, const struct net_request *q, int fd, int *ret_fd, struct err *e)
 {
-	int r = fd_send_msg(n->sock, q, sizeof(*q), NULL, 0);
+	int r = fd_send_msg(n->sock, q, sizeof(*q), &fd, fd >= 0);
 
 	if (r < 0)
 		return err_set(e, ERR_UNAVAILABLE, -r, "network_unavailable", "the gateway process is gone");
 	return hear(n->sock, ret_fd, e);
+}
+
+static int ask(struct keeper_net *n, const struct net_request *q, int *ret_fd, struct err *e)
+{
+	return ask_with(n, q, -1, ret_fd, e);
+}
+
+int keeper_net_restart(struct keeper_net *n, int *ret_egress, struct err *e)
+{
+	_cleanup_close_ int dialer = -1;
+	int r = start_dialer(&dialer, e);
+
+	return r < 0 ? r : ask_with(n, &(struct net_request){ .question = NET_EGRESS }, dialer, ret_egress, e);
+}
+
+void keeper_net_free(struct keeper_net *n)
+{
+	if (!n)
+		return;
+	(void)close(n->sock);
+	free(n);
 }
 
 int keeper_net_notice(struct keeper_net *n, pid_t init_pid, int *ret_nflog, struct err *e)

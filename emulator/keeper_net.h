@@ -10,11 +10,18 @@
 
 struct keeper_net;
 
-/* Forks it, and by it the egress process and the dialer (netpolicy/egress.h); the gateway is made before this
- * returns, or e says why it can't be. Call before the host's files are out of reach: it opens a library and
- * reads /etc/resolv.conf. close_fd: an fd of the keeper's not for it, or -1. *ret_egress: the daemon's end of
- * the egress process's control socket, now the callee's. */
+/* Forks it, by it the egress process, and the dialer (netpolicy/egress.h), which alone stays in the host's
+ * network; the gateway is made before this returns, or e says why it can't be. Call before the host's files are
+ * out of reach: it opens a library and reads /etc/resolv.conf. close_fd: an fd of the keeper's not for it, or -1.
+ * *ret_egress: the daemon's end of the egress process's control socket, now the callee's. */
 int keeper_net_start(int close_fd, struct keeper_net **ret, int *ret_egress, struct err *e);
+
+/* The egress process has ended, maybe because the dialer has: another one of each, on the same gateway. It knows
+ * no sandbox, so it refuses everything until it is told. Fails when the gateway process is gone: what it made is
+ * gone with it, and can't be made again from here. */
+int keeper_net_restart(struct keeper_net *n, int *ret_egress, struct err *e);
+
+void keeper_net_free(struct keeper_net *n); /* ends all of it */
 
 /* As gateway_notice; *ret_nflog is the callee's. */
 int keeper_net_notice(struct keeper_net *n, pid_t init_pid, int *ret_nflog, struct err *e);

@@ -42,6 +42,12 @@ struct command {
 	int64_t started_us;
 };
 
+/* How commands ended, for a daemon that takes over from one that died with the news: those that may have run at
+ * that time, and some more. */
+#define PAST_MAX 320
+static struct init_exited_msg past[PAST_MAX];
+static size_t past_n;
+
 struct pid1 {
 	int sock;
 	rlim_t mark_max; /* the hard limit, which stays as it is */
@@ -285,6 +291,7 @@ static void report(struct pid1 *p, const struct command *c, enum init_exit_kind 
 
 	m.duration_us = (uint64_t)(clock_mono_us() - c->started_us);
 	m.background = background;
+	past[past_n++ % PAST_MAX] = m;
 	if (fd_send_msg(p->sock, &m, sizeof(m), NULL, 0) < 0)
 		_exit(1);
 }
@@ -463,6 +470,24 @@ static void on_signal(struct pid1 *p, const struct init_signal_msg *m)
 		(void)kill(leader, m->sig);
 }
 
+static void on_recall(struct pid1 *p, uint64_t id)
+{
+	const struct command never = { .id = id, .started_us = clock_mono_us() };
+
+	for (size_t i = 0; i < p->n; i++)
+		if (p->commands[i].id == id) {
+			report_start(p, &p->commands[i]);
+			return;
+		}
+	for (size_t i = 0; i < MIN(past_n, (size_t)PAST_MAX); i++)
+		if (past[i].id == id) {
+			if (fd_send_msg(p->sock, &past[i], sizeof(past[i]), NULL, 0) < 0)
+				_exit(1);
+			return;
+		}
+	report(p, &never, INIT_EXIT_NOT_STARTED, ESRCH, 0);
+}
+
 /* What a command leaves behind becomes our child. So when we have no more children than commands, nothing was
  * left, and nobody need look through /proc. */
 static bool may_have_orphans(const struct pid1 *p)
@@ -524,6 +549,8 @@ static void on_message(struct pid1 *p)
 		on_exec(p, &m.exec, m.exec_inline.spec, fds, n_fds);
 	else if (m.h.type == INIT_SIGNAL && n == sizeof(m.signal))
 		on_signal(p, &m.signal);
+	else if (m.h.type == INIT_RECALL && n == sizeof(m.recall))
+		on_recall(p, m.recall.id);
 	else
 		_exit(1);
 	while (n_fds > 0)

@@ -37,6 +37,13 @@ enum keeper_msg_type {
 	KEEPER_KEPT,	/* from it: slot, value: pid, kept; fds: control socket, then what kept.has names */
 	KEEPER_LISTED,
 	KEEPER_HOLD, /* to it: slot, kept.label; fd: its root. They come back with KEPT */
+	/* From it, at any time: there is another egress process, its socket the fd; or none any more, text: why. */
+	KEEPER_EGRESS,
+	/* Commands: struct keeper_exec_msg. To it; from it after their sandbox's KEPT. */
+	KEEPER_EXEC,
+	KEEPER_EXEC_LINGERS,  /* to it: id: has ended, its pipes have not */
+	KEEPER_EXEC_NO_STDIN, /* to it: id: closes that */
+	KEEPER_EXEC_OVER,     /* to it: id */
 };
 
 #define KEPT_HAS_REFUSED 1u
@@ -60,11 +67,43 @@ struct keeper_msg {
 	};
 };
 
+#define EXEC_HAS_STDIN 1u
+#define EXEC_HAS_OUT 2u
+#define EXEC_HAS_ERR 4u
+#define EXEC_HAS_ALL 7u
+
+/* Only EXEC has a note, note_len bytes long: no more of it is sent. fds: as `has` says, in this order. */
+struct keeper_exec_msg {
+	uint32_t magic;
+	uint32_t type;
+	char slot[KEEPER_SLOT_SIZE];
+	uint64_t id;
+	uint32_t has;
+	uint32_t lingers;
+	uint32_t note_len;
+	char note[KEEPER_NOTE_MAX];
+};
+#define KEEPER_EXEC_MSG_MIN offsetof(struct keeper_exec_msg, note)
+
+union keeper_any_msg {
+	struct keeper_msg m;
+	struct keeper_exec_msg exec;
+};
+
+/* Whether n received bytes with n_fds descriptors are what such a message should be. */
+static inline bool proto_exec_ok(const struct keeper_exec_msg *m, size_t n, size_t n_fds)
+{
+	return n >= KEEPER_EXEC_MSG_MIN && m->magic == KEEPER_MAGIC && m->type >= KEEPER_EXEC &&
+	       m->type <= KEEPER_EXEC_OVER && m->note_len <= KEEPER_NOTE_MAX &&
+	       n == KEEPER_EXEC_MSG_MIN + m->note_len && m->has <= EXEC_HAS_ALL &&
+	       n_fds == (size_t)__builtin_popcount(m->has) && memchr(m->slot, '\0', sizeof(m->slot));
+}
+
 /* The listening socket's address, short enough wherever the state dir is (unix(7): 108 bytes). */
-static inline void proto_keeper_address(int dirfd, struct sockaddr_un *ret)
+static inline void proto_keeper_address(int dir, struct sockaddr_un *ret)
 {
 	*ret = (struct sockaddr_un){ .sun_family = AF_UNIX };
-	(void)snprintf(ret->sun_path, sizeof(ret->sun_path), "/proc/self/fd/%d/" KEEPER_SOCKET_NAME, dirfd);
+	(void)snprintf(ret->sun_path, sizeof(ret->sun_path), "/proc/self/fd/%d/" KEEPER_SOCKET_NAME, dir);
 }
 
 #define INIT_MAGIC 0x6f6b6932u /* "oki2" */
@@ -81,6 +120,9 @@ enum init_msg_type {
 	INIT_FAILED,  /* struct init_failed_msg */
 	INIT_STARTED, /* struct init_started_msg */
 	INIT_EXITED,  /* struct init_exited_msg */
+	/* to init: struct init_recall_msg; answered with STARTED, or EXITED once more, or EXITED "not started" for one
+	 * that it never heard of */
+	INIT_RECALL,
 };
 
 struct init_header {
@@ -125,6 +167,11 @@ struct init_signal_msg {
 	uint32_t tree;
 };
 
+struct init_recall_msg {
+	struct init_header h;
+	uint64_t id;
+};
+
 struct init_failed_msg {
 	struct init_header h;
 	int32_t errnum;
@@ -154,6 +201,7 @@ union init_msg {
 	struct init_exec_msg exec;
 	struct init_exec_inline exec_inline;
 	struct init_signal_msg signal;
+	struct init_recall_msg recall;
 	struct init_failed_msg failed;
 	struct init_started_msg started;
 	struct init_exited_msg exited;
@@ -178,7 +226,7 @@ static inline bool proto_slot_ok(const char *slot)
 	return true;
 }
 
-#define PROTO_REVISION 1 /* one more when a message means something else and no size says so */
+#define PROTO_REVISION 3 /* one more when a message means something else and no size says so */
 #define PROTO_VERSION_SIZE 64
 
 /* What both ends must agree on. */

@@ -55,6 +55,15 @@ struct sandbox_meter;
 struct exec_linger;
 struct parked;
 
+/* Of a running command, in memory that outlives the daemon (keeper.h): what changes and a next daemon must know. */
+struct exec_pos {
+	uint64_t bytes[2]; /* of each stream, as far as a reader may have seen */
+	int64_t start_us;  /* clock_mono_us, with what it stood still */
+	int64_t held_us;   /* since when it stands still; 0: it does not */
+	uint64_t by;	   /* enum exec_ender: it is being ended */
+	uint64_t unused[3];
+};
+
 /* ---- slots ---- */
 
 enum slot_state {
@@ -100,6 +109,16 @@ struct slot_kept {
 	int net_index; /* or -1 */
 	enum net_mode net_mode;
 	char label[KEEPER_LABEL_SIZE]; /* its template's digest */
+	struct kept_exec *execs;
+};
+
+struct kept_exec { /* a command that an earlier daemon started */
+	struct kept_exec *next;
+	uint64_t id;
+	int fds[3];
+	bool lingers;
+	size_t note_len;
+	char note[];
 };
 void slot_kept_free(struct slot_kept *k); /* NULL is fine */
 
@@ -248,7 +267,9 @@ struct sandboxes {
 	uv_poll_t egress_poll;
 	uv_timer_t sync_timer; /* gives up waiting for EGRESS_SYNCED */
 	uint64_t sync_asked, sync_heard, sync_due;
-	bool egress_lost;
+	bool egress_lost, egress_open, egress_closing; /* open: egress_poll is a handle */
+	int next_egress;			       /* waits for that handle's end, or -1 */
+	char no_network[200];
 	struct sandbox **by_net_index; /* GATEWAY_MAX of them, made with the first */
 	uint32_t net_hint;	       /* where to look for a free number */
 
@@ -261,6 +282,11 @@ struct sandboxes {
 	uint64_t ended_bytes;
 	uint32_t n_execs;
 	uint64_t created, terminated, failed;
+
+	struct exec_pos *positions; /* EXEC_POSITIONS of them, or NULL */
+	unsigned char *pos_used;
+	uint32_t pos_hint;
+	struct exec_pos no_pos; /* for those that got none */
 
 	int null_fd;
 	char *scratch; /* SANDBOX_SCRATCH_SIZE bytes, for whoever reads a pipe right now */
@@ -437,6 +463,8 @@ int sandbox_net_adopt(struct sandbox *sb, int index);
 
 /* The manager's part: the egress process's socket. */
 int sandboxes_net_start(struct sandboxes *m, struct err *e);
+/* Another egress process in place of the one that has ended, or none (sock -1). */
+void sandboxes_net_replace(struct sandboxes *m, int sock, const char *why);
 /* Tells the egress process all that there is, in place of what it has. */
 int sandboxes_net_restate(struct sandboxes *m, struct err *e);
 void sandboxes_net_stop(struct sandboxes *m);
@@ -470,6 +498,10 @@ void exec_on_net_synced(struct sandbox *sb, uint64_t token);
 const char *exec_name_of(const struct sandbox *sb, uint64_t id);
 /* The sandbox's processes are gone. */
 void exec_end_all(struct sandbox *sb);
+/* exec_keep.c: start-up; takes over the commands of k, asks init for what became of them. */
+void exec_adopt_all(struct sandbox *sb, struct slot_kept *k);
+void exec_positions_open(struct sandboxes *m, int fd); /* takes fd; without it positions are lost */
+void exec_positions_close(struct sandboxes *m);
 /* Their time-outs stand still, and go on with what was left; held_us: how long they stood. */
 void exec_hold_all(struct sandbox *sb);
 void exec_release_all(struct sandbox *sb, int64_t held_us);
@@ -495,6 +527,7 @@ bool output_finish(struct output *o);
 void output_free(struct output *o);
 
 /* exec_linger.c: empties a pipe that outlived its command. Takes the fd. */
-void linger_add(struct sandbox *sb, int fd);
+void linger_add(struct sandbox *sb, int fd, uint64_t exec_id);
+bool linger_has(const struct sandbox *sb, uint64_t exec_id);
 void linger_close_all(struct sandbox *sb);
 void linger_on_timer(uv_timer_t *t);

@@ -41,6 +41,7 @@ int sandboxes_new(const struct sandboxes_config *c, struct sandboxes **ret, stru
 	if (!m)
 		return err_errno(e, ENOMEM, "can't start");
 	m->c = *c;
+	m->next_egress = -1;
 	if (m->c.stop_trash_ms == 0)
 		m->c.stop_trash_ms = STOP_TRASH_MS;
 	m->scratch = malloc(SANDBOX_SCRATCH_SIZE);
@@ -54,6 +55,7 @@ int sandboxes_new(const struct sandboxes_config *c, struct sandboxes **ret, stru
 	}
 	/* A command that closes its stdin must not end the daemon: write(2) says EPIPE instead. */
 	(void)signal(SIGPIPE, SIG_IGN);
+	exec_positions_open(m, c->positions_fd);
 	add_timer(m, &m->soon);
 	add_timer(m, &m->linger_timer);
 	add_timer(m, &m->ended_timer);
@@ -62,6 +64,7 @@ int sandboxes_new(const struct sandboxes_config *c, struct sandboxes **ret, stru
 	add_timer(m, &m->stop_timer);
 	add_timer(m, &m->jobs_timer);
 	add_timer(m, &m->meter_timer);
+	add_timer(m, &m->sync_timer);
 	add_timer(m, &m->look_timer);
 	*ret = m;
 	return sandboxes_net_start(m, e);
@@ -78,9 +81,14 @@ static void on_lost(void *arg)
 	slot_on_keeper_lost(arg);
 }
 
+static void on_egress(void *arg, int sock, const char *why)
+{
+	sandboxes_net_replace(arg, sock, why);
+}
+
 void sandboxes_keeper_events(struct sandboxes *m, struct keeper_events *ret)
 {
-	*ret = (struct keeper_events){ .died = on_died, .lost = on_lost, .arg = m };
+	*ret = (struct keeper_events){ .died = on_died, .lost = on_lost, .egress = on_egress, .arg = m };
 }
 
 void sandboxes_set_keeper(struct sandboxes *m, struct keeper *k)
@@ -387,6 +395,7 @@ void sandboxes_maybe_free(struct sandboxes *m)
 	}
 	meter_free(m->meter);
 	template_refs_free(m);
+	exec_positions_close(m);
 	closep(&m->null_fd);
 	free(m->scratch);
 	free(m);
@@ -409,5 +418,6 @@ void sandboxes_free(struct sandboxes *m)
 	uv_close((uv_handle_t *)&m->stop_timer, on_handle_closed);
 	uv_close((uv_handle_t *)&m->jobs_timer, on_handle_closed);
 	uv_close((uv_handle_t *)&m->meter_timer, on_handle_closed);
+	uv_close((uv_handle_t *)&m->sync_timer, on_handle_closed);
 	uv_close((uv_handle_t *)&m->look_timer, on_handle_closed);
 }

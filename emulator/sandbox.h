@@ -38,6 +38,7 @@ struct sandboxes_config {
 	int state_fd;
 	struct snapshot_dir snapshots; /* fds borrowed */
 	struct sandboxes_network network;
+	int positions_fd;	 /* keeper_started's, taken; 0 or -1: none */
 	uint32_t warm;		 /* inits kept parked, so that a create finds one */
 	bool strict_resume;	 /* a resume that can't bring the processes back is ERR_NOT_READY "memory_lost" */
 	struct journal *journal; /* hears of all that happens; or NULL */

@@ -24,9 +24,31 @@ static int add_kept(void *arg, const struct keeper_kept *k)
 	return slot_adopt(arg, k, NULL);
 }
 
+static int add_exec(void *arg, const struct keeper_exec *k)
+{
+	struct kept_exec *x = malloc(sizeof(*x) + k->note_len);
+	struct sandboxes *m = arg;
+	struct slot *s;
+
+	HASH_FIND_STR(m->slots, k->slot, s);
+	if (!s || !s->kept || !x) {
+		for (int i = 0; i < 3; i++)
+			if (k->fds[i] >= 0)
+				(void)close(k->fds[i]);
+		free(x);
+		return s && !x ? -ENOMEM : 0;
+	}
+	*x = (struct kept_exec){ .id = k->id, .lingers = k->lingers, .note_len = k->note_len };
+	memcpy(x->fds, k->fds, sizeof(x->fds));
+	memcpy(x->note, k->note, k->note_len);
+	LL_PREPEND(s->kept->execs, x); /* the keeper tells the newest first */
+	return 0;
+}
+
 int sandboxes_list_kept(struct sandboxes *m, struct err *e)
 {
-	int r = m->keeper ? keeper_list(m->keeper, add_kept, m, e) : 0;
+	const struct keeper_list l = { .kept = add_kept, .exec = add_exec, .arg = m };
+	int r = m->keeper ? keeper_list(m->keeper, &l, e) : 0;
 
 	return r == -ENOMEM ? err_errno(e, ENOMEM, "can't take over the sandboxes") : r;
 }
@@ -173,6 +195,8 @@ int sandbox_adopt(struct sandboxes *m, const struct sandbox_row *row, bool *ret,
 	}
 	take_network(sb, s->kept);
 	r = settle(sb, e);
+	if (r >= 0 && sandbox_has_processes(sb))
+		exec_adopt_all(sb, s->kept);
 	slot_kept_free(TAKE_PTR(s->kept));
 	if (r < 0)
 		return r;

@@ -99,7 +99,9 @@ int sandbox_check_network(struct sandboxes *m, const struct plan *p, const char 
 	if (m->egress_lost)
 		return err_set(e, ERR_UNAVAILABLE, ENETDOWN, "network_unavailable",
 			       "network \"%s\" can't be had on this host: %s", network,
-			       m->c.network.why_none ? m->c.network.why_none : "the egress process is gone");
+			       m->c.network.why_none && *m->c.network.why_none
+				       ? m->c.network.why_none
+				       : "the egress process has just ended; try again");
 	return 0;
 }
 

@@ -162,8 +162,8 @@ static void read_events(struct sandboxes *m)
 		    (ev.type != EGRESS_EVENT && ev.type != EGRESS_SYNCED)) {
 			m->egress_lost = true;
 			(void)uv_poll_stop(&m->egress_poll);
-			log_error("the egress process is gone: sandboxes have no network until the emulator is "
-				  "restarted");
+			log_error("the egress process is gone, and what connections there were; the keeper makes "
+				  "another one");
 			return;
 		}
 		on_event(m, &ev);
@@ -191,9 +191,8 @@ int sandboxes_net_start(struct sandboxes *m, struct err *e)
 	if (r < 0)
 		return err_errno(e, -r, "watching the egress process");
 	m->egress_poll.data = m;
-	(void)uv_timer_init(m->c.loop, &m->sync_timer);
-	m->sync_timer.data = m;
-	m->handles += 2;
+	m->handles++;
+	m->egress_open = true;
 	m->egress_lost = false;
 	(void)uv_poll_start(&m->egress_poll, UV_READABLE, on_egress);
 	return 0;
@@ -202,19 +201,44 @@ int sandboxes_net_start(struct sandboxes *m, struct err *e)
 static void on_egress_closed(uv_handle_t *h)
 {
 	struct sandboxes *m = h->data;
+	struct err e = ERR_INIT;
 
 	m->handles--;
-	sandboxes_maybe_free(m);
+	m->egress_closing = false;
+	if (m->freeing)
+		closep(&m->next_egress);
+	m->c.network.egress_sock = TAKE_FD(m->next_egress);
+	if (m->c.network.egress_sock >= 0 && (sandboxes_net_start(m, &e) < 0 || sandboxes_net_restate(m, &e) < 0))
+		log_error("%s", e.msg);
+	if (m->freeing)
+		sandboxes_maybe_free(m);
+}
+
+static void close_egress(struct sandboxes *m)
+{
+	m->egress_lost = true;
+	if (!m->egress_open)
+		return;
+	m->egress_open = false;
+	m->egress_closing = true;
+	uv_close((uv_handle_t *)&m->egress_poll, on_egress_closed);
+	closep(&m->c.network.egress_sock);
+}
+
+void sandboxes_net_replace(struct sandboxes *m, int sock, const char *why)
+{
+	closep(&m->next_egress);
+	m->next_egress = sock;
+	if (sock < 0) {
+		(void)snprintf(m->no_network, sizeof(m->no_network), "%s", why);
+		m->c.network.why_none = m->no_network;
+	}
+	close_egress(m);
 }
 
 void sandboxes_net_stop(struct sandboxes *m)
 {
-	if (m->c.network.egress_sock < 0)
-		return;
-	m->egress_lost = true;
-	uv_close((uv_handle_t *)&m->egress_poll, on_egress_closed);
-	uv_close((uv_handle_t *)&m->sync_timer, on_egress_closed);
-	closep(&m->c.network.egress_sock);
+	close_egress(m);
 	free(TAKE_PTR(m->by_net_index));
 }
 

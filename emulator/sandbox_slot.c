@@ -39,8 +39,17 @@ void slot_new_name(char ret[static KEEPER_SLOT_SIZE])
 
 void slot_kept_free(struct slot_kept *k)
 {
-	if (k)
-		closep(&k->root_fd);
+	struct kept_exec *x;
+
+	if (!k)
+		return;
+	while ((x = k->execs)) {
+		k->execs = x->next;
+		for (int i = 0; i < 3; i++)
+			closep(&x->fds[i]);
+		free(x);
+	}
+	closep(&k->root_fd);
 	free(k);
 }
 

@@ -356,6 +356,7 @@ static int start_manager(struct serve *s, struct err *e)
 		.state_fd = s->state_fd, .snapshots = s->snapshots, .max_live = s->o.max_sandboxes, .warm = s->o.warm,
 		.strict_resume = s->o.strict_resume, .journal = s->journal, .faults = s->faults,
 		.journal_commands = s->o.journal_commands,
+		.positions_fd = TAKE_FD(s->kept.positions),
 	};
 	struct vclock_listener cl;
 	struct keeper_events ke;
@@ -658,6 +659,7 @@ static void teardown(struct serve *s, bool loop_ran)
 	closep(&s->summary_fd);
 	closep(&s->o.leash_fd);
 	closep(&s->kept.egress);
+	closep(&s->kept.positions);
 	closep(&s->kept.userns_fd);
 	snapshot_dir_close(&s->snapshots);
 	closep(&s->shared_fd);
@@ -679,7 +681,7 @@ int cmd_serve(int argc, char **argv)
 			   .unix_guard = { .leash = -1 },
 			   .port_file_fd = -1,
 			   .summary_fd = -1,
-			   .kept = { .userns_fd = -1, .sock = -1, .egress = -1 } };
+			   .kept = { .userns_fd = -1, .sock = -1, .egress = -1, .positions = -1 } };
 	struct err e = ERR_INIT;
 	bool started = false;
 	int r = serve_options_parse(argc, argv, &s.o, &e);

@@ -530,10 +530,26 @@ int keeper_hold(struct keeper *k _unused_, const char *slot _unused_, int root_f
 	return strcmp(fail_step, "hold") == 0 ? step("hold", e) : 0;
 }
 
-int keeper_list(struct keeper *k _unused_, int (*fn)(void *arg, const struct keeper_kept *s) _unused_,
-		void *arg _unused_, struct err *e _unused_)
+int keeper_list(struct keeper *k _unused_, const struct keeper_list *l _unused_, struct err *e _unused_)
 {
 	return 0;
+}
+
+int keeper_exec(struct keeper *k _unused_, const struct keeper_exec *x _unused_, struct err *e _unused_)
+{
+	return 0;
+}
+
+void keeper_exec_lingers(struct keeper *k _unused_, const char *slot _unused_, uint64_t id _unused_)
+{
+}
+
+void keeper_exec_no_stdin(struct keeper *k _unused_, const char *slot _unused_, uint64_t id _unused_)
+{
+}
+
+void keeper_exec_over(struct keeper *k _unused_, const char *slot _unused_, uint64_t id _unused_)
+{
 }
 
 static void fake_init_kill_all(void);
@@ -645,6 +661,11 @@ int init_adopt(struct uv_loop_s *l _unused_, int ctl_sock, const struct init_eve
 {
 	(void)close(ctl_sock);
 	return err_set(e, ERR_INTERNAL, ENOSYS, NULL, "init_adopt");
+}
+
+int init_recall(struct init *i _unused_, uint64_t exec_id _unused_)
+{
+	return 0;
 }
 
 static void command_closed(uv_handle_t *h)
