@@ -25,6 +25,7 @@
 #include "emulator/base/sys.h"
 #include "emulator/base/text.h"
 #include "emulator/exec-internal.h"
+#include "emulator/fdroom.h"
 
 #define GRACE_MS 2000	/* between SIGTERM and SIGKILL */
 #define GUARD_MS 2000	/* between SIGKILL and giving it up */
@@ -696,7 +697,9 @@ int exec_start(struct sandboxes *m, const struct account *a, const char *sandbox
 	if (sb->n_execs >= SANDBOX_MAX_EXECS)
 		return err_set(e, ERR_CAPACITY, EAGAIN, NULL, "%d commands are running in this sandbox already",
 			       SANDBOX_MAX_EXECS);
-	r = check_cwd(sb, &cwd, e);
+	r = fdroom_check(FDROOM_COMMAND, e);
+	if (r >= 0)
+		r = check_cwd(sb, &cwd, e);
 	if (r >= 0 && (s->env || s->pty.rows > 0))
 		r = exec_env_build((const char *const *)sb->env, s->env, s->pty.rows > 0, &merged, e);
 	if (r >= 0)

@@ -11,6 +11,7 @@
 #include "emulator/base/clock.h"
 #include "emulator/base/log.h"
 #include "emulator/base/text.h"
+#include "emulator/fdroom.h"
 #include "emulator/sandbox-internal.h"
 #include "rootfs/tree.h"
 
@@ -226,8 +227,11 @@ static void on_spawned(void *arg, const struct err *e, int ctl_sock, int refused
 static int build(struct slot *s, struct err *e)
 {
 	struct sandboxes *m = s->m;
-	int r = tree_make_slot(m->c.state_fd, s->name, idmap_sandbox_uid(m->c.idmap, 0), e);
+	int r = fdroom_check(FDROOM_SANDBOX, e);
 
+	if (r < 0)
+		return r;
+	r = tree_make_slot(m->c.state_fd, s->name, idmap_sandbox_uid(m->c.idmap, 0), e);
 	if (r < 0) {
 		err_prefix(e, "can't make the sandbox's disk");
 		goto undo_folder; /* half of it may be there */

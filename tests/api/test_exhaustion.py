@@ -57,13 +57,9 @@ def test_a_daemon_at_its_own_descriptor_limit(new_emulator):
     refused_clearly(refused, "capacity")
     assert len(live) >= 20, len(live)
     assert len(proc.fds(emulator.daemon_pid)) <= limit
-    # Who is there already is not disturbed. A command needs a few descriptors too, so it may be refused, but not break.
+    # Who is there already is not disturbed: commands and connections have descriptors that no create may take.
     api, one = live[0]
-    answer = api.post(f"/v1/sandboxes/{one}/exec", {"command": "echo fine"})
-    if answer.status == 200:
-        assert answer.json["stdout"] == "fine\n"
-    else:
-        refused_clearly(answer, "capacity")
+    assert api.sh(one, "echo fine") == "fine\n"
     assert api.status_of(one) == "running" and emulator.healthy()
     for owner, sandbox in live:
         assert owner.delete(f"/v1/sandboxes/{sandbox}").status == 200
@@ -144,7 +140,7 @@ def full(new_emulator, binary, tiny_tar, disk, fill, drain):
     assert result["exit_code"] != 0 and "No space left" in result["stderr"], result
 
     refused_clearly(
-        emulator_api.post(f"/v1/sandboxes/{filler}/files", {"path": "/tmp/more", "content": "QUFB" * 20000}), "disk_full"
+        emulator_api.post(f"/v1/sandboxes/{filler}/files", {"path": "/tmp/more", "content": "QUFB" * 900000}), "disk_full"
     )
     # The database is on the same disk: a create can't be remembered, or its folders can't be made.
     answer = other_api.post("/v1/sandboxes", {"template": "tiny"})
@@ -191,7 +187,8 @@ def test_terminating_on_a_full_disk_gives_the_space_back(small_disk, new_emulato
     again = until(lambda: api.create())["id"]
     assert until(lambda: api.sh(again, "head -c 10000000 /dev/zero > /tmp/x && stat -c %s /tmp/x")) == "10000000\n"
     assert api.delete(f"/v1/sandboxes/{again}").status == 200
-    assert api.get(f"/v1/sandboxes/{filler}").json["termination_reason"] == "user"
+    # Its row is on the same disk: where that could not be written, it is a sandbox that is gone and nobody knows why.
+    assert api.get(f"/v1/sandboxes/{filler}").json["termination_reason"] in ("user", "failed")
     assert emulator.stop() == 0, emulator.log()
     assert run(binary, "clean", "--state-dir", str(state)).returncode == 0
 

@@ -5,6 +5,7 @@ What is committed under tests/fuzz/corpus began here; libFuzzer's finds and ever
 were added by hand. Run it again for a new target, or a new format of an old one.
 """
 import base64
+import hashlib
 import io
 import json
 import os
@@ -87,7 +88,22 @@ def request(line, *headers, body=b""):
     return ("\r\n".join([line, "Host: x", *headers]) + "\r\n\r\n").encode() + body
 
 
+def snapshots():
+    """What `snapshot export` writes, with a layer that is not compressed."""
+    for layer in (tar(("a", D, None), ("a/f", F, b"hello")), tar((".wh.x", F, b""), ("s", S, "a"))):
+        manifest = {
+            "version": 1, "sandbox": "sbx_01HXYZ00000000000000000000", "paused_at": "2026-05-01T00:00:00.000Z", "paused_ms": 1,
+            "template": "tiny", "template_digest": "sha256:0", "tar_sha256": hashlib.sha256(layer).hexdigest(),
+            "tar_bytes": len(layer), "size_bytes": len(layer), "file_bytes": 5, "entries": 2, "processes": [], "listening": [],
+        }
+        for change in ({}, {"entries": 1}, {"tar_sha256": "0" * 64}, {"tar_bytes": 1 << 62}, {"version": 9}):
+            text = json.dumps({**manifest, **change}).encode()
+            yield tar(("manifest.json", F, text), ("layer.tar.zst", F, layer))
+        yield tar(("layer.tar.zst", F, layer), ("manifest.json", F, json.dumps(manifest).encode()))
+
+
 def main():
+    save("snapshot", *snapshots())
     body = {"template": "python-3.12", "network": "off", "timeout_seconds": 60, "cpu": 0.5, "stream": True,
             "env": {"A": "b"}, "metadata": {"k": "v"}, "memory_mb": 512, "command": ["a"]}
     objects = [json.dumps(o).encode() for o in (
