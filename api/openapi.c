@@ -203,7 +203,7 @@ static struct json_object *paths(const struct http *h)
 			char method[16];
 			size_t n = 0;
 
-			for (; r->method[n] && n < sizeof(method) - 1; n++)
+			for (; n < sizeof(method) - 1 && r->method[n]; n++)
 				method[n] = (char)tolower((unsigned char)r->method[n]);
 			method[n] = '\0';
 			if (!json_object_object_get_ex(o, r->pattern, &path)) {
