@@ -91,12 +91,20 @@ static int load(void *arg, const struct store_key *k)
 	}
 	if (account_entry_find(l->a, en.digest))
 		return 0; /* as the command line has it */
-	memcpy(en.account.key_id, "key_", 5);
-	(void)strncat(en.account.key_id, k->digest + 16, 12);
+	(void)snprintf(en.account.key_id, sizeof(en.account.key_id), "key_%.12s", k->digest + 16);
 	en.account.rate = rate;
 	en.account.scopes = k->scopes;
 	(void)snprintf(en.label, sizeof(en.label), "%s", k->label);
 	return account_entry_append(l->a, &en, l->e);
+}
+
+void accounts_key_id(const char *key, char ret[static KEY_ID_SIZE])
+{
+	struct entry en = { 0 };
+
+	account_entry_init(&en, key, strlen(key));
+	memcpy(ret, en.account.key_id, KEY_ID_SIZE);
+	explicit_bzero(&en, sizeof(en));
 }
 
 int accounts_use_store(struct accounts *a, struct store *s, struct err *e)

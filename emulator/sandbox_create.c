@@ -9,6 +9,7 @@
 #include "emulator/base/clock.h"
 #include "emulator/base/log.h"
 #include "emulator/base/text.h"
+#include "emulator/ids.h"
 #include "emulator/sandbox-internal.h"
 
 /* wire.md, Create */
@@ -149,6 +150,8 @@ static int check(struct sandboxes *m, const struct account *a, const struct sand
 	if (r < 0)
 		return r;
 	r = s->build ? 0 : sandbox_check_concurrent(m, a, e);
+	if (r >= 0 && !s->build)
+		r = sandbox_check_usage(m, a, e);
 	return r < 0 ? r : check_host(m, e);
 }
 
@@ -166,8 +169,7 @@ static int fill_row(const struct account *a, const struct sandbox_spec *s, struc
 {
 	char ulid[TEXT_ULID_SIZE];
 
-	row->created_ms = clock_now_ms();
-	text_ulid(row->created_ms, ulid);
+	ids_sandbox(&row->created_ms, ulid);
 	(void)snprintf(row->id, sizeof(row->id), "sbx_%s", ulid);
 	slot_new_name(row->slot);
 	(void)snprintf(row->account, sizeof(row->account), "%s", a->id);
@@ -262,6 +264,7 @@ static void set_running(struct sandbox *sb)
 	}
 	sb->deadline_us = clock_now_us() + (int64_t)row->timeout_s * 1000000;
 	sandbox_arm_deadline(sb);
+	sandbox_meter_begin(sb);
 	template_ref_put(TAKE_PTR(sb->template));
 	m->created++;
 	sandbox_tell(sb, JOURNAL_SANDBOX_RUNNING, NULL);
@@ -459,7 +462,7 @@ static int start(struct sandbox *sb, struct err *e)
 {
 	const struct slot_events ev = { .ready = on_slot_ready, .dead = sandbox_on_slot_dead, .arg = sb };
 	struct sandboxes *m = sb->m;
-	struct slot *warm = pool_take(m, &ev);
+	struct slot *warm = pool_take(m, &ev, strcmp(sb->row.network, "off") != 0);
 	int r;
 
 	if (warm)

@@ -54,6 +54,7 @@ void sandbox_end(struct sandbox *sb, const char *reason, const struct err *failu
 	if (failure)
 		sb->failure = *failure;
 	(void)uv_timer_stop(&sb->timer);
+	sandbox_meter_end(sb);
 	/* A create that is undone goes from creating to failed in its row, with nothing between. */
 	sb->row.status = SANDBOX_TERMINATING;
 	if (!failure) {
@@ -114,7 +115,9 @@ static void settle_row(struct sandbox *sb, const char *reason)
 	(void)snprintf(row->termination_reason, sizeof(row->termination_reason), "%s", reason);
 	if (failed && !row->failure)
 		row->failure = strdup(sb->failure.msg);
-	save(sb);
+	/* A power cut must not bring back one that was paused and then ended. */
+	if (!sb->snapshot || store_sandbox_update_synced(sb->m->c.store, row, NULL) < 0)
+		save(sb);
 	sandbox_tell(sb, failed ? JOURNAL_SANDBOX_FAILED : JOURNAL_SANDBOX_TERMINATED, failed ? row->failure : reason);
 	if (failed)
 		sb->m->failed++;
@@ -157,6 +160,7 @@ void sandbox_ended(struct sandbox *sb, int status)
 	const char *reason = reason_of(sb, status);
 
 	(void)uv_timer_stop(&sb->timer);
+	sandbox_meter_end(sb);
 	sb->slot = NULL;
 	if (sb->init)
 		init_free(TAKE_PTR(sb->init));

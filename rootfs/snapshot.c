@@ -165,8 +165,12 @@ int snapshot_manifest(const struct snapshot_dir *d, const char *id, struct json_
 		return bad_id(e);
 	snapshot_names(id, tar, manifest);
 	snapshot_claim_name(d, id, claim);
-	r = json_read_file(d->dir_fd, manifest, SNAPSHOT_MANIFEST_MAX, ret, e);
-	return r == -ENOENT ? json_read_file(d->dir_fd, claim, SNAPSHOT_MANIFEST_MAX, ret, e) : r;
+	if (faccessat(d->dir_fd, manifest, F_OK, AT_SYMLINK_NOFOLLOW) == 0) {
+		r = json_read_file(d->dir_fd, manifest, SNAPSHOT_MANIFEST_MAX, ret, e);
+		if (r != -ENOENT)
+			return r;
+	}
+	return json_read_file(d->dir_fd, claim, SNAPSHOT_MANIFEST_MAX, ret, e);
 }
 
 bool snapshot_read_info(struct json_object *o, struct snapshot_info *i)
@@ -263,7 +267,9 @@ int snapshot_unpack(const struct snapshot_dir *d, const struct snapshot_info *i,
 		return upper_fd;
 	us.root_fd = upper_fd;
 	/* The manifest's own numbers: what claims more is something else. */
-	us.limits = (struct unpack_limits){ .max_bytes = MAX(i->tar_bytes, i->file_bytes), .max_entries = i->entries };
+	us.limits = (struct unpack_limits){ .max_bytes = MAX(i->tar_bytes, i->file_bytes),
+					    .max_stream = i->tar_bytes,
+					    .max_entries = i->entries };
 	r = unpack_archive(&us, &res, e);
 	if (r < 0 && e && (e->kind == ERR_INVALID || e->kind == ERR_TOO_LARGE))
 		return damaged(i->id, "its tar is no tar, or not the one it was", e);

@@ -215,6 +215,10 @@ static int pass_on(struct tarer *t, const void *p, size_t n)
 {
 	int r;
 
+	if (t->s->plain) {
+		t->res->size_bytes += n;
+		return fd_write_all(t->s->out_fd, p, n);
+	}
 	if (t->pipe_fd < 0 && t->res->tar_bytes > PIPE_AFTER && t->child == 0)
 		start_child(t);
 	if (t->pipe_fd < 0)
@@ -726,7 +730,7 @@ static int write_all(struct tarer *t)
 	if (r == 0 && archive_write_close(t->a) != ARCHIVE_OK)
 		r = archive_failed(t, "end");
 	if (r == 0) {
-		r = t->pipe_fd >= 0 ? end_child(t, true) : compress(t, NULL, 0, ZSTD_e_end);
+		r = t->s->plain ? 0 : t->pipe_fd >= 0 ? end_child(t, true) : compress(t, NULL, 0, ZSTD_e_end);
 		if (r < 0)
 			r = err_errno(t->e, -r, "cannot write the snapshot");
 	}

@@ -8,7 +8,8 @@
 #include "emulator/base/text.h"
 
 struct unpack_limits {
-	uint64_t max_bytes; /* of the uncompressed stream, and of the files' sizes */
+	uint64_t max_bytes;  /* of the uncompressed stream, and of the files' sizes */
+	uint64_t max_stream; /* of the uncompressed stream, if that is less: files may have holes. 0: max_bytes */
 	uint64_t max_entries;
 };
 #define UNPACK_LIMITS_DEFAULT ((struct unpack_limits){ .max_bytes = 64ull << 30, .max_entries = 5000000 })

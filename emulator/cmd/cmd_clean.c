@@ -10,7 +10,6 @@
 #include <limits.h>
 #include <string.h>
 #include <sys/stat.h>
-#include <sys/wait.h>
 
 #include "emulator/cgroup.h"
 #include "emulator/cmd/cmd.h"
@@ -123,25 +122,12 @@ static int empty(void *arg)
 static int empty_in_userns(const struct idmap *m, int state_fd)
 {
 	struct err e = ERR_INIT;
-	pid_t pid;
-	int status;
+	int status = cmd_in_userns(m, empty, &state_fd, &e);
 
-	if (idmap_spawn(m, empty, &state_fd, &pid, NULL, &e) < 0) {
-		/* Where no user namespace can be made any more, the caller's rights may still be enough. */
-		if (e.kind == ERR_UNAVAILABLE)
-			return empty(&state_fd);
-		return cmd_failed("clean", &e);
-	}
-	while (waitpid(pid, &status, 0) < 0)
-		if (errno != EINTR) {
-			(void)err_errno(&e, errno, "waiting");
-			return cmd_failed("clean", &e);
-		}
-	if (WIFEXITED(status))
-		return WEXITSTATUS(status);
-	(void)err_set(&e, ERR_INTERNAL, EIO, NULL, "the process that removes files was killed by signal %d",
-		      WTERMSIG(status));
-	return cmd_failed("clean", &e);
+	/* Where no user namespace can be made any more, the caller's rights may still be enough. */
+	if (status < 0 && e.kind == ERR_UNAVAILABLE)
+		return empty(&state_fd);
+	return status < 0 ? cmd_failed("clean", &e) : status;
 }
 
 static bool confirmed(const char *path)
@@ -238,7 +224,6 @@ int cmd_clean(int argc, char **argv)
 	templates = count(fd, "templates");
 	layers = count(fd, "disk/l");
 	slots = count(fd, "disk/s");
-	(void)fflush(stdout); /* the child must not print it again */
 	status = empty_in_userns(&m, fd);
 	if (status != CMD_OK)
 		return status;

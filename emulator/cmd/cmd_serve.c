@@ -15,6 +15,7 @@
 #include <uv.h>
 
 #include "api/api.h"
+#include "api/seed.h"
 #include "api/summary.h"
 #include "emulator/base/buf.h"
 #include "emulator/base/clock.h"
@@ -23,8 +24,10 @@
 #include "emulator/base/text.h"
 #include "emulator/cgroup.h"
 #include "emulator/cmd/cmd.h"
+#include "emulator/cmd/control_client.h"
 #include "emulator/cmd/listen.h"
 #include "emulator/cmd/options.h"
+#include "emulator/ids.h"
 #include "emulator/keeper.h"
 #include "emulator/statedir.h"
 #include "emulator/tmpl.h"
@@ -33,12 +36,14 @@
 
 #define STORE_NAME "orkestr.db"
 #define KEY_NAME "api-key"
+#define KEYS_FILE_MAX (1u << 20)
 #define CONNECTIONS_MAX 4096u
 
 struct serve {
 	struct serve_options o;
 	struct idmap idmap;
 	struct accounts *accounts;
+	struct ratelimits *limits;
 	struct cgroup_root *cgroups;
 	char state_path[4096];
 	char key[ACCOUNT_KEY_SIZE]; /* the generated one, or empty */
@@ -63,7 +68,8 @@ struct serve {
 	struct keeper *keeper;
 	struct http *http;
 	struct api api;
-	bool stopping;
+	struct seed *seed; /* of --seed-file, until it is run */
+	bool stopping, seed_failed;
 	bool keep; /* the keeper and what it keeps is for the next start */
 };
 
@@ -78,6 +84,31 @@ static int open_exec_files(struct serve *s, struct err *e)
 		return 0;
 	s->summary_fd = open(s->o.summary_file, O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC | O_NOCTTY, 0600);
 	return s->summary_fd < 0 ? err_errno(e, errno, "%s", s->o.summary_file) : 0;
+}
+
+static int read_seed(struct serve *s, struct err *e)
+{
+	_cleanup_buf_ struct buf b = BUF_INIT(SEED_TEXT_MAX);
+	_cleanup_close_ int fd = -1;
+	char piece[16384];
+	ssize_t n = 0;
+	int r = 0;
+
+	if (s->o.has_seed)
+		ids_seed(s->o.seed);
+	if (!s->o.seed_file)
+		return 0;
+	fd = open(s->o.seed_file, O_RDONLY | O_CLOEXEC | O_NOCTTY);
+	while (fd >= 0 && r >= 0 && (n = read(fd, piece, sizeof(piece))) > 0)
+		r = buf_add(&b, piece, (size_t)n);
+	if (fd < 0 || n < 0)
+		return err_errno(e, errno, "%s", s->o.seed_file);
+	if (r < 0)
+		return err_errno(e, -r, "%s", s->o.seed_file);
+	r = seed_parse_text(b.p ? b.p : "", b.len, &s->seed, e);
+	if (r < 0)
+		err_prefix(e, "%s", s->o.seed_file);
+	return r;
 }
 
 static int open_port_file(struct serve *s, struct err *e)
@@ -95,15 +126,39 @@ static int open_sockets(struct serve *s, struct err *e)
 	return r < 0 || !s->o.unix_path ? r : listen_unix_open(s->o.unix_path, &s->unix_fd, e);
 }
 
+static int load_keys_file(struct serve *s, struct err *e)
+{
+	_cleanup_free_ char *text = malloc(KEYS_FILE_MAX);
+	ssize_t n = text ? fd_read_file(AT_FDCWD, s->o.keys_file, text, KEYS_FILE_MAX) : -ENOMEM;
+	int r;
+
+	if (n < 0)
+		return err_errno(e, (int)-n, "--keys %s", s->o.keys_file);
+	r = accounts_add_lines(s->accounts, text, e);
+	if (r < 0)
+		err_prefix(e, "--keys %s", s->o.keys_file);
+	return r;
+}
+
 static int load_accounts(struct serve *s, struct err *e)
 {
 	int r = accounts_new(s->o.auth_any, &s->accounts);
 
+	if (r >= 0)
+		r = ratelimits_new(&s->limits);
 	if (r < 0)
 		return err_errno(e, -r, "accounts");
+	if (s->o.profile.limits)
+		accounts_set_default_plan(s->accounts, PLAN_FREE);
+	if (s->o.has_rate)
+		ratelimits_set(s->limits, s->o.rate_mode, &s->o.rate);
+	else if (s->o.profile.limits)
+		ratelimits_set(s->limits, RATE_PLAN, NULL);
 	for (size_t i = 0; r >= 0 && i < s->o.n_api_keys; i++)
 		r = accounts_add(s->accounts, s->o.api_keys[i], e);
 	serve_options_forget_keys(&s->o);
+	if (r >= 0 && s->o.keys_file)
+		r = load_keys_file(s, e);
 	return r;
 }
 
@@ -160,6 +215,8 @@ static int launch(struct serve *s, struct err *e)
 		r = open_port_file(s, e);
 	if (r >= 0)
 		r = open_exec_files(s, e);
+	if (r >= 0)
+		r = read_seed(s, e);
 	if (r < 0)
 		return r;
 	statedir_name(s->state_path, name);
@@ -197,7 +254,7 @@ static int own_key(struct serve *s, struct err *e)
 	ssize_t n;
 	int r;
 
-	if (s->o.n_api_keys > 0 || s->o.auth_any)
+	if (s->o.n_api_keys > 0 || s->o.keys_file || s->o.auth_any)
 		return 0;
 	n = fd_read_file(s->state_fd, KEY_NAME, s->key, sizeof(s->key));
 	if (n < 0 && n != -ENOENT)
@@ -313,6 +370,8 @@ static int start_manager(struct serve *s, struct err *e)
 		return r;
 	s->kept.sock = -1;
 	sandboxes_set_keeper(s->sandboxes, s->keeper);
+	sandboxes_meter_listener(s->sandboxes, &cl);
+	(void)vclock_listen(s->clock, &cl);
 	sandboxes_clock_listener(s->sandboxes, &cl);
 	(void)vclock_listen(s->clock, &cl);
 	(void)vclock_listen(s->clock, &(struct vclock_listener){ .moved = on_clock_moved, .arg = s->journal });
@@ -337,6 +396,7 @@ static int start_http(struct serve *s, struct err *e)
 		.loop = &s->loop,
 		.api = &s->api,
 		.accounts = s->accounts,
+		.limits = s->limits,
 		.listen_fd = TAKE_FD(s->listen_fd),
 		.unix_fd = TAKE_FD(s->unix_fd),
 		.max_connections = connections_max(),
@@ -351,6 +411,7 @@ static int start_http(struct serve *s, struct err *e)
 			       .store = s->store,
 			       .clock = s->clock,
 			       .accounts = s->accounts,
+			       .limits = s->limits,
 			       .idmap = &s->idmap,
 			       .cgroups = s->cgroups,
 			       .state_fd = s->state_fd,
@@ -367,8 +428,11 @@ static int start_http(struct serve *s, struct err *e)
 	api_add_journal_routes(s->http);
 	api_add_fault_routes(s->http);
 	api_add_reset_routes(s->http);
+	api_add_seed_routes(s->http);
 	api_add_emulator_routes(s->http);
 	api_add_clock_routes(s->http);
+	api_add_usage_routes(s->http);
+	api_add_key_routes(s->http);
 	api_add_snapshot_routes(s->http);
 	return http_start(s->http, e);
 }
@@ -471,6 +535,51 @@ static int write_port_file(struct serve *s, struct err *e)
 	return r < 0 ? err_errno(e, -r, "%s", s->o.port_file) : 0;
 }
 
+/* For the commands that drive it. */
+static void write_address(const struct serve *s)
+{
+	const char *host = s->o.host;
+	_cleanup_close_ int fd = -1;
+	char line[300];
+	int n;
+
+	if (strcmp(host, "0.0.0.0") == 0 || strcmp(host, "::") == 0)
+		host = *host == ':' ? "::1" : "127.0.0.1";
+	n = text_format(line, sizeof(line), strchr(host, ':') ? "http://[%s]:%u\n" : "http://%s:%u\n", host, s->port);
+	fd = openat(s->state_fd, CONTROL_STATE_FILE, O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC | O_NOFOLLOW, 0600);
+	if (fd < 0 || n < 0 || fd_write_all(fd, line, (size_t)n) < 0)
+		log_warn("%s/" CONTROL_STATE_FILE " can't be written: the commands that drive this emulator need --url",
+			 s->state_path);
+}
+
+static int be_ready(struct serve *s, struct err *e)
+{
+	int r = write_port_file(s, e);
+
+	if (r < 0)
+		return r;
+	write_address(s);
+	announce(s);
+	sandboxes_start(s->sandboxes);
+	return 0;
+}
+
+/* Ready is who has what --seed-file asks for. */
+static void on_seeded(void *arg, const struct err *e, struct json_object *made)
+{
+	struct serve *s = arg;
+	struct err own = e ? *e : ERR_INIT;
+	(void)made;
+
+	if (e)
+		err_prefix(&own, "%s", s->o.seed_file);
+	if (!e && be_ready(s, &own) >= 0)
+		return;
+	(void)cmd_failed("serve", &own);
+	s->seed_failed = true;
+	stop(s, "not seeded");
+}
+
 /* --- the end --- */
 
 static void on_walk(uv_handle_t *h, void *arg)
@@ -514,6 +623,8 @@ static void leave_behind(struct serve *s)
 static void teardown(struct serve *s, bool loop_ran)
 {
 	http_free(s->http);
+	if (s->lock_fd >= 0)
+		(void)unlinkat(s->state_fd, CONTROL_STATE_FILE, 0);
 	if (s->keep && loop_ran) {
 		leave_behind(s);
 		return;
@@ -527,6 +638,7 @@ static void teardown(struct serve *s, bool loop_ran)
 		(void)uv_run(&s->loop, UV_RUN_DEFAULT);
 		(void)uv_loop_close(&s->loop);
 	}
+	seed_free(s->seed);
 	journal_free(s->journal);
 	faults_free(s->faults);
 	vclock_free(s->clock);
@@ -537,6 +649,7 @@ static void teardown(struct serve *s, bool loop_ran)
 		cgroup_root_free(s->cgroups);
 	}
 	accounts_free(s->accounts);
+	ratelimits_free(s->limits);
 	closep(&s->listen_fd);
 	closep(&s->unix_fd);
 	listen_guard_end(&s->unix_guard);
@@ -585,11 +698,11 @@ int cmd_serve(int argc, char **argv)
 		r = daemon_start(&s, &e);
 		started = true;
 	}
-	if (r >= 0)
-		r = write_port_file(&s, &e);
+	if (r >= 0 && s.seed)
+		seed_run(&s.api, TAKE_PTR(s.seed), on_seeded, &s);
+	else if (r >= 0)
+		r = be_ready(&s, &e);
 	if (r >= 0) {
-		announce(&s);
-		sandboxes_start(s.sandboxes);
 		(void)uv_run(&s.loop, UV_RUN_DEFAULT);
 		s.keep = s.keep && !sandboxes_all_ended(s.sandboxes);
 		log_info("stopped; %s",
@@ -599,5 +712,5 @@ int cmd_serve(int argc, char **argv)
 		s.keep = s.kept.adopted; /* this start's trouble is not its sandboxes' */
 	}
 	teardown(&s, started && s.sandboxes);
-	return r < 0 ? CMD_FAILED : CMD_OK;
+	return r < 0 || s.seed_failed ? CMD_FAILED : CMD_OK;
 }

@@ -69,21 +69,12 @@ static int wait_for_port(struct server *s, const char *port_file, double start, 
 
 int server_start(const struct server_config *c, struct server *ret, double *ret_ready_us, struct err *e)
 {
-	const char *const argv[] = { c->program,
-				     "serve",
-				     "--listen",
-				     "127.0.0.1:0",
-				     "--port-file",
-				     c->port_file,
-				     "--state-dir",
-				     c->state_dir,
-				     "--auth",
-				     "any",
-				     "--log-level",
-				     "warn",
-				     c->warm ? "--warm" : NULL,
-				     c->warm,
-				     NULL };
+	const char *const argv[] = { c->program,    "serve",	   "--listen",
+				     "127.0.0.1:0", "--port-file", c->port_file,
+				     "--state-dir", c->state_dir,  "--auth",
+				     "any",	    "--log-level", "warn",
+				     "--map",	    c->map,	   c->warm ? "--warm" : NULL,
+				     c->warm,	    NULL };
 	_cleanup_close_ int log = open(c->log_file, O_WRONLY | O_CREAT | O_APPEND | O_CLOEXEC, 0644);
 	struct client cl = CLIENT_INIT;
 	double start;

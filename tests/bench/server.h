@@ -14,6 +14,7 @@ struct server {
 struct server_config {
 	const char *program, *state_dir;
 	const char *port_file, *log_file; /* in a folder of ours */
+	const char *map;		  /* --map */
 	const char *warm;		  /* serve --warm, or NULL for its default */
 };
 

@@ -182,6 +182,9 @@ class Emulator:
         return proc.family(self.process.pid if self.process.returncode is None else -1, self.tag)
 
     def daemon_rss_kb(self) -> int:
+        """Of a build with sanitizers 0: what those keep (shadow, quarantine) says nothing about it."""
+        if b"__asan_init" in self.binary.read_bytes():
+            return 0
         return proc.status_kb(self.daemon_pid, "VmRSS")
 
     def slots(self) -> set[str]:
@@ -204,8 +207,8 @@ class Emulator:
         return {pid for pid in self.family() if proc.pid_depth(pid) == own}
 
     def inits(self) -> set[int]:
-        """The first process of each sandbox and of each slot that is kept ready."""
-        own = proc.pid_depth(self.process.pid)
+        """The first process of each sandbox and of each slot that is kept ready; also when the daemon is dead."""
+        own = proc.pid_depth(os.getpid())
         return {pid for pid in self.family() if proc.pid_depth(pid) == own + 1 and proc.inner_pid(pid) == 1}
 
     def unaccounted(self, live: int) -> list[str]:
