@@ -100,10 +100,10 @@ static inline bool proto_exec_ok(const struct keeper_exec_msg *m, size_t n, size
 }
 
 /* The listening socket's address, short enough wherever the state dir is (unix(7): 108 bytes). */
-static inline void proto_keeper_address(int dir, struct sockaddr_un *ret)
+static inline void proto_keeper_address(int dirfd, struct sockaddr_un *ret)
 {
 	*ret = (struct sockaddr_un){ .sun_family = AF_UNIX };
-	(void)snprintf(ret->sun_path, sizeof(ret->sun_path), "/proc/self/fd/%d/" KEEPER_SOCKET_NAME, dir);
+	(void)snprintf(ret->sun_path, sizeof(ret->sun_path), "/proc/self/fd/%d/" KEEPER_SOCKET_NAME, dirfd);
 }
 
 #define INIT_MAGIC 0x6f6b6932u /* "oki2" */

@@ -267,8 +267,8 @@ struct sandboxes {
 	uv_poll_t egress_poll;
 	uv_timer_t sync_timer; /* gives up waiting for EGRESS_SYNCED */
 	uint64_t sync_asked, sync_heard, sync_due;
-	bool egress_lost, egress_open, egress_closing; /* open: egress_poll is a handle */
-	int next_egress;			       /* waits for that handle's end, or -1 */
+	bool egress_lost, egress_open; /* open: egress_poll is a handle */
+	int next_egress;	       /* waits for that handle's end, or -1 */
 	char no_network[200];
 	struct sandbox **by_net_index; /* GATEWAY_MAX of them, made with the first */
 	uint32_t net_hint;	       /* where to look for a free number */

@@ -115,7 +115,9 @@ static void settle_row(struct sandbox *sb, const char *reason)
 	(void)snprintf(row->termination_reason, sizeof(row->termination_reason), "%s", reason);
 	if (failed && !row->failure)
 		row->failure = strdup(sb->failure.msg);
-	save(sb);
+	/* A power cut must not bring back one that was paused and then ended. */
+	if (!sb->snapshot || store_sandbox_update_synced(sb->m->c.store, row, NULL) < 0)
+		save(sb);
 	sandbox_tell(sb, failed ? JOURNAL_SANDBOX_FAILED : JOURNAL_SANDBOX_TERMINATED, failed ? row->failure : reason);
 	if (failed)
 		sb->m->failed++;

@@ -204,7 +204,6 @@ static void on_egress_closed(uv_handle_t *h)
 	struct err e = ERR_INIT;
 
 	m->handles--;
-	m->egress_closing = false;
 	if (m->freeing)
 		closep(&m->next_egress);
 	m->c.network.egress_sock = TAKE_FD(m->next_egress);
@@ -214,13 +213,13 @@ static void on_egress_closed(uv_handle_t *h)
 		sandboxes_maybe_free(m);
 }
 
+/* A command that waits for what the egress process says is released by sync_timer, which stays. */
 static void close_egress(struct sandboxes *m)
 {
 	m->egress_lost = true;
 	if (!m->egress_open)
 		return;
 	m->egress_open = false;
-	m->egress_closing = true;
 	uv_close((uv_handle_t *)&m->egress_poll, on_egress_closed);
 	closep(&m->c.network.egress_sock);
 }

@@ -149,7 +149,7 @@ static void on_paused(struct job *j, const struct err *e)
 		return;
 	}
 	sb->row.status = SANDBOX_PAUSED;
-	if (store_sandbox_update(sb->m->c.store, &sb->row, &own) < 0 &&
+	if (store_sandbox_update_synced(sb->m->c.store, &sb->row, &own) < 0 &&
 	    snapshot_claim(&sb->m->c.snapshots, sb->row.id, NULL) == 0) {
 		unpause(sb, &own);
 		return;

@@ -2,7 +2,8 @@
  *
  * One SQLite file in WAL mode, one connection, no thread. A change is one statement or one short
  * transaction: with synchronous=NORMAL a commit is a write to the log, without an fsync, so it costs tens
- * of microseconds and survives a kill -9; a power cut may lose the last of them, but not the file.
+ * of microseconds and survives a kill -9; a power cut may lose the last of them, but not the file. Nothing that
+ * runs survives a power cut either, so only rows that outlive it are synced: store_sandbox_update_synced.
  *
  * The process has an unprivileged id and its working directory is the state dir, whose parents it may be
  * unable to read (a caller's 0700 folder). SQLite's "unix" VFS makes every name absolute with getcwd(3)

@@ -56,6 +56,9 @@ int store_sandbox_put(struct store *s, const struct sandbox_row *r, struct err *
 /* By id: what can change (slot, status, times, limits, how it ended). With a status of terminated or failed
  * the stored env is forgotten: no command will need it again. ERR_NOT_FOUND. */
 int store_sandbox_update(struct store *s, const struct sandbox_row *r, struct err *e);
+/* As update, and on the disk before it returns: for what a client is promised beyond a power cut (a paused
+ * sandbox; the end of one). Costs an fdatasync. */
+int store_sandbox_update_synced(struct store *s, const struct sandbox_row *r, struct err *e);
 int store_sandbox_get(struct store *s, const char *id, struct sandbox_row *ret, struct err *e);
 
 struct store_list {

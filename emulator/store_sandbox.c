@@ -229,6 +229,16 @@ int store_sandbox_update(struct store *s, const struct sandbox_row *r, struct er
 	return 0;
 }
 
+int store_sandbox_update_synced(struct store *s, const struct sandbox_row *r, struct err *e)
+{
+	int rc = sqlite3_exec(s->db, "PRAGMA synchronous = FULL", NULL, NULL, NULL);
+	int k = rc == SQLITE_OK ? store_sandbox_update(s, r, e)
+				: store_err(s, rc, e, "cannot store the sandbox's state");
+
+	(void)sqlite3_exec(s->db, "PRAGMA synchronous = NORMAL", NULL, NULL, NULL);
+	return k;
+}
+
 int store_sandbox_get(struct store *s, const char *id, struct sandbox_row *ret, struct err *e)
 {
 	_cleanup_stmt_ sqlite3_stmt *st = s->stmts[STMT_SANDBOX_GET];

@@ -90,7 +90,7 @@ def test_a_background_child_that_holds_the_pipe_lives(emulator, api, sandbox):
     for _ in range(3):
         restart(emulator, api)
         time.sleep(0.3)
-        before = int(read_file(api, sandbox, "/tmp/n"))
+        before = int(read_file(api, sandbox, "/tmp/n") or 0)
         settle(lambda: int(read_file(api, sandbox, "/tmp/n") or 0) > before)
     assert read_file(api, sandbox, "/tmp/broken") == ""
 

@@ -125,6 +125,11 @@ int store_sandbox_update(struct store *s _unused_, const struct sandbox_row *r, 
 	return sandbox_row_copy(r, old);
 }
 
+int store_sandbox_update_synced(struct store *s, const struct sandbox_row *r, struct err *e)
+{
+	return store_sandbox_update(s, r, e);
+}
+
 int store_sandbox_get(struct store *s _unused_, const char *id, struct sandbox_row *ret, struct err *e)
 {
 	struct sandbox_row *r = row_of(id);

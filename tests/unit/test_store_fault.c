@@ -6,6 +6,7 @@
 #include <grp.h>
 #include <signal.h>
 #include <sys/resource.h>
+#include <sys/syscall.h>
 #include <sys/wait.h>
 
 #include "emulator/base/clock.h"
@@ -465,4 +466,42 @@ Test(store_fault, a_file_it_may_not_write_is_an_error)
 	}
 	cr_assert_eq(waitpid(pid, &status, 0), pid);
 	cr_assert_eq(status, 0);
+}
+
+/* ---- a power cut ---- */
+
+static unsigned int n_syncs;
+
+/* SQLite's calls come here: it is linked dynamically. */
+int fdatasync(int fd)
+{
+	n_syncs++;
+	return (int)syscall(SYS_fdatasync, fd);
+}
+
+int fsync(int fd)
+{
+	n_syncs++;
+	return (int)syscall(SYS_fsync, fd);
+}
+
+Test(store_fault, a_promise_is_on_the_disk_and_the_rest_costs_no_sync)
+{
+	struct store *s = must_open();
+	struct sandbox_row r = row_of(1, "acc_1", 5000);
+	struct err e = ERR_INIT;
+	unsigned int before;
+
+	must_insert(s, &r); /* the log's header may be synced once */
+	before = n_syncs;
+	r.status = SANDBOX_RUNNING;
+	cr_assert_eq(store_sandbox_update(s, &r, &e), 0, "%s", e.msg);
+	cr_assert_eq(n_syncs, before);
+	r.status = SANDBOX_PAUSED;
+	cr_assert_eq(store_sandbox_update_synced(s, &r, &e), 0, "%s", e.msg);
+	cr_assert_eq(n_syncs, before + 1);
+	r.status = SANDBOX_RUNNING;
+	cr_assert_eq(store_sandbox_update(s, &r, &e), 0, "%s", e.msg);
+	cr_assert_eq(n_syncs, before + 1, "and it is back to what it was");
+	store_close(s);
 }

@@ -207,8 +207,8 @@ class Emulator:
         return {pid for pid in self.family() if proc.pid_depth(pid) == own}
 
     def inits(self) -> set[int]:
-        """The first process of each sandbox and of each slot that is kept ready."""
-        own = proc.pid_depth(self.process.pid)
+        """The first process of each sandbox and of each slot that is kept ready; also when the daemon is dead."""
+        own = proc.pid_depth(os.getpid())
         return {pid for pid in self.family() if proc.pid_depth(pid) == own + 1 and proc.inner_pid(pid) == 1}
 
     def unaccounted(self, live: int) -> list[str]:
