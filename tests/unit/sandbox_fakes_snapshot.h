@@ -47,6 +47,13 @@ int snapshot_discard(const struct snapshot_dir *dir _unused_, const char *id, st
 	return 0;
 }
 
+int snapshot_reclaim(const struct snapshot_dir *dir _unused_,
+		     enum snapshot_fate (*fate)(void *arg, const char *id) _unused_, void *arg _unused_,
+		     struct err *e _unused_)
+{
+	return 0;
+}
+
 int snapshot_sweep(const struct snapshot_dir *dir _unused_, enum snapshot_fate (*fate)(void *arg, const char *id),
 		   void *arg, struct err *e _unused_)
 {
