@@ -252,6 +252,9 @@ int sandboxes_sweep(struct sandboxes *m, struct err *e)
 	sandboxes_drop_unused(m);
 	sweep_cgroups(m);
 	r = sweep_folders(m, e);
+	/* A claim of the run before is of a resume that did not come to be: the sandbox is paused. */
+	if (r >= 0)
+		r = snapshot_reclaim(&m->c.snapshots, snapshot_fate, m, e);
 	if (r >= 0) {
 		sandboxes_look(m); /* what was imported meanwhile is not strange */
 		r = snapshot_sweep(&m->c.snapshots, snapshot_fate, m, e);

@@ -400,6 +400,21 @@ static int sweep_name(const struct sweep *s, const struct names *l, const char *
 	return s->fate(s->arg, id) == SNAPSHOT_OVER ? to_trash(s->d, name, s->e) : 0;
 }
 
+int snapshot_reclaim(const struct snapshot_dir *d, enum snapshot_fate (*fate)(void *arg, const char *id), void *arg,
+		     struct err *e)
+{
+	const struct sweep s = { .d = d, .fate = fate, .arg = arg, .e = e };
+	_cleanup_names_ struct names l = NAMES_INIT;
+	int r = read_dir(d, &l, e);
+
+	for (size_t i = 0; r == 0 && i < l.n; i++)
+		if (strncmp(names_at(&l, i), CLAIM_PREFIX, strlen(CLAIM_PREFIX)) == 0) {
+			r = sweep_claim(&s, names_at(&l, i));
+			r = r == -ENOENT ? 0 : r;
+		}
+	return r;
+}
+
 int snapshot_sweep(const struct snapshot_dir *d, enum snapshot_fate (*fate)(void *arg, const char *id), void *arg,
 		   struct err *e)
 {
@@ -410,16 +425,9 @@ int snapshot_sweep(const struct snapshot_dir *d, enum snapshot_fate (*fate)(void
 
 	if (lock < 0 || (flock(lock, LOCK_EX | LOCK_NB) < 0 && !d->shared && errno == EWOULDBLOCK))
 		return 0;
-	r = read_dir(d, &l, e);
-	for (size_t i = 0; r == 0 && i < l.n; i++)
-		if (strncmp(names_at(&l, i), CLAIM_PREFIX, strlen(CLAIM_PREFIX)) == 0) {
-			r = sweep_claim(&s, names_at(&l, i));
-			r = r == -ENOENT ? 0 : r;
-		}
-	if (r < 0)
-		return r;
-	names_free(&l);
-	r = read_dir(d, &l, e);
+	r = snapshot_reclaim(d, fate, arg, e);
+	if (r == 0)
+		r = read_dir(d, &l, e);
 	for (size_t i = 0; r == 0 && i < l.n; i++) { /* "<id>.json" comes before "<id>.tar.zst" */
 		r = sweep_name(&s, &l, names_at(&l, i));
 		r = r == -ENOENT ? 0 : r;

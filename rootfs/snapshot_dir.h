@@ -68,7 +68,11 @@ enum snapshot_fate {
 	SNAPSHOT_OVER,	  /* it is of no use any more */
 };
 
-/* Start-up: gives back what an earlier run of this holder claimed and moves to the trash what is of no use: what is
+/* Start-up, first: what an earlier run of this holder claimed is given back, or (SNAPSHOT_OVER) moved to the trash. */
+int snapshot_reclaim(const struct snapshot_dir *d, enum snapshot_fate (*fate)(void *arg, const char *id), void *arg,
+		     struct err *e);
+
+/* Start-up: does that and moves to the trash what is of no use: what is
  * over, halves of snapshots, and, in a folder of its own, all that is strange. Skipped while an import is at work. */
 int snapshot_sweep(const struct snapshot_dir *d, enum snapshot_fate (*fate)(void *arg, const char *id), void *arg,
 		   struct err *e);

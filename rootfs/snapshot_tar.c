@@ -52,6 +52,8 @@
 #define EXTENTS_MAX 65536      /* of one file; what comes behind is stored with its holes filled */
 #define ZSTD_LEVEL 1
 #define PIPE_AFTER (8u << 20)
+#define OUT_SIZE (1u << 20)
+#define WRITE_BACK (16u << 20)
 #define RESOLVE_INSIDE (RESOLVE_BENEATH | RESOLVE_NO_SYMLINKS | RESOLVE_NO_XDEV | RESOLVE_NO_MAGICLINKS)
 #define OVL "user.overlay."
 
@@ -84,6 +86,7 @@ struct tarer {
 	ZSTD_CCtx *z;
 	char *out;
 	size_t out_cap;
+	uint64_t on_its_way; /* bytes of out_fd that the disk was told of */
 	char *in, *hole; /* hole: zeros nobody ever writes to */
 	int write_error; /* of out_fd: negative errno */
 	struct snapshot_pipe pipe;
@@ -128,6 +131,16 @@ static bool cancelled(const struct tarer *t)
 
 /* ---- out: hash, compress, write ---- */
 
+/* The disk works while we do: the fsync at the end then has little to wait for. */
+static void write_back(struct tarer *t)
+{
+	if (t->res->size_bytes - t->on_its_way < WRITE_BACK)
+		return;
+	(void)sync_file_range(t->s->out_fd, (off_t)t->on_its_way, (off_t)(t->res->size_bytes - t->on_its_way),
+			      SYNC_FILE_RANGE_WRITE);
+	t->on_its_way = t->res->size_bytes;
+}
+
 static int compress(struct tarer *t, const void *p, size_t n, ZSTD_EndDirective how)
 {
 	ZSTD_inBuffer in = { .src = p, .size = n };
@@ -144,6 +157,7 @@ static int compress(struct tarer *t, const void *p, size_t n, ZSTD_EndDirective 
 		if (r < 0)
 			return r;
 		t->res->size_bytes += out.pos;
+		write_back(t);
 	} while (how == ZSTD_e_end ? left != 0 : in.pos < in.size);
 	return 0;
 }
@@ -659,7 +673,7 @@ static int open_writers(struct tarer *t)
 	t->a = archive_write_new();
 	t->entry = archive_entry_new();
 	t->z = ZSTD_createCCtx();
-	t->out_cap = ZSTD_CStreamOutSize();
+	t->out_cap = OUT_SIZE;
 	t->out = malloc(t->out_cap);
 	t->in = malloc(READ_SIZE);
 	t->frames = calloc(MAX_DEPTH + 2, sizeof(*t->frames));

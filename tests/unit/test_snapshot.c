@@ -354,3 +354,88 @@ Test(snapshot, sweep)
 		cr_assert(faccessat(state_fd, path, F_OK, 0) < 0, "%s", *n);
 	}
 }
+
+/* ---- one folder, two holders ---- */
+
+static void open_shared(struct snapshot_dir *d, int *hold)
+{
+	static const char *const names[] = { "one", "two" };
+	static size_t n;
+	_cleanup_close_ int state = -1;
+	char holder[TEXT_ULID_SIZE];
+	struct err e = ERR_INIT;
+	int fd = openat(state_fd, "snapshots", O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+
+	cr_assert(mkdirat(state_fd, names[n % 2], 0700) == 0);
+	state = openat(state_fd, names[n++ % 2], O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+	cr_assert(snapshot_hold(state, fd, 0, 0, holder, hold, &e) == 0, "%s", e.msg);
+	cr_assert(snapshot_dir_open(state_fd, fd, holder, d, &e) == 0, "%s", e.msg);
+}
+
+static void count_one(void *arg, const char *id)
+{
+	*(int *)arg += strcmp(id, "sbx_1") == 0;
+}
+
+static int seen_by(const struct snapshot_dir *d)
+{
+	struct err e = ERR_INIT;
+	int n = 0;
+
+	cr_assert(snapshot_each(d, count_one, &n, &e) >= 0, "%s", e.msg);
+	return n;
+}
+
+Test(snapshot, of_two_claims_one_wins)
+{
+	struct snapshot_dir a = SNAPSHOT_DIR_INIT, b = SNAPSHOT_DIR_INIT;
+	int hold_a = -1, hold_b = -1;
+	struct snapshot_info i;
+	struct err e;
+
+	cr_assert(write_one(SLOT, &i, &e) == 0);
+	open_shared(&a, &hold_a);
+	open_shared(&b, &hold_b);
+	cr_assert(strcmp(a.holder, b.holder) != 0 && seen_by(&a) == 1 && seen_by(&b) == 1);
+	cr_assert(snapshot_claim(&a, "sbx_1", &e) == 0 && snapshot_claim(&a, "sbx_1", &e) == 0);
+	cr_assert(snapshot_claim(&b, "sbx_1", &e) == -ENOENT && e.kind == ERR_NOT_FOUND);
+	/* It is a's, whatever b does: the tar stays. */
+	cr_assert(snapshot_discard(&b, "sbx_1", &e) == 0 && seen_by(&b) == 0);
+	cr_assert(snapshot_load(&a, "sbx_1", &i, &e) == 0 && snapshot_load(&b, "sbx_1", &i, &e) == -ENOENT);
+	cr_assert(snapshot_unclaim(&a, "sbx_1", &e) == 0 && seen_by(&b) == 1);
+	/* Only a dead holder's claim is taken from it. */
+	cr_assert(snapshot_claim(&a, "sbx_1", &e) == 0 && seen_by(&b) == 0);
+	closep(&hold_a);
+	cr_assert(seen_by(&b) == 1 && snapshot_claim(&b, "sbx_1", &e) == 0);
+	cr_assert(snapshot_claim(&a, "sbx_1", &e) == -ENOENT);
+	cr_assert(snapshot_discard(&b, "sbx_1", &e) == 0 && snapshot_empty_trash(&b, &e) == 0);
+	cr_assert(faccessat(b.dir_fd, "sbx_1.tar.zst", F_OK, 0) < 0);
+	closep(&hold_b);
+	snapshot_dir_close(&a);
+	snapshot_dir_close(&b);
+}
+
+static enum snapshot_fate all_strange(void *arg _unused_, const char *id _unused_)
+{
+	return SNAPSHOT_STRANGE;
+}
+
+Test(snapshot, a_sweep_leaves_what_others_share)
+{
+	struct snapshot_dir a = SNAPSHOT_DIR_INIT;
+	struct snapshot_info i;
+	int hold = -1;
+	struct err e;
+
+	cr_assert(write_one(SLOT, &i, &e) == 0);
+	open_shared(&a, &hold);
+	cr_assert(close(openat(a.dir_fd, "sbx_9.tar.zst", O_CREAT | O_WRONLY | O_CLOEXEC, 0600)) == 0);
+	cr_assert(snapshot_sweep(&a, all_strange, NULL, &e) == 0 && seen_by(&a) == 1);
+	cr_assert(faccessat(a.dir_fd, "sbx_9.tar.zst", F_OK, 0) == 0, "somebody may be writing it");
+	cr_assert(snapshot_claim(&a, "sbx_1", &e) == 0);
+	cr_assert(snapshot_sweep(&a, all_strange, NULL, &e) == 0 && seen_by(&a) == 1, "an own claim is given back");
+	cr_assert(snapshot_sweep(&a, keep_one, NULL, &e) == 0 && seen_by(&a) == 1);
+	cr_assert(faccessat(a.dir_fd, "sbx_9.tar.zst", F_OK, 0) < 0, "it is over");
+	closep(&hold);
+	snapshot_dir_close(&a);
+}
