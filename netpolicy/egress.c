@@ -5,7 +5,6 @@
 #include <fcntl.h>
 #include <linux/capability.h>
 #include <poll.h>
-#include <sched.h>
 #include <signal.h>
 #include <string.h>
 #include <sys/prctl.h>
@@ -21,7 +20,8 @@
 /* Theory of operation. One epoll loop over: the gateway's transparent sockets (what sandboxes send), the
  * control socket (what the daemon says), the dialer's socket (blank host sockets coming in), NFLOG (what
  * nftables refused), its queue (what nftables asks about), and each connection, flow and question under way.
- * Work in a turn is bounded for each source, so nobody starves another; level-triggered, so what was left comes again.
+ * Work in a turn is bounded for each source, so nobody starves another; level-triggered, so what was left comes
+ * again.
  *
  * The daemon may be away: its socket then gives EAGAIN or EOF; events wait in a bounded queue, the newest are
  * dropped when it is full, and policy goes on as it was. */
@@ -190,9 +190,14 @@ bool event_queue(struct egress *eg, const struct egress_event *ev)
 	q->ev = *ev;
 	STAILQ_INSERT_TAIL(&eg->events, q, link);
 	eg->n_events++;
-	if (!events_flush(eg))
-		(void)source_watch(&eg->control, EPOLLIN | EPOLLOUT);
 	return true;
+}
+
+/* Between turns, behind the bytes that somebody waits for: the daemon wakes up by this. */
+static void events_go(struct egress *eg)
+{
+	if (eg->n_events > 0 && eg->control.ready && !(eg->control.events & EPOLLOUT) && !events_flush(eg))
+		(void)source_watch(&eg->control, EPOLLIN | EPOLLOUT);
 }
 
 bool event_send(struct egress *eg, struct sandbox *s, const struct egress_event *ev)
@@ -558,21 +563,6 @@ static int close_others(const struct egress_config *c)
 	return 0;
 }
 
-/* A short slice, which Linux 6.12 and later take as a wish to be woken soon (sched(7), sched_setattr(2)): each
- * connection waits for this process several times, and each time it has little to do. Elsewhere it means nothing. */
-static void ask_for_short_slices(void)
-{
-	struct {
-		uint32_t size, policy;
-		uint64_t flags;
-		int32_t nice;
-		uint32_t priority;
-		uint64_t runtime, deadline, period;
-	} a = { .size = sizeof(a), .policy = SCHED_OTHER, .runtime = 100000 };
-
-	(void)syscall(SYS_sched_setattr, 0, &a, 0);
-}
-
 static int egress_init(struct egress *eg, const struct egress_config *c)
 {
 	struct rlimit files;
@@ -583,7 +573,6 @@ static int egress_init(struct egress *eg, const struct egress_config *c)
 		(void)setrlimit(RLIMIT_NOFILE, &files);
 	}
 	(void)signal(SIGPIPE, SIG_IGN);
-	ask_for_short_slices();
 	r = close_others(c);
 	if (r < 0)
 		return r;
@@ -648,9 +637,10 @@ _noreturn_ void egress_main(const struct egress_config *c)
 	}
 	/* Without the dialer nothing can be connected any more: an end that is seen beats one that is not. */
 	while (eg->dialer.ready) {
-		int wait = deadlines_run(eg);
-		int n = epoll_wait(eg->ep, ev, LOOP_BATCH, eg->garbage ? 0 : wait);
+		int wait = deadlines_run(eg), n;
 
+		events_go(eg);
+		n = epoll_wait(eg->ep, ev, LOOP_BATCH, eg->garbage ? 0 : wait);
 		turn(eg, ev, n);
 		if (eg->n_syncs)
 			egress_sync(eg);

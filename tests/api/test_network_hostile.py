@@ -51,15 +51,24 @@ QUESTION = b"\xc0\x0c"
 GOOD = "93.184.216.34"
 
 
+def both_protocols() -> tuple[socket.socket, socket.socket, int]:
+    """UDP and TCP on the same free port."""
+    for _ in range(50):
+        udp = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+        udp.bind(("127.0.0.1", 0))
+        try:
+            return udp, socket.create_server(udp.getsockname()), udp.getsockname()[1]
+        except OSError:
+            udp.close()
+    raise OSError("no port is free for both UDP and TCP")
+
+
 class Liar:
     """Answers by the first label of what it is asked, over UDP and TCP."""
 
     def __init__(self):
         self.asked: list[str] = []
-        self.udp = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
-        self.udp.bind(("127.0.0.1", 0))
-        self.port = self.udp.getsockname()[1]
-        self.tcp = socket.create_server(("127.0.0.1", self.port))
+        self.udp, self.tcp, self.port = both_protocols()
         for target in (self.serve_udp, self.serve_tcp):
             threading.Thread(target=target, daemon=True).start()
 
