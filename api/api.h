@@ -21,7 +21,7 @@ struct api {
 	struct journal *journal;       /* or NULL */
 	struct faults *faults;	       /* NULL: none can be made (--no-faults) */
 	const struct profile *profile; /* or NULL */
-	bool network_errors_report; /* what was refused is in a result only, never an error of its own */
+	bool network_errors_report;    /* what was refused is in a result only, never an error of its own */
 };
 
 void api_add_sandbox_routes(struct http *h);  /* api/routes_sandbox.c */
@@ -32,6 +32,7 @@ void api_add_network_routes(struct http *h);  /* api/routes_network.c: /_emulato
 void api_add_journal_routes(struct http *h);  /* api/routes_journal.c: /_emulator/events, summary */
 void api_add_fault_routes(struct http *h);    /* api/routes_fault.c: /_emulator/faults */
 void api_add_reset_routes(struct http *h);    /* api/routes_reset.c: /_emulator/reset */
+void api_add_seed_routes(struct http *h);     /* api/routes_seed.c: /_emulator/seed */
 void api_add_emulator_routes(struct http *h); /* api/routes_emulator.c: /_emulator/health, info */
 void api_add_clock_routes(struct http *h);    /* api/routes_clock.c: /_emulator/clock */
 void api_add_usage_routes(struct http *h);    /* api/routes_usage.c: limits, metrics, /_emulator/usage */

@@ -54,7 +54,7 @@ struct store;
 struct accounts;
 int accounts_new(bool accept_any, struct accounts **ret);
 void accounts_free(struct accounts *a);
-/* Of keys that come without one: those added from now on, and those of accept_any. PLAN_TEAM unless it was set. */
+/* The plan of a key for which none is given; team unless this is called, before any key is added. */
 void accounts_set_default_plan(struct accounts *a, enum plan_id plan);
 
 /* "KEY[:PLAN[:SCOPES[:OPTION]...]]" as on the command line: SCOPES "read,write", OPTION account=NAME,
@@ -116,6 +116,9 @@ struct key_change {
 };
 int accounts_key_change(struct accounts *a, const char *key_id, const struct key_change *c, struct key_info *ret,
 			struct err *e);
+
+/* What names that key, whether it is known or not. */
+void accounts_key_id(const char *key, char ret[static KEY_ID_SIZE]);
 
 /* As if it had never been. */
 int accounts_key_forget(struct accounts *a, const char *key_id, struct err *e);

@@ -9,6 +9,7 @@
 #include "emulator/base/clock.h"
 #include "emulator/base/log.h"
 #include "emulator/base/text.h"
+#include "emulator/ids.h"
 #include "emulator/sandbox-internal.h"
 
 /* wire.md, Create */
@@ -166,8 +167,7 @@ static int fill_row(const struct account *a, const struct sandbox_spec *s, struc
 {
 	char ulid[TEXT_ULID_SIZE];
 
-	row->created_ms = clock_now_ms();
-	text_ulid(row->created_ms, ulid);
+	ids_sandbox(&row->created_ms, ulid);
 	(void)snprintf(row->id, sizeof(row->id), "sbx_%s", ulid);
 	slot_new_name(row->slot);
 	(void)snprintf(row->account, sizeof(row->account), "%s", a->id);

@@ -6,6 +6,7 @@
 #include <json-c/json.h>
 #include <signal.h>
 #include <string.h>
+#include <sys/prctl.h>
 #include <sys/signalfd.h>
 #include <sys/wait.h>
 
@@ -197,6 +198,7 @@ static pid_t start_command(char **command, const sigset_t *old)
 
 	if (pid != 0)
 		return pid;
+	(void)prctl(PR_SET_PDEATHSIG, SIGTERM);
 	(void)sigprocmask(SIG_SETMASK, old, NULL);
 	(void)execvp(command[0], command);
 	(void)fprintf(stderr, "orkestr-emulator exec: cannot run %s: %s\n", command[0], strerror(errno));

@@ -15,6 +15,7 @@
 #include <uv.h>
 
 #include "api/api.h"
+#include "api/seed.h"
 #include "api/summary.h"
 #include "emulator/base/buf.h"
 #include "emulator/base/clock.h"
@@ -23,8 +24,10 @@
 #include "emulator/base/text.h"
 #include "emulator/cgroup.h"
 #include "emulator/cmd/cmd.h"
+#include "emulator/cmd/control_client.h"
 #include "emulator/cmd/listen.h"
 #include "emulator/cmd/options.h"
+#include "emulator/ids.h"
 #include "emulator/keeper.h"
 #include "emulator/statedir.h"
 #include "emulator/tmpl.h"
@@ -65,7 +68,8 @@ struct serve {
 	struct keeper *keeper;
 	struct http *http;
 	struct api api;
-	bool stopping;
+	struct seed *seed; /* of --seed-file, until it is run */
+	bool stopping, seed_failed;
 	bool keep; /* the keeper and what it keeps is for the next start */
 };
 
@@ -80,6 +84,31 @@ static int open_exec_files(struct serve *s, struct err *e)
 		return 0;
 	s->summary_fd = open(s->o.summary_file, O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC | O_NOCTTY, 0600);
 	return s->summary_fd < 0 ? err_errno(e, errno, "%s", s->o.summary_file) : 0;
+}
+
+static int read_seed(struct serve *s, struct err *e)
+{
+	_cleanup_buf_ struct buf b = BUF_INIT(SEED_TEXT_MAX);
+	_cleanup_close_ int fd = -1;
+	char piece[16384];
+	ssize_t n = 0;
+	int r = 0;
+
+	if (s->o.has_seed)
+		ids_seed(s->o.seed);
+	if (!s->o.seed_file)
+		return 0;
+	fd = open(s->o.seed_file, O_RDONLY | O_CLOEXEC | O_NOCTTY);
+	while (fd >= 0 && r >= 0 && (n = read(fd, piece, sizeof(piece))) > 0)
+		r = buf_add(&b, piece, (size_t)n);
+	if (fd < 0 || n < 0)
+		return err_errno(e, errno, "%s", s->o.seed_file);
+	if (r < 0)
+		return err_errno(e, -r, "%s", s->o.seed_file);
+	r = seed_parse_text(b.p ? b.p : "", b.len, &s->seed, e);
+	if (r < 0)
+		err_prefix(e, "%s", s->o.seed_file);
+	return r;
 }
 
 static int open_port_file(struct serve *s, struct err *e)
@@ -186,6 +215,8 @@ static int launch(struct serve *s, struct err *e)
 		r = open_port_file(s, e);
 	if (r >= 0)
 		r = open_exec_files(s, e);
+	if (r >= 0)
+		r = read_seed(s, e);
 	if (r < 0)
 		return r;
 	statedir_name(s->state_path, name);
@@ -396,6 +427,7 @@ static int start_http(struct serve *s, struct err *e)
 	api_add_journal_routes(s->http);
 	api_add_fault_routes(s->http);
 	api_add_reset_routes(s->http);
+	api_add_seed_routes(s->http);
 	api_add_emulator_routes(s->http);
 	api_add_clock_routes(s->http);
 	api_add_usage_routes(s->http);
@@ -502,6 +534,51 @@ static int write_port_file(struct serve *s, struct err *e)
 	return r < 0 ? err_errno(e, -r, "%s", s->o.port_file) : 0;
 }
 
+/* For the commands that drive it. */
+static void write_address(const struct serve *s)
+{
+	const char *host = s->o.host;
+	_cleanup_close_ int fd = -1;
+	char line[300];
+	int n;
+
+	if (strcmp(host, "0.0.0.0") == 0 || strcmp(host, "::") == 0)
+		host = *host == ':' ? "::1" : "127.0.0.1";
+	n = text_format(line, sizeof(line), strchr(host, ':') ? "http://[%s]:%u\n" : "http://%s:%u\n", host, s->port);
+	fd = openat(s->state_fd, CONTROL_STATE_FILE, O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC | O_NOFOLLOW, 0600);
+	if (fd < 0 || n < 0 || fd_write_all(fd, line, (size_t)n) < 0)
+		log_warn("%s/" CONTROL_STATE_FILE " can't be written: the commands that drive this emulator need --url",
+			 s->state_path);
+}
+
+static int be_ready(struct serve *s, struct err *e)
+{
+	int r = write_port_file(s, e);
+
+	if (r < 0)
+		return r;
+	write_address(s);
+	announce(s);
+	sandboxes_start(s->sandboxes);
+	return 0;
+}
+
+/* Ready is who has what --seed-file asks for. */
+static void on_seeded(void *arg, const struct err *e, struct json_object *made)
+{
+	struct serve *s = arg;
+	struct err own = e ? *e : ERR_INIT;
+	(void)made;
+
+	if (e)
+		err_prefix(&own, "%s", s->o.seed_file);
+	if (!e && be_ready(s, &own) >= 0)
+		return;
+	(void)cmd_failed("serve", &own);
+	s->seed_failed = true;
+	stop(s, "not seeded");
+}
+
 /* --- the end --- */
 
 static void on_walk(uv_handle_t *h, void *arg)
@@ -545,6 +622,8 @@ static void leave_behind(struct serve *s)
 static void teardown(struct serve *s, bool loop_ran)
 {
 	http_free(s->http);
+	if (s->lock_fd >= 0)
+		(void)unlinkat(s->state_fd, CONTROL_STATE_FILE, 0);
 	if (s->keep && loop_ran) {
 		leave_behind(s);
 		return;
@@ -558,6 +637,7 @@ static void teardown(struct serve *s, bool loop_ran)
 		(void)uv_run(&s->loop, UV_RUN_DEFAULT);
 		(void)uv_loop_close(&s->loop);
 	}
+	seed_free(s->seed);
 	journal_free(s->journal);
 	faults_free(s->faults);
 	vclock_free(s->clock);
@@ -616,11 +696,11 @@ int cmd_serve(int argc, char **argv)
 		r = daemon_start(&s, &e);
 		started = true;
 	}
-	if (r >= 0)
-		r = write_port_file(&s, &e);
+	if (r >= 0 && s.seed)
+		seed_run(&s.api, TAKE_PTR(s.seed), on_seeded, &s);
+	else if (r >= 0)
+		r = be_ready(&s, &e);
 	if (r >= 0) {
-		announce(&s);
-		sandboxes_start(s.sandboxes);
 		(void)uv_run(&s.loop, UV_RUN_DEFAULT);
 		s.keep = s.keep && !sandboxes_all_ended(s.sandboxes);
 		log_info("stopped; %s",
@@ -630,5 +710,5 @@ int cmd_serve(int argc, char **argv)
 		s.keep = s.kept.adopted; /* this start's trouble is not its sandboxes' */
 	}
 	teardown(&s, started && s.sandboxes);
-	return r < 0 ? CMD_FAILED : CMD_OK;
+	return r < 0 || s.seed_failed ? CMD_FAILED : CMD_OK;
 }

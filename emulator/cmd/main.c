@@ -13,7 +13,9 @@ static const struct {
 } commands[] = {
 	{ "serve", cmd_serve, true },	     { "doctor", cmd_doctor, false },	{ "template", cmd_template, true },
 	{ "exec", cmd_exec, false },	     { "clean", cmd_clean, false },	{ "network", cmd_network, false },
-	{ "snapshot", cmd_snapshot, false }, { "version", cmd_version, false },
+	{ "snapshot", cmd_snapshot, false }, { "version", cmd_version, false }, { "events", cmd_events, false },
+	{ "fault", cmd_fault, false },	     { "reset", cmd_reset, false },	{ "seed", cmd_seed, false },
+	{ "clock", cmd_clock, false },	     { "key", cmd_key, false },
 };
 
 static const char help_text[] =
@@ -28,6 +30,12 @@ static const char help_text[] =
 	"  doctor     say what works on this host, and the command that fixes what does not\n"
 	"  template   list, build, import or remove the images that sandboxes start from\n"
 	"  snapshot   list, export, import or remove what paused sandboxes are kept as\n"
+	"  events     print what a running emulator has seen\n"
+	"  fault      make its calls go wrong on purpose\n"
+	"  reset      end and forget what is in it\n"
+	"  seed       make the accounts and sandboxes that a file asks for\n"
+	"  clock      move its clock forward\n"
+	"  key        make, change and revoke its API keys\n"
 	"  network    print the built-in allowlist, or check a name against it\n"
 	"  clean      remove a state dir with everything in it\n"
 	"  version    print the version\n"
