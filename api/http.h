@@ -36,8 +36,8 @@ struct http_config {
 	struct api *api;
 	const struct accounts *accounts;
 	struct ratelimits *limits; /* NULL: none */
-	int listen_fd; /* bound and listening; taken */
-	int unix_fd;   /* the same for --unix, or -1 */
+	int listen_fd;		   /* bound and listening; taken */
+	int unix_fd;		   /* the same for --unix, or -1 */
 	unsigned int max_connections;
 	unsigned int idle_timeout_s; /* half-sent requests end after this long */
 };
