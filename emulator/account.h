@@ -54,7 +54,7 @@ struct store;
 struct accounts;
 int accounts_new(bool accept_any, struct accounts **ret);
 void accounts_free(struct accounts *a);
-/* The plan of a key for which none is given; team unless this is called, before any key is added. */
+/* Of keys that come without one: those added from now on, and those of accept_any. PLAN_TEAM unless it was set. */
 void accounts_set_default_plan(struct accounts *a, enum plan_id plan);
 
 /* "KEY[:PLAN[:SCOPES[:OPTION]...]]" as on the command line: SCOPES "read,write", OPTION account=NAME,

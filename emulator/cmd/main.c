@@ -11,11 +11,11 @@ static const struct {
 	int (*run)(int argc, char **argv);
 	bool sealed; /* runs what others wrote: first out of reach of it (emulator/base/sealed.h) */
 } commands[] = {
-	{ "serve", cmd_serve, true },	     { "doctor", cmd_doctor, false },	{ "template", cmd_template, true },
-	{ "exec", cmd_exec, false },	     { "clean", cmd_clean, false },	{ "network", cmd_network, false },
-	{ "snapshot", cmd_snapshot, false }, { "version", cmd_version, false }, { "events", cmd_events, false },
-	{ "fault", cmd_fault, false },	     { "reset", cmd_reset, false },	{ "seed", cmd_seed, false },
-	{ "clock", cmd_clock, false },	     { "key", cmd_key, false },
+	{ "serve", cmd_serve, true },	    { "exec", cmd_exec, false },	 { "doctor", cmd_doctor, false },
+	{ "template", cmd_template, true }, { "snapshot", cmd_snapshot, false }, { "events", cmd_events, false },
+	{ "fault", cmd_fault, false },	    { "reset", cmd_reset, false },	 { "seed", cmd_seed, false },
+	{ "clock", cmd_clock, false },	    { "key", cmd_key, false },		 { "network", cmd_network, false },
+	{ "clean", cmd_clean, false },	    { "version", cmd_version, false },
 };
 
 static const char help_text[] =
