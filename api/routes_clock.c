@@ -13,13 +13,14 @@
 static void reply_clock(struct req *r)
 {
 	struct json_object *o = json_object_new_object();
-	char iso[CLOCK_ISO_SIZE];
+	char iso[CLOCK_ISO_SIZE], offset[32];
 
 	clock_iso(clock_now_ms(), iso);
 	json_object_object_add(o, "now", json_object_new_string(iso));
 	clock_iso(clock_real_ms(), iso);
 	json_object_object_add(o, "host", json_object_new_string(iso));
-	json_object_object_add(o, "offset_seconds", json_object_new_double((double)clock_offset_ms() / 1000));
+	(void)snprintf(offset, sizeof(offset), "%.3f", (double)clock_offset_ms() / 1000);
+	json_object_object_add(o, "offset_seconds", json_object_new_double_s((double)clock_offset_ms() / 1000, offset));
 	req_reply_json(r, 200, o);
 }
 
@@ -37,8 +38,8 @@ static const struct validate_field fields[] = {
 };
 #undef AT
 
-/* The moment asked for; false after a 422. */
-static bool read_body(struct req *r, bool *ret_reset, int64_t *ret_ms)
+/* set is a moment then; false after a 422. */
+static bool read_body(struct req *r, struct clock_body *ret, int64_t *ret_ms)
 {
 	struct clock_body b = { .advance_s = -1 };
 	struct validate_errors errs = { NULL };
@@ -56,9 +57,7 @@ static bool read_body(struct req *r, bool *ret_reset, int64_t *ret_ms)
 	if (validate_reply(r, &errs))
 		return false;
 	validate_unknown(r, o, fields, ARRAY_SIZE(fields));
-	*ret_reset = b.reset;
-	if (b.advance_s >= 0)
-		*ret_ms = clock_now_ms() + (int64_t)(b.advance_s * 1000 + 0.5);
+	*ret = b;
 	return true;
 }
 
@@ -123,13 +122,18 @@ static void handle_post(struct req *r)
 {
 	struct api *api = req_api(r);
 	struct err e = ERR_INIT;
-	bool reset = false;
+	struct clock_body b;
 	int64_t ms = 0;
 	int k;
 
-	if (!read_body(r, &reset, &ms))
+	if (!read_body(r, &b, &ms))
 		return;
-	k = reset ? set_back(api, &e) : vclock_advance_to(api->clock, ms, &e);
+	if (b.reset)
+		k = set_back(api, &e);
+	else if (b.set)
+		k = vclock_advance_to(api->clock, ms, &e);
+	else
+		k = vclock_advance_by(api->clock, (int64_t)(b.advance_s * 1000 + 0.5), &e);
 	if (k < 0 && e.kind == ERR_INVALID)
 		req_reply_invalid(r, "body", "set", "value_error", "Value error, %s", e.msg);
 	else if (k < 0)

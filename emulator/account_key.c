@@ -75,6 +75,12 @@ struct loading {
 	struct err *e;
 };
 
+static int unreadable(void)
+{
+	log_warn("a stored API key can't be read and is left out");
+	return 0;
+}
+
 static int load(void *arg, const struct store_key *k)
 {
 	struct loading *l = arg;
@@ -83,15 +89,14 @@ static int load(void *arg, const struct store_key *k)
 	};
 	struct rate_limit rate = { k->rate_requests, k->rate_seconds };
 
-	if (!digest_parse(k->digest, en.digest) || plan_parse(k->plan, &en.account.plan) < 0 ||
-	    account_id_parse(k->account, en.account.id) < 0 || (rate.requests && !rate_limit_valid(&rate)) ||
-	    k->scopes == 0 || k->scopes > (SCOPE_READ | SCOPE_WRITE)) {
-		log_warn("a stored API key can't be read and is left out");
-		return 0;
-	}
+	if (!digest_parse(k->digest, en.digest))
+		return unreadable();
+	account_ids_of(en.digest, &en.account); /* the key's; whose it is may have been said */
+	if (plan_parse(k->plan, &en.account.plan) < 0 || account_id_parse(k->account, en.account.id) < 0 ||
+	    (rate.requests && !rate_limit_valid(&rate)) || k->scopes == 0 || k->scopes > (SCOPE_READ | SCOPE_WRITE))
+		return unreadable();
 	if (account_entry_find(l->a, en.digest))
 		return 0; /* as the command line has it */
-	(void)snprintf(en.account.key_id, sizeof(en.account.key_id), "key_%.12s", k->digest + 16);
 	en.account.rate = rate;
 	en.account.scopes = k->scopes;
 	(void)snprintf(en.label, sizeof(en.label), "%s", k->label);

@@ -27,6 +27,7 @@
 
 #include "emulator/base/util.h" /* before uv.h, whose sys/param.h has a MIN of its own */
 
+#include <string.h>
 #include <uv.h>
 
 #define HASH_NONFATAL_OOM 1
@@ -426,6 +427,12 @@ void sandbox_trash_kick(struct sandboxes *m);
 void sandboxes_check_stopped(struct sandboxes *m);
 /* Frees the manager once its last handle and its worker are gone. */
 void sandboxes_maybe_free(struct sandboxes *m);
+
+/* A template's build (tmpl.h): real work in real time, and nobody's usage. */
+static inline bool sandbox_is_build(const struct sandbox *sb)
+{
+	return strncmp(sb->row.account, SANDBOX_BUILD_ACCOUNT, strlen(SANDBOX_BUILD_ACCOUNT)) == 0;
+}
 
 /* ---- the meter (sandbox_meter.c) ---- */
 

@@ -7,6 +7,11 @@
 #include "emulator/exec-internal.h"
 #include "emulator/sandbox-internal.h"
 
+static bool goes_by_the_clock(const struct sandbox *sb)
+{
+	return sb->row.status == SANDBOX_RUNNING && !sandbox_is_build(sb);
+}
+
 /* The running sandbox whose deadline comes first, or NULL. */
 static struct sandbox *first_to_end(struct sandboxes *m)
 {
@@ -14,7 +19,7 @@ static struct sandbox *first_to_end(struct sandboxes *m)
 
 	HASH_ITER(hh, m->by_id, sb, next)
 	{
-		if (sb->row.status == SANDBOX_RUNNING && (!first || sb->deadline_us < first->deadline_us))
+		if (goes_by_the_clock(sb) && (!first || sb->deadline_us < first->deadline_us))
 			first = sb;
 	}
 	return first;
@@ -44,7 +49,7 @@ static void rearm(void *arg)
 
 	HASH_ITER(hh, m->by_id, sb, next)
 	{
-		if (sb->row.status == SANDBOX_RUNNING)
+		if (goes_by_the_clock(sb))
 			sandbox_arm_deadline(sb);
 	}
 	registry_expire(m);

@@ -93,7 +93,7 @@ void sandbox_meter_end(struct sandbox *sb)
 
 static bool runs(const struct sandbox *sb)
 {
-	return sb->row.status == SANDBOX_RUNNING && sb->slot;
+	return sb->row.status == SANDBOX_RUNNING && sb->slot && !sandbox_is_build(sb);
 }
 
 static void on_tick(uv_timer_t *t)

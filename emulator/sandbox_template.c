@@ -124,7 +124,7 @@ void sandboxes_end_builds(struct sandboxes *m)
 
 	HASH_ITER(hh, m->by_id, sb, next)
 	{
-		if (strncmp(sb->row.account, SANDBOX_BUILD_ACCOUNT, strlen(SANDBOX_BUILD_ACCOUNT)) == 0)
+		if (sandbox_is_build(sb))
 			sandbox_end(sb, "user", NULL);
 	}
 }

@@ -78,7 +78,7 @@ int store_sandbox_list(struct store *s, const struct store_list *q, int (*fn)(vo
 int store_sandbox_each_live(struct store *s, int (*fn)(void *arg, const struct sandbox_row *r), void *arg,
 			    struct err *e);
 
-/* Forgets the ended sandboxes and the idempotency keys of an account, or of all (NULL). All or nothing. */
+/* Forgets the ended sandboxes, the idempotency keys and the usage of an account, or of all (NULL). All or nothing. */
 int store_forget(struct store *s, const char *account, uint64_t *ret_sandboxes, struct err *e);
 
 /* What all accounts have used, in all months that are kept (units: emulator/meter.h), as far as it was flushed. */

@@ -71,23 +71,17 @@ static void do_due(struct vclock *c)
 			c->l[i].due(c->l[i].arg);
 }
 
-/* Only ever forward: the host's clock has gone on meanwhile. */
-static void set_now(int64_t ms)
-{
-	clock_set_offset_ms(MAX(ms - clock_real_ms(), clock_offset_ms()));
-}
-
 static int keep(struct vclock *c, int64_t offset, struct err *e)
 {
 	return c->store ? store_setting_put(c->store, SETTING, offset, e) : 0;
 }
 
-int vclock_advance_to(struct vclock *c, int64_t ms, struct err *e)
+static int advance(struct vclock *c, int64_t offset, struct err *e)
 {
-	int64_t now = clock_now_ms(), offset = ms - clock_real_ms(), next, last = INT64_MIN;
+	int64_t next, last = INT64_MIN;
 	int r;
 
-	if (ms < now)
+	if (offset < clock_offset_ms())
 		return err_set(e, ERR_INVALID, EINVAL, NULL, "the clock only goes forward");
 	if (offset > CLOCK_OFFSET_MAX_MS)
 		return err_set(e, ERR_INVALID, ERANGE, NULL, "the clock can't be more than 100 years ahead");
@@ -95,17 +89,28 @@ int vclock_advance_to(struct vclock *c, int64_t ms, struct err *e)
 	if (r < 0)
 		return r;
 	/* A moment comes up once more when nobody could do what is due then: that is no reason to stay there. */
-	while ((next = next_due(c)) <= ms && next > last) {
-		set_now(next);
+	while ((next = next_due(c)) <= clock_real_ms() + offset && next > last) {
+		/* Only ever forward: the host's clock has gone on meanwhile. */
+		clock_set_offset_ms(MIN(MAX(next - clock_real_ms(), clock_offset_ms()), offset));
 		do_due(c);
 		last = next;
 	}
-	set_now(ms);
+	clock_set_offset_ms(offset);
 	do_due(c);
 	for (size_t i = 0; i < c->n; i++)
 		if (c->l[i].moved)
 			c->l[i].moved(c->l[i].arg);
 	return 0;
+}
+
+int vclock_advance_to(struct vclock *c, int64_t ms, struct err *e)
+{
+	return advance(c, ms - clock_real_ms(), e);
+}
+
+int vclock_advance_by(struct vclock *c, int64_t ms, struct err *e)
+{
+	return advance(c, clock_offset_ms() + MIN(ms, CLOCK_OFFSET_MAX_MS + 1), e);
 }
 
 int vclock_reset(struct vclock *c, struct err *e)

@@ -38,6 +38,8 @@ int vclock_listen(struct vclock *c, const struct vclock_listener *l);
 /* To that moment (clock_now_ms). ERR_INVALID for one that is past or beyond CLOCK_OFFSET_MAX_MS; a failure of the
  * store leaves the clock as it was. */
 int vclock_advance_to(struct vclock *c, int64_t ms, struct err *e);
+/* By so many milliseconds, exactly. */
+int vclock_advance_by(struct vclock *c, int64_t ms, struct err *e);
 
 /* Back to the host's time. For a reset: the caller has seen to it that nothing lives that has times of its own. */
 int vclock_reset(struct vclock *c, struct err *e);

@@ -19,6 +19,8 @@ int cmd_events(int argc, char **argv);
 int cmd_fault(int argc, char **argv);
 int cmd_reset(int argc, char **argv);
 int cmd_seed(int argc, char **argv);
+int cmd_clock(int argc, char **argv);
+int cmd_key(int argc, char **argv);
 int cmd_exec(int argc, char **argv);
 int cmd_snapshot(int argc, char **argv);
 int cmd_version(int argc, char **argv);

@@ -11,18 +11,11 @@ static const struct {
 	int (*run)(int argc, char **argv);
 	bool sealed; /* runs what others wrote: first out of reach of it (emulator/base/sealed.h) */
 } commands[] = {
-	{ "serve", cmd_serve, true },
-	{ "exec", cmd_exec, false },
-	{ "doctor", cmd_doctor, false },
-	{ "template", cmd_template, true },
-	{ "snapshot", cmd_snapshot, false },
-	{ "events", cmd_events, false },
-	{ "fault", cmd_fault, false },
-	{ "reset", cmd_reset, false },
-	{ "seed", cmd_seed, false },
-	{ "network", cmd_network, false },
-	{ "clean", cmd_clean, false },
-	{ "version", cmd_version, false },
+	{ "serve", cmd_serve, true },	    { "exec", cmd_exec, false },	 { "doctor", cmd_doctor, false },
+	{ "template", cmd_template, true }, { "snapshot", cmd_snapshot, false }, { "events", cmd_events, false },
+	{ "fault", cmd_fault, false },	    { "reset", cmd_reset, false },	 { "seed", cmd_seed, false },
+	{ "clock", cmd_clock, false },	    { "key", cmd_key, false },		 { "network", cmd_network, false },
+	{ "clean", cmd_clean, false },	    { "version", cmd_version, false },
 };
 
 static const char help_text[] =
@@ -41,6 +34,8 @@ static const char help_text[] =
 	"  fault      make its calls go wrong on purpose\n"
 	"  reset      end and forget what is in it\n"
 	"  seed       make the accounts and sandboxes that a file asks for\n"
+	"  clock      move its clock forward\n"
+	"  key        make, change and revoke its API keys\n"
 	"  network    print the built-in allowlist, or check a name against it\n"
 	"  clean      remove a state dir with everything in it\n"
 	"  version    print the version\n"

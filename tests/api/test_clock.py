@@ -5,6 +5,7 @@ from datetime import datetime, timedelta, timezone
 
 import pytest
 
+from harness.emulator import run
 from harness.wire import check_error
 
 
@@ -154,3 +155,19 @@ def test_it_is_kept_over_a_restart_and_set_back_on_request(new_emulator, new_sta
     assert second.stop() == 0
     third = new_emulator("--auth", "any", state=state)
     assert third.api(key).get("/_emulator/clock").json["offset_seconds"] == 0
+
+
+def test_the_clock_command(binary, new_emulator, new_state):
+    state = new_state("tiny")
+    emulator = new_emulator("--api-key", "ork_clock_key", state=state)
+    api, where = emulator.api("ork_clock_key"), ["--state-dir", str(state), "--key", "ork_clock_key"]
+    row = api.create(timeout_seconds=3600)
+    done = run(binary, "clock", "--advance", "2h", *where)
+    assert done.returncode == 0 and "(7200" in done.stdout, done
+    assert api.get(f"/v1/sandboxes/{row['id']}").json["termination_reason"] == "timeout"
+    assert run(binary, "clock", *where).stdout[:13] == now(api).strftime("%Y-%m-%dT%H")
+    for words in (["--advance", "5x"], ["--advance", "-5"], ["--set", "x", "--reset"], ["now"]):
+        assert run(binary, "clock", *words, *where).returncode == 2
+    assert run(binary, "clock", "--set", "2001-01-01T00:00:00Z", *where).returncode == 1
+    assert run(binary, "clock", "--reset", *where).returncode == 0
+    assert api.get("/_emulator/clock").json["offset_seconds"] == 0

@@ -357,3 +357,41 @@ def test_ten_workers_with_keys_of_their_own_never_see_each_other(guarded, new_ke
         assert api.delete(f"/v1/sandboxes/{done[n][0]}").status == 200
     used = [api.get("/v1/limits").json["usage_gb_hours_used"] for api, _ in workers]
     assert all(0 < u < 0.01 for u in used), used
+
+
+# --- the command line -----------------------------------------------------------------------------
+
+
+def test_the_key_command(binary, guarded, admin):
+    where = ["--url", f"http://127.0.0.1:{guarded.port}", "--key", ADMIN]
+    made = run(binary, "key", "create", "--plan", "free", "--label", "by hand", "--expires-in", "2h", *where)
+    assert made.returncode == 0, made
+    key = made.stdout.strip()
+    api = guarded.api(key)
+    assert api.get("/v1/limits").json["plan"] == "free"
+    [mine] = [k for k in map(json.loads, run(binary, "key", "list", *where).stdout.splitlines()) if k["label"] == "by hand"]
+    assert mine["id"] in made.stderr and key not in made.stderr
+    assert run(binary, "key", "change", mine["id"], "--plan", "pro", "--rate", "9/60", *where).returncode == 0
+    answer = api.get("/v1/limits")
+    assert answer.json["plan"] == "pro" and answer.headers["x-ratelimit-limit"] == "9"
+    assert run(binary, "key", "revoke", mine["id"], *where).returncode == 0
+    check_error(api.get("/v1/limits"), 401, "unauthorized")
+    assert run(binary, "key", "change", mine["id"], "--unrevoke", "--expires", "never", *where).returncode == 0
+    assert api.get("/v1/limits").status == 200
+    own = run(binary, "key", "create", "by-hand-key-2", "--account", "x", *where)
+    assert own.stdout == "by-hand-key-2\n" and "acc_x" in own.stderr
+
+
+@pytest.mark.parametrize("words, status, says", [
+    ((), 2, "key create"), (("destroy",), 2, "key create"), (("create", "--plan", "gold"), 1, "422"),
+    (("create", "--expires-in", "soon"), 2, "no time"), (("create", "--expires-in", "99999999d"), 2, "no time"),
+    (("revoke", "key_000000000000"), 1, "404"), (("change",), 2, "key create"), (("list", "more"), 2, "key create"),
+])  # fmt: skip
+def test_the_key_command_says_what_is_wrong(binary, guarded, words, status, says):
+    done = run(binary, "key", *words, "--url", f"http://127.0.0.1:{guarded.port}", "--key", ADMIN)
+    assert done.returncode == status and says in done.stderr, done
+
+
+def test_the_key_command_without_an_emulator(binary, scratch):
+    done = run(binary, "key", "list", "--url", "http://127.0.0.1:1", "--key", "ork_whatever")
+    assert done.returncode == 1 and done.stderr

@@ -252,6 +252,40 @@ def test_it_outlives_a_restart_and_a_kill(new_emulator, new_state, key):
     assert metrics(api, row["id"])["lifetime"]["cpu_seconds"] > 0.02
 
 
+def over_a_gap(new_emulator, key, end, *args):
+    """A sandbox that computes all the while, over an end of the daemon alone: what it used meanwhile is charged, once."""
+    emulator = new_emulator("--auth", "any", *args)
+    api = emulator.api(key)
+    row = api.create(cpu=1, memory_mb=128, timeout_seconds=600)
+    start(api, row["id"], "echo $$ > /tmp/pid; while :; do :; done")
+    wait_for_samples(api, row["id"], 7)
+    before = metrics(api, row["id"])["lifetime"]
+    end(emulator)
+    time.sleep(2)
+    emulator.again()
+    api.port = emulator.port
+    wait_for_samples(api, row["id"], 2)
+    inside = own_cpu_seconds(api, row["id"])
+    m = metrics(api, row["id"])
+    life = m["lifetime"]
+    assert m["sandbox_status"] == "running" and life["cpu_seconds"] == pytest.approx(inside, rel=0.2, abs=0.3), "each second once"
+    assert life["running_seconds"] >= before["running_seconds"] + 3, "the gap is charged, too"
+    age = (when(api.get("/_emulator/clock").json["now"]) - when(row["started_at"])).total_seconds()
+    assert life["running_seconds"] <= age + 0.5
+    used = limits(api)
+    assert used["usage_cpu_hours_used"] == pytest.approx(life["cpu_seconds"] / 3600, rel=0.2)
+    assert used["usage_gb_hours_used"] == pytest.approx(life["memory_gb_seconds"] / 3600, rel=0.2)
+    api.delete(f"/v1/sandboxes/{row['id']}")
+
+
+def test_what_runs_on_while_the_daemon_is_dead_is_charged(new_emulator, key):
+    over_a_gap(new_emulator, key, lambda emulator: emulator.kill_daemon())
+
+
+def test_what_a_stop_leaves_running_is_charged(new_emulator, key):
+    over_a_gap(new_emulator, key, lambda emulator: emulator.stop(), "--keep")
+
+
 # --- a month and its end --------------------------------------------------------------------------
 
 
