@@ -3,6 +3,8 @@
 BUILD ?= build
 PREFIX ?= /usr/local
 DESTDIR ?=
+# A package of a distribution has a folder of its own.
+ZSH_FUNCTIONS ?= site-functions
 ifeq ($(origin CC),default)
 CC := gcc
 endif
@@ -27,8 +29,10 @@ CMD_SRC := emulator/cmd/main.c
 LIB_SRC := $(filter-out $(CMD_SRC),$(wildcard emulator/base/*.c emulator/*.c emulator/cmd/*.c rootfs/*.c netpolicy/*.c api/*.c))
 UNIT_SRC := $(wildcard tests/unit/test_*.c)
 BENCH_SRC := $(wildcard tests/bench/*.c)
+FUZZ_SRC := $(wildcard tests/fuzz/fuzz_*.c)
 OBJ = $(patsubst %.c,$(BUILD)/%.o,$(1))
 UNIT_BIN := $(patsubst tests/unit/%.c,$(BUILD)/unit/%,$(UNIT_SRC))
+FUZZ_BIN := $(patsubst tests/fuzz/%.c,$(BUILD)/fuzz/%,$(FUZZ_SRC))
 
 # `make V=1` prints whole commands.
 V ?= 0
@@ -53,8 +57,8 @@ demo: ## from nothing to the READMEs' quickstart, shown call by call
 
 test: ## unit tests, hardening, include direction, API suite (installs what is missing first)
 	@tests/deps.sh build run test
-	$(SUBMAKE) all unit-bins
-	@tests/run.sh $(BUILD) unit hardening structure api
+	$(SUBMAKE) all unit-bins fuzz-bins
+	@tests/run.sh $(BUILD) unit hardening structure fuzz api
 
 unit: unit-bins ## the unit tests alone
 	@tests/run.sh $(BUILD) unit
@@ -68,6 +72,15 @@ asan: ## unit tests and API suite under ASan and UBSan, in build-asan
 	@tests/deps.sh build run test
 	$(SUBMAKE) $(ASAN_VARS) all unit-bins
 	@tests/run.sh build-asan unit api
+
+# Each target for so long, the corpus grown in build-fuzz; clang's. ONLY="dns http": some of them.
+FUZZ_SECONDS ?= 60
+fuzz: ## each fuzz target under libFuzzer for FUZZ_SECONDS (60), ASan and UBSan on
+	@tests/fuzz/run.sh build-fuzz $(FUZZ_SECONDS) $(ONLY)
+
+soak: all ## 20,000 lives of sandboxes (CYCLES=N: as many); nothing may grow
+	@ORKESTR_TEST_LONG=1 $(if $(CYCLES),ORKESTR_TEST_CYCLES=$(CYCLES)) ORKESTR_EMULATOR=$(CURDIR)/$(BUILD)/orkestr-emulator \
+		tests/api/run -s test_soak.py
 
 lint: ## the whole of it: clang-tidy, cppcheck, include direction, banned functions, lengths, format
 	@tests/lint/lint.sh
@@ -85,15 +98,32 @@ bench: ## measure create, exec, terminate, 200 live; table and build/bench.json
 	@tests/bench/run.sh $(BUILD)
 
 test-vm: ## the API suite on a user's machine (systemd, cgroup v2), in a VM
-	$(SUBMAKE) all unit-bins
+	$(SUBMAKE) all unit-bins deb
 	@tests/vm/vm.sh
 
-install: all ## install under $(DESTDIR)$(PREFIX)
+$(BUILD)/orkestr-emulator.1: $(BUILD)/orkestr-emulator $(wildcard emulator/cmd/man/*)
+	$(call say,GEN)
+	$(Q)emulator/cmd/man/man.sh $< > $@.new && mv $@.new $@
+
+install: all $(BUILD)/orkestr-emulator.1 ## program, man page, completion, systemd user unit, under $(DESTDIR)$(PREFIX)
 	install -D -m 0755 $(BUILD)/orkestr-emulator $(DESTDIR)$(PREFIX)/bin/orkestr-emulator
+	install -D -m 0644 $(BUILD)/orkestr-emulator.1 $(DESTDIR)$(PREFIX)/share/man/man1/orkestr-emulator.1
+	install -D -m 0644 emulator/cmd/completion/orkestr-emulator.bash $(DESTDIR)$(PREFIX)/share/bash-completion/completions/orkestr-emulator
+	install -D -m 0644 emulator/cmd/completion/_orkestr-emulator $(DESTDIR)$(PREFIX)/share/zsh/$(ZSH_FUNCTIONS)/_orkestr-emulator
+	install -d $(DESTDIR)$(PREFIX)/lib/systemd/user
+	sed 's|@BINDIR@|$(PREFIX)/bin|' emulator/cmd/systemd/orkestr-emulator.service.in > $(DESTDIR)$(PREFIX)/lib/systemd/user/orkestr-emulator.service
+
+deb: ## a Debian package in $(BUILD)
+	@tests/deps.sh build deb
+	$(SUBMAKE) all
+	@rm -rf $(BUILD)/deb
+	$(SUBMAKE) install DESTDIR=$(BUILD)/deb PREFIX=/usr ZSH_FUNCTIONS=vendor-completions
+	@emulator/cmd/debian/deb.sh $(BUILD)/deb $(BUILD)
+	@rm -rf $(BUILD)/deb
 
 # The state dirs below build/ hold files of subordinate ids, which only the program itself can remove.
 clean: ## remove everything that was built, the tests' and the demo's state dirs too
-	@for d in $(BUILD) build-asan; do tests/clean.sh "$$d" || exit 1; done
+	@for d in $(BUILD) build-asan build-fuzz; do tests/clean.sh "$$d" || exit 1; done
 
 # Blank lines and the comments at the head (up to the first blank line) are for the file's reader alone.
 $(BUILD)/gen/allowlist.c: netpolicy/allowlist.txt
@@ -127,11 +157,20 @@ $(BUILD)/unit/%: $(BUILD)/tests/unit/%.o $(BUILD)/liborkestr.a
 
 unit-bins: $(UNIT_BIN)
 
+# The same target replays files (`make test`) or, in tests/fuzz/run.sh's build, is driven by libFuzzer.
+FUZZ_DRIVER ?= $(BUILD)/tests/fuzz/replay.o
+$(BUILD)/fuzz/%: $(BUILD)/tests/fuzz/%.o $(FUZZ_DRIVER) $(BUILD)/liborkestr.a
+	@mkdir -p $(@D)
+	$(call say,LD)
+	$(Q)$(CC) $(ALL_CFLAGS) $(ALL_LDFLAGS) -o $@ $^ $(LIBS)
+
+fuzz-bins: $(FUZZ_BIN)
+
 $(BUILD)/bench/bench: $(call OBJ,$(BENCH_SRC)) $(BUILD)/liborkestr.a
 	@mkdir -p $(@D)
 	$(call say,LD)
 	$(Q)$(CC) $(ALL_CFLAGS) $(ALL_LDFLAGS) -o $@ $^ $(LIBS) -lm
 
-.PHONY: all help deps print-cflags demo test unit unit-bins api-test asan lint format bench test-vm install clean
+.PHONY: all help deps print-cflags demo test unit unit-bins fuzz-bins api-test asan fuzz soak lint format bench test-vm install deb clean
 .SECONDARY:
--include $(patsubst %.c,$(BUILD)/%.d,$(LIB_SRC) $(CMD_SRC) $(UNIT_SRC) $(BENCH_SRC))
+-include $(patsubst %.c,$(BUILD)/%.d,$(LIB_SRC) $(CMD_SRC) $(UNIT_SRC) $(BENCH_SRC) $(FUZZ_SRC) tests/fuzz/replay.c)

@@ -24,7 +24,8 @@ struct conns {
 int conns_init(struct conns *cs, struct uv_loop_s *loop, void (*left)(void *arg, struct MHD_Connection *c), void *arg);
 
 /* For MHD_OPTION_NOTIFY_CONNECTION, with the struct conns as closure. */
-void conns_notify(void *cls, struct MHD_Connection *c, void **socket_context, enum MHD_ConnectionNotificationCode code);
+void conns_notify(void *cls, struct MHD_Connection *mhd, void **socket_context,
+		  enum MHD_ConnectionNotificationCode code);
 
 /* A request is complete (busy), or its answer is over. */
-void conns_set_busy(struct MHD_Connection *c, bool busy);
+void conns_set_busy(struct MHD_Connection *mhd, bool busy);

@@ -5,7 +5,7 @@
  * Life of a request: headers -> route -> token and scope -> body -> handle(). handle() answers with one of
  * the req_reply_ functions, at once or later from the loop; until then the connection is suspended. Every
  * answer gets X-Request-Id, X-Orkestr-Emulator, and X-Orkestr-Divergence where a handler named one.
- * Errors found before handle() (404, 405 with Allow, 401, 403, 413) are answered by the server itself. */
+ * Errors found before handle() (404, 405 with Allow, 401, 429, 403, 413) are answered by the server itself. */
 
 #include <json-c/json.h>
 
@@ -35,6 +35,7 @@ struct http_config {
 	struct uv_loop_s *loop;
 	struct api *api;
 	const struct accounts *accounts;
+	struct ratelimits *limits; /* NULL: none */
 	int listen_fd; /* bound and listening; taken */
 	int unix_fd;   /* the same for --unix, or -1 */
 	unsigned int max_connections;
@@ -52,7 +53,6 @@ void http_free(struct http *h);
 struct api *req_api(const struct req *r);
 const struct account *req_account(const struct req *r); /* NULL on routes without a token */
 const char *req_id(const struct req *r);		/* X-Request-Id */
-const char *req_method(const struct req *r);
 const char *req_param(const struct req *r,
 		      const char *name); /* percent-decoded; never NULL for a {name} of the pattern */
 const char *req_query(const struct req *r, const char *name);  /* percent-decoded, or NULL */

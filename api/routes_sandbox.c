@@ -366,6 +366,7 @@ static void handle_list(struct req *r)
 
 	if (!read_list_query(r, &q, &status))
 		return;
+	sandboxes_look(req_api(r)->sandboxes);
 	list = json_object_new_array();
 	k = store_sandbox_list(req_api(r)->store, &q, add_to_list, list, next, &e);
 	if (k < 0) {
@@ -458,11 +459,6 @@ static void reply_missing(struct req *r, const char *what)
 	req_reply_err(r, &e);
 }
 
-static void handle_templates(struct req *r)
-{
-	reply_missing(r, "custom templates are");
-}
-
 static void handle_mcp(struct req *r)
 {
 	reply_missing(r, "the MCP server is");
@@ -475,10 +471,6 @@ static const struct route routes[] = {
 	{ "DELETE", "/v1/sandboxes/{id}", SCOPE_WRITE, 0, handle_delete, NULL, NULL },
 	{ "POST", "/v1/sandboxes/{id}/pause", SCOPE_WRITE, 0, handle_pause, NULL, NULL },
 	{ "POST", "/v1/sandboxes/{id}/resume", SCOPE_WRITE, 0, handle_resume, NULL, NULL },
-	{ "POST", "/v1/templates", SCOPE_WRITE, 0, handle_templates, NULL, NULL },
-	{ "GET", "/v1/templates", SCOPE_READ, 0, handle_templates, NULL, NULL },
-	{ "GET", "/v1/templates/{id}", SCOPE_READ, 0, handle_templates, NULL, NULL },
-	{ "DELETE", "/v1/templates/{id}", SCOPE_WRITE, 0, handle_templates, NULL, NULL },
 	{ "POST", "/api/sandboxes/mcp", SCOPE_READ, 0, handle_mcp, NULL, NULL },
 	{ "POST", "/mcp", SCOPE_READ, 0, handle_mcp, NULL, NULL },
 };

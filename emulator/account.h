@@ -54,7 +54,7 @@ struct store;
 struct accounts;
 int accounts_new(bool accept_any, struct accounts **ret);
 void accounts_free(struct accounts *a);
-/* The plan of a key for which none is given; team unless this is called, before any key is added. */
+/* Of keys that come without one: those added from now on, and those of accept_any. PLAN_TEAM unless it was set. */
 void accounts_set_default_plan(struct accounts *a, enum plan_id plan);
 
 /* "KEY[:PLAN[:SCOPES[:OPTION]...]]" as on the command line: SCOPES "read,write", OPTION account=NAME,
@@ -128,6 +128,12 @@ int accounts_forget_made(struct accounts *a, const char *account, struct err *e)
 /* In the order in which they were added. fn ends the walk with anything but 0, which is returned; it may not change
  * keys. */
 int accounts_each_key(const struct accounts *a, int (*fn)(void *arg, const struct key_info *k), void *arg);
+
+/* The id of the account that a key stands for unless it was given another. ERR_INVALID. */
+int account_id_of(const char *key, char ret[static ACCOUNT_ID_SIZE], struct err *e);
+
+/* Whether it is an account's whole id, as in a row. */
+bool account_id_valid(const char *id);
 
 /* Makes a key ("ork_" + 40 random characters). */
 #define ACCOUNT_KEY_SIZE 64

@@ -220,7 +220,7 @@ static int wait_frozen(int events_fd)
 	for (;;) {
 		struct pollfd p = { .fd = events_fd, .events = POLLPRI };
 		char text[256];
-		uint64_t frozen;
+		uint64_t frozen, populated;
 		ssize_t n = pread(events_fd, text, sizeof(text) - 1, 0);
 
 		if (n < 0)
@@ -230,6 +230,9 @@ static int wait_frozen(int events_fd)
 			return -EIO;
 		if (frozen != 0)
 			return 0;
+		/* Killed meanwhile: without a process it never gets there. */
+		if (cgroup_find_key(text, "populated", &populated) == 0 && populated == 0)
+			return -ESRCH;
 		left = until - clock_mono_us();
 		if (left <= 0)
 			return -ETIMEDOUT;

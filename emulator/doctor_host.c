@@ -82,6 +82,14 @@ static int run_in(struct cgroup_root *r, const char *slot, int (*fn)(void))
 	return pid > 0 ? doctor_wait(pid) : -1;
 }
 
+/* cgroup_why ends in a command, where one helps: that is to be copied as it is. */
+static const char *command_in(const char *why)
+{
+	const char *sudo = strstr(why, ": sudo "), *mkdir = strstr(why, ": mkdir ");
+
+	return sudo ? sudo + 2 : mkdir ? mkdir + 2 : why;
+}
+
 static int try_limits(void *arg)
 {
 	static const struct cgroup_limits small = { .cpu_millis = 100, .memory_bytes = 24 * MIB, .pids_max = 4 };
@@ -109,7 +117,7 @@ static int try_limits(void *arg)
 		doctor_ok(t->c, "cgroup %s: memory, cpu and process limits reached and enforced; freezing works",
 			  cgroup_backend_name(cgroup_root_backend(t->r)));
 	else
-		doctor_bad(t->c, DOCTOR_WARN, "some limits will not be enforced", cgroup_why(t->r),
+		doctor_bad(t->c, DOCTOR_WARN, "some limits will not be enforced", command_in(cgroup_why(t->r)),
 			   "cgroup %s: memory %s, cpu %s, processes %s, freezing %s",
 			   cgroup_backend_name(cgroup_root_backend(t->r)), memory ? "yes" : "no", cpu ? "yes" : "no",
 			   pids ? "yes" : "no", freeze ? "yes" : "no");

@@ -257,23 +257,6 @@ static const char *last_component(const char *path)
 	return slash && slash[1] != '\0' ? slash + 1 : path;
 }
 
-int files_stat(const struct files_ctx *c, const char *path, struct files_entry *ret, struct err *e)
-{
-	_cleanup_close_ int fd = -1;
-	struct stat st;
-	int r = files_check_path(path, e);
-
-	if (r < 0)
-		return r;
-	fd = files_open_in(c, path, O_PATH | O_NOFOLLOW);
-	if (fd < 0)
-		return files_err(e, -fd, path, "stat");
-	if (fstat(fd, &st) < 0)
-		return files_err(e, errno, path, "stat");
-	files_entry_from_stat(&st, last_component(path), ret);
-	return 0;
-}
-
 static int check_readable(int fd, const char *path, struct stat *st, struct err *e)
 {
 	if (fstat(fd, st) < 0)

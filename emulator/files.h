@@ -23,10 +23,6 @@ struct files_entry {
 	int64_t modified_ms;
 };
 
-/* What path itself is: a symlink as the last component is not followed. Here and in files_open, ret->name
- * points into path. */
-int files_stat(const struct files_ctx *c, const char *path, struct files_entry *ret, struct err *e);
-
 /* An atomic write: files_write_begin, any number of files_write_data, then commit (visible at once,
  * whole) or abort. Parents are made (0755). mode: permission bits, or UINT32_MAX to keep an existing
  * file's, else 0644. */
@@ -42,17 +38,13 @@ int files_write_reread(const struct files_write *w, uint64_t offset, void *p, si
 int files_write_commit(struct files_write *w, struct files_entry *ret, struct err *e); /* frees w, also on error */
 void files_write_abort(struct files_write *w);					       /* NULL is fine */
 
-/* A regular file for reading: its fd and what it is. */
+/* A regular file for reading: its fd and what it is; ret->name points into path. */
 int files_open(const struct files_ctx *c, const char *path, struct files_entry *ret, struct err *e);
 
-/* Entries of a directory in byte order of their names. after: start behind this name, or NULL; limit: at
- * most that many; *ret_more: there are more. */
-int files_list(const struct files_ctx *c, const char *path, const char *after, uint32_t limit,
-	       int (*fn)(void *arg, const struct files_entry *en), void *arg, bool *ret_more, struct err *e);
-
-/* The same in steps, for an answer made as it is sent: one snapshot of the names, each entry looked up
- * when it is asked for (so one that is gone by then is skipped). limit 0: no limit but
- * FILES_DIR_MAX_BYTES of names, then ERR_TOO_LARGE; with a limit, memory is bounded by it. */
+/* Entries of a directory in byte order of their names, for an answer made as it is sent: one snapshot of the
+ * names, each entry looked up when it is asked for (so one that is gone by then is skipped). after: start
+ * behind this name, or NULL. limit 0: no limit but FILES_DIR_MAX_BYTES of names, then ERR_TOO_LARGE; else at
+ * most that many, and memory is bounded by it. */
 #define FILES_DIR_MAX_BYTES (32u << 20)
 struct files_dir;
 int files_dir_open(const struct files_ctx *c, const char *path, const char *after, uint32_t limit,

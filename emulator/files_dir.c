@@ -180,28 +180,3 @@ int files_dir_next(struct files_dir *d, struct files_entry *ret, struct err *e)
 	}
 	return 0;
 }
-
-int files_list(const struct files_ctx *c, const char *path, const char *after, uint32_t limit,
-	       int (*fn)(void *arg, const struct files_entry *en), void *arg, bool *ret_more, struct err *e)
-{
-	_cleanup_(files_dir_freep) struct files_dir *d = NULL;
-	struct files_entry en;
-	int r;
-
-	if (limit == 0)
-		return err_set(e, ERR_INVALID, EINVAL, NULL, "a page has at least one entry");
-	r = files_dir_open(c, path, after, limit, &d, e);
-	if (r < 0 || !d)
-		return r;
-	for (;;) {
-		r = files_dir_next(d, &en, e);
-		if (r <= 0)
-			break;
-		r = fn(arg, &en);
-		if (r < 0)
-			return r;
-	}
-	if (r == 0 && ret_more)
-		*ret_more = d->more;
-	return r;
-}

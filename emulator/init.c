@@ -71,6 +71,16 @@ static void on_failed(struct init *i, const struct init_failed_msg *m)
 	i->ev.ready(i->ev.arg, &e, -1);
 }
 
+/* It is ready, but its root can't be taken: not its fault. */
+static void on_starved(struct init *i)
+{
+	struct err e;
+
+	i->ready = true;
+	(void)err_errno(&e, EMFILE, "taking over the sandbox's root");
+	i->ev.ready(i->ev.arg, &e, -1);
+}
+
 static void on_started(struct init *i, const struct init_started_msg *m)
 {
 	if (m->pid < 2 || m->pid > 1 << 22) {
@@ -105,6 +115,10 @@ static void receive(struct init *i, int status)
 
 		if (n == -EAGAIN)
 			return;
+		if (n == -EMFILE && !i->ready) {
+			on_starved(i);
+			return;
+		}
 		if (n < (ssize_t)sizeof(m.h) || m.h.magic != INIT_MAGIC) {
 			closep(&fd);
 			lost(i, n == 0 ? "it ended" : "it sent a message that makes no sense");
@@ -220,28 +234,26 @@ static int fill_configure(const struct init_config *c, struct init_configure_msg
 	return 0;
 }
 
-int init_connect(struct uv_loop_s *loop, int ctl_sock, const struct init_config *c, const struct init_events *ev,
-		 struct init **ret, struct err *e)
+/* first (may be NULL): what it is told. */
+static int connect_init(struct uv_loop_s *loop, int ctl_sock, const struct init_configure_msg *first,
+			const struct init_events *ev, struct init **ret, struct err *e)
 {
 	_cleanup_close_ int sock = ctl_sock;
-	struct init_configure_msg m;
-	_cleanup_free_ struct init *i = NULL;
-	int r = fill_configure(c, &m);
+	_cleanup_free_ struct init *i = calloc(1, sizeof(*i));
+	int r;
 
-	if (r < 0)
-		return err_errno(e, -r, "the sandbox's configuration");
-	i = calloc(1, sizeof(*i));
 	if (!i)
 		return err_errno(e, ENOMEM, "the init's connection");
 	r = fd_set_nonblock(sock, true);
-	if (r >= 0)
-		r = fd_send_msg(sock, &m, sizeof(m), NULL, 0);
+	if (r >= 0 && first)
+		r = fd_send_msg(sock, first, sizeof(*first), NULL, 0);
 	if (r < 0)
 		return err_errno(e, -r, "configuring the sandbox's init");
 	r = uv_poll_init(loop, &i->poll, sock);
 	if (r < 0)
 		return err_errno(e, -r, "watching the init's socket");
 	i->sock = TAKE_FD(sock);
+	i->ready = !first;
 	i->ev = *ev;
 	i->poll.data = i;
 	(void)uv_timer_init(loop, &i->retry);
@@ -250,6 +262,24 @@ int init_connect(struct uv_loop_s *loop, int ctl_sock, const struct init_config 
 	(void)uv_poll_start(&i->poll, UV_READABLE, on_event);
 	*ret = TAKE_PTR(i);
 	return 0;
+}
+
+int init_connect(struct uv_loop_s *loop, int ctl_sock, const struct init_config *c, const struct init_events *ev,
+		 struct init **ret, struct err *e)
+{
+	struct init_configure_msg m;
+	int r = fill_configure(c, &m);
+
+	if (r < 0) {
+		closep(&ctl_sock);
+		return err_errno(e, -r, "the sandbox's configuration");
+	}
+	return connect_init(loop, ctl_sock, &m, ev, ret, e);
+}
+
+int init_adopt(struct uv_loop_s *loop, int ctl_sock, const struct init_events *ev, struct init **ret, struct err *e)
+{
+	return connect_init(loop, ctl_sock, NULL, ev, ret, e);
 }
 
 static int build_spec(const struct init_exec *x, struct init_exec_msg *m, struct buf *b)

@@ -59,6 +59,10 @@ struct init_events {
 int init_connect(struct uv_loop_s *loop, int ctl_sock, const struct init_config *c, const struct init_events *ev,
 		 struct init **ret, struct err *e);
 
+/* Takes ctl_sock, of an init that an earlier daemon configured: no ready() follows. It may be frozen: nothing
+ * waits for it. */
+int init_adopt(struct uv_loop_s *loop, int ctl_sock, const struct init_events *ev, struct init **ret, struct err *e);
+
 /* The fds of x stay the caller's. When init's socket is full the message waits here (up to INIT_MAX_WAITING;
  * then ERR_BUSY) and goes before any later one. */
 int init_start(struct init *i, const struct init_exec *x, struct err *e);

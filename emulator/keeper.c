@@ -2,6 +2,7 @@
 
 #include <errno.h>
 #include <fcntl.h>
+#include <poll.h>
 #include <sched.h>
 #include <signal.h>
 #include <string.h>
@@ -33,8 +34,10 @@
  * one clone3 with every namespace; the child waits on its control socket until the keeper has written its
  * id map and attached it to its cgroup, then stages itself (pid1.c).
  *
- * The keeper keeps a copy of the daemon's end of each control socket: when a daemon dies, the init does not
- * see EOF. When the keeper dies its inits die with it (PR_SET_PDEATHSIG). */
+ * The keeper keeps a copy of the daemon's end of each control socket (and of the egress process's): when a
+ * daemon dies, they do not see EOF, and what they say waits in the socket for the next one. That one's launcher
+ * finds the listening socket, says KEEPER_HELLO, and the daemon asks for all of it with KEEPER_LIST. When the
+ * keeper dies its inits die with it (PR_SET_PDEATHSIG). */
 
 struct kept {
 	char slot[KEEPER_SLOT_SIZE];
@@ -42,6 +45,10 @@ struct kept {
 	int pidfd;
 	int ctl;     /* the daemon's end */
 	int refused; /* hears of refused packets, or -1 */
+	int root;    /* of its file system, or -1 */
+	int index;   /* in the gateway, or -1 */
+	enum net_mode mode;
+	char label[KEEPER_LABEL_SIZE];
 	UT_hash_handle by_slot;
 };
 
@@ -53,7 +60,24 @@ struct keeper_process {
 	bool cgroup_view;
 	bool stopping;
 	struct keeper_net *net; /* NULL: no network on this host */
+	int egress;		/* the daemon's end of its control socket, or -1 */
+	char why[200];		/* there is no network */
 };
+
+/* Too many descriptors may be in flight for a moment (unix(7), ETOOMANYREFS). */
+static void send_to_daemon(struct keeper_process *k, const struct keeper_msg *m, const int *fds, size_t n_fds)
+{
+	int r = 0;
+
+	for (int tries = 0; k->conn >= 0 && tries < 1000; tries++) {
+		r = fd_send_msg(k->conn, m, sizeof(*m), fds, n_fds);
+		if (r != -ETOOMANYREFS)
+			break;
+		(void)poll(NULL, 0, 1);
+	}
+	if (r < 0)
+		log_debug("the daemon does not listen (message %u for %s)", m->type, m->slot);
+}
 
 static void tell(struct keeper_process *k, enum keeper_msg_type type, const char *slot, int value, const char *text,
 		 const int *fds, size_t n_fds)
@@ -61,9 +85,8 @@ static void tell(struct keeper_process *k, enum keeper_msg_type type, const char
 	struct keeper_msg m = { .magic = KEEPER_MAGIC, .type = type, .value = value };
 
 	(void)snprintf(m.slot, sizeof(m.slot), "%s", slot);
-	(void)snprintf(m.text, sizeof(m.text), "%s", text ? text : "");
-	if (k->conn >= 0 && fd_send_msg(k->conn, &m, sizeof(m), fds, n_fds) < 0)
-		log_warn("the daemon does not listen (message %u for %s)", type, slot);
+	(void)snprintf(m.text, sizeof(m.text), "%.*s", (int)sizeof(m.text) - 1, text ? text : "");
+	send_to_daemon(k, &m, fds, n_fds);
 }
 
 static void forget(struct keeper_process *k, struct kept *s)
@@ -72,6 +95,7 @@ static void forget(struct keeper_process *k, struct kept *s)
 	closep(&s->pidfd);
 	closep(&s->ctl);
 	closep(&s->refused);
+	closep(&s->root);
 	free(s);
 }
 
@@ -175,7 +199,7 @@ static void on_spawn(struct keeper_process *k, const char *slot)
 		return;
 	}
 	(void)snprintf(s->slot, sizeof(s->slot), "%s", slot);
-	s->pidfd = s->ctl = s->refused = -1;
+	s->pidfd = s->ctl = s->refused = s->root = s->index = -1;
 	HASH_ADD(by_slot, k->kept, slot, strlen(s->slot), s);
 	if (spawn(k, s, &e) < 0) {
 		if (s->pid > 0) {
@@ -208,6 +232,10 @@ static void on_network(struct keeper_process *k, const struct keeper_msg *m)
 		r = keeper_net_attach(k->net, (uint32_t)m->value, s->pid, mode, &e);
 	else
 		r = keeper_net_set_mode(k->net, (uint32_t)m->value, mode, &e);
+	if (r >= 0) {
+		s->index = m->value;
+		s->mode = mode;
+	}
 	tell(k, r < 0 ? KEEPER_FAILED : KEEPER_DONE, m->slot, r < 0 ? e.errnum : 0, r < 0 ? e.msg : NULL, NULL, 0);
 }
 
@@ -259,23 +287,90 @@ static void on_child(struct keeper_process *k)
 	}
 }
 
+/* ---- a daemon that takes over ---- */
+
+static void on_hello(struct keeper_process *k)
+{
+	char version[PROTO_VERSION_SIZE];
+	struct keeper_msg m = { .magic = KEEPER_MAGIC,
+				.type = KEEPER_WELCOME,
+				.value = (int32_t)cgroup_root_backend(k->c->cgroups),
+				.mode = k->egress >= 0 };
+
+	proto_version(version);
+	(void)snprintf(m.text, sizeof(m.text), "%s", version);
+	send_to_daemon(k, &m, &k->egress, k->egress >= 0);
+	tell(k, KEEPER_NETWORK, "", 0, k->why, NULL, 0);
+}
+
+static void on_list(struct keeper_process *k)
+{
+	struct kept *s, *tmp;
+
+	HASH_ITER(by_slot, k->kept, s, tmp)
+	{
+		struct keeper_msg m = { .magic = KEEPER_MAGIC, .type = KEEPER_KEPT, .value = s->pid, .mode = s->mode };
+		int fds[3] = { s->ctl };
+		size_t n = 1;
+
+		m.kept = (struct keeper_msg_kept){ .index = s->index };
+		(void)snprintf(m.slot, sizeof(m.slot), "%s", s->slot);
+		(void)snprintf(m.kept.label, sizeof(m.kept.label), "%s", s->label);
+		if (s->refused >= 0) {
+			m.kept.has |= KEPT_HAS_REFUSED;
+			fds[n++] = s->refused;
+		}
+		if (s->root >= 0) {
+			m.kept.has |= KEPT_HAS_ROOT;
+			fds[n++] = s->root;
+		}
+		send_to_daemon(k, &m, fds, n);
+	}
+	tell(k, KEEPER_LISTED, "", 0, NULL, NULL, 0);
+}
+
+static void on_hold(struct keeper_process *k, const struct keeper_msg *m, int *fd)
+{
+	struct kept *s;
+
+	HASH_FIND(by_slot, k->kept, m->slot, strlen(m->slot), s);
+	if (!s || !proto_string_ok(m->kept.label, sizeof(m->kept.label)))
+		return;
+	closep(&s->root);
+	s->root = TAKE_FD(*fd);
+	(void)snprintf(s->label, sizeof(s->label), "%s", m->kept.label);
+}
+
 static void lose_daemon(struct keeper_process *k)
 {
 	(void)epoll_ctl(k->ep, EPOLL_CTL_DEL, k->conn, NULL);
 	closep(&k->conn);
 }
 
+static bool needs_slot(uint32_t type)
+{
+	return type != KEEPER_STOP && type != KEEPER_HELLO && type != KEEPER_LIST;
+}
+
 static void on_daemon(struct keeper_process *k)
 {
+	_cleanup_close_ int fd = -1;
 	struct keeper_msg m;
-	ssize_t n = fd_recv_msg(k->conn, &m, sizeof(m), NULL, 0, NULL);
+	size_t n_fds = 0;
+	ssize_t n = fd_recv_msg(k->conn, &m, sizeof(m), &fd, 1, &n_fds);
 
 	if (n != sizeof(m) || m.magic != KEEPER_MAGIC || !proto_string_ok(m.slot, sizeof(m.slot)) ||
-	    (m.type != KEEPER_STOP && !proto_slot_ok(m.slot))) {
+	    (needs_slot(m.type) && !proto_slot_ok(m.slot))) {
 		lose_daemon(k);
 		return;
 	}
-	if (m.type == KEEPER_SPAWN)
+	if (m.type == KEEPER_HELLO)
+		on_hello(k);
+	else if (m.type == KEEPER_LIST)
+		on_list(k);
+	else if (m.type == KEEPER_HOLD && n_fds == 1)
+		on_hold(k, &m, &fd);
+	else if (m.type == KEEPER_SPAWN)
 		on_spawn(k, m.slot);
 	else if (m.type == KEEPER_KILL)
 		on_kill(k, m.slot);
@@ -294,16 +389,29 @@ static int watch(struct keeper_process *k, int fd)
 	return epoll_ctl(k->ep, EPOLL_CTL_ADD, fd, &ev) < 0 ? -errno : 0;
 }
 
-/* A new run's daemon takes the place of the one before. */
+/* What the daemon before said last still counts. A worker of its may hold the socket open for a moment, so its
+ * end is not waited for. */
+static void finish_daemon(struct keeper_process *k)
+{
+	struct pollfd p = { .fd = k->conn, .events = POLLIN };
+
+	while (k->conn >= 0 && poll(&p, 1, 0) > 0 && (p.revents & POLLIN))
+		on_daemon(k);
+	if (k->conn >= 0)
+		lose_daemon(k);
+}
+
+/* A new run's daemon takes the place of the one before: it holds the state dir's lock, so that one is dead. */
 static void on_connect(struct keeper_process *k)
 {
+	const struct timeval patience = { .tv_sec = 10 };
 	int fd = accept4(k->listener, NULL, NULL, SOCK_CLOEXEC);
 
 	if (fd < 0)
 		return;
-	if (k->conn >= 0)
-		lose_daemon(k);
+	finish_daemon(k);
 	k->conn = fd;
+	(void)setsockopt(fd, SOL_SOCKET, SO_SNDTIMEO, &patience, sizeof(patience));
 	if (watch(k, fd) < 0)
 		closep(&k->conn);
 }
@@ -326,19 +434,12 @@ static void keeper_loop(struct keeper_process *k)
 	}
 }
 
-/* The socket's address, short enough wherever the state dir is (unix(7): 108 bytes). */
-static void socket_address(int state_fd, struct sockaddr_un *ret)
-{
-	*ret = (struct sockaddr_un){ .sun_family = AF_UNIX };
-	(void)snprintf(ret->sun_path, sizeof(ret->sun_path), "/proc/self/fd/%d/" KEEPER_SOCKET_NAME, state_fd);
-}
-
 static int keeper_listen(int state_fd, struct err *e)
 {
 	_cleanup_close_ int fd = socket(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0);
 	struct sockaddr_un a;
 
-	socket_address(state_fd, &a);
+	proto_keeper_address(state_fd, &a);
 	if (fd < 0)
 		return err_errno(e, errno, "socket");
 	if (unlinkat(state_fd, KEEPER_SOCKET_NAME, 0) < 0 && errno != ENOENT)
@@ -349,15 +450,14 @@ static int keeper_listen(int state_fd, struct err *e)
 }
 
 /* A host that lacks something for it can still run sandboxes that are off. */
-static void make_gateway(struct keeper_process *k, int *ret_egress, char why[static 200])
+static void make_gateway(struct keeper_process *k)
 {
 	struct err e = ERR_INIT;
 
-	why[0] = '\0';
 	if (!k->c->network)
-		(void)snprintf(why, 200, "the network was not asked for");
-	else if (keeper_net_start(k->conn, &k->net, ret_egress, &e) < 0)
-		(void)snprintf(why, 200, "%.199s", e.msg);
+		(void)snprintf(k->why, sizeof(k->why), "the network was not asked for");
+	else if (keeper_net_start(k->conn, &k->net, &k->egress, &e) < 0)
+		(void)snprintf(k->why, sizeof(k->why), "%.199s", e.msg);
 }
 
 static int keeper_prepare(struct keeper_process *k, struct err *e)
@@ -377,7 +477,7 @@ static int keeper_prepare(struct keeper_process *k, struct err *e)
 	if (disk < 0)
 		return err_errno(e, errno, "opening the disk folder");
 	if (getrlimit(RLIMIT_NOFILE, &files) == 0) {
-		files.rlim_cur = files.rlim_max; /* three fds a sandbox */
+		files.rlim_cur = files.rlim_max; /* four fds a sandbox */
 		(void)setrlimit(RLIMIT_NOFILE, &files);
 	}
 	r = isolate_filter_build(&k->filter, e);
@@ -410,10 +510,8 @@ struct keeper_arg {
 static int keeper_main(void *arg)
 {
 	const struct keeper_arg *a = arg;
-	struct keeper_process k = { .c = a->c, .ep = -1, .conn = a->sock, .listener = -1, .sigfd = -1 };
+	struct keeper_process k = { .c = a->c, .ep = -1, .conn = a->sock, .listener = -1, .sigfd = -1, .egress = -1 };
 	struct err e = ERR_INIT;
-	char why[200];
-	int egress = -1;
 
 	log_set_name("keeper");
 	for (size_t i = 0; i < a->c->n_not_inherited; i++)
@@ -426,13 +524,12 @@ static int keeper_main(void *arg)
 	(void)signal(SIGINT, SIG_IGN);
 	procname_set("ork-keeper");
 	k.cgroup_view = cgroup_root_backend(k.c->cgroups) != CGROUP_NONE;
-	make_gateway(&k, &egress, why); /* opens a library, so before the host's files are out of reach */
+	make_gateway(&k); /* opens a library, so before the host's files are out of reach */
 	if (keeper_prepare(&k, &e) < 0) {
 		tell(&k, KEEPER_FAILED, "", e.errnum, e.msg, NULL, 0);
 		return 1;
 	}
-	tell(&k, KEEPER_SPAWNED, "", getpid(), why, &egress, egress >= 0);
-	closep(&egress);
+	tell(&k, KEEPER_SPAWNED, "", getpid(), k.why, &k.egress, k.egress >= 0);
 	keeper_loop(&k);
 	return 0;
 }
@@ -488,32 +585,5 @@ int keeper_start(const struct keeper_config *c, struct keeper_started *ret, stru
 	ret->pid = pid;
 	ret->userns_fd = TAKE_FD(ns);
 	ret->sock = TAKE_FD(ours);
-	return 0;
-}
-
-int keeper_end_stale(int state_fd, struct err *e)
-{
-	_cleanup_close_ int fd = socket(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0);
-	struct keeper_msg m = { .magic = KEEPER_MAGIC, .type = KEEPER_STOP };
-	const struct timeval patience = { .tv_sec = 10 };
-	struct sockaddr_un a;
-	ssize_t n;
-
-	if (fd < 0)
-		return err_errno(e, errno, "socket");
-	socket_address(state_fd, &a);
-	if (connect(fd, (struct sockaddr *)&a, sizeof(a)) < 0)
-		return errno == ENOENT || errno == ECONNREFUSED ? 0
-								: err_errno(e, errno, "connecting to the old keeper");
-	(void)setsockopt(fd, SOL_SOCKET, SO_RCVTIMEO, &patience, sizeof(patience));
-	if (fd_send_msg(fd, &m, sizeof(m), NULL, 0) < 0)
-		return 0; /* it went on its own */
-	/* It reports each death, then goes: EOF. */
-	do
-		n = fd_recv_msg(fd, &m, sizeof(m), NULL, 0, NULL);
-	while (n > 0);
-	if (n == -EAGAIN)
-		return err_set(e, ERR_BUSY, EBUSY, NULL,
-			       "a keeper of an earlier run does not end; find it with `pgrep ork-keeper` and kill it");
 	return 0;
 }

@@ -15,6 +15,7 @@
 #include "netpolicy/policy.h"
 
 #define KEEPER_SLOT_SIZE 32
+#define KEEPER_LABEL_SIZE 96
 
 struct keeper; /* the daemon's connection */
 
@@ -35,15 +36,25 @@ struct keeper_started {
 	int sock;	      /* for keeper_connect */
 	int egress;	      /* the egress process's control socket (netpolicy/egress.h), or -1 */
 	char no_network[200]; /* why there is no gateway: a sentence; "" when there is one */
+	bool adopted;	      /* it is of an earlier run, and keeps that run's sandboxes */
 };
 
 /* Launcher: starts the keeper in a new user namespace. Changes the current folder to the state dir. A host on
  * which the gateway can't be made still gets a keeper; no_network then says why. */
 int keeper_start(const struct keeper_config *c, struct keeper_started *ret, struct err *e);
 
-/* Launcher, before keeper_start: if a keeper of an earlier run still listens in this state dir, ends it
- * with everything it keeps. 0 also when there is none. */
-int keeper_end_stale(int state_fd, struct err *e);
+/* Launcher, instead of keeper_start, under the state dir's lock: takes over the keeper of an earlier run, if
+ * one listens in this state dir. Returns 1 when it did (then as keeper_start), 0 when there is none. One that
+ * can't be taken over (another version, another id map, another cgroup backend) is ended with everything it
+ * keeps, which is logged; then 0 as well. c->cgroups must be prepared. */
+int keeper_adopt(const struct keeper_config *c, struct keeper_started *ret, struct err *e);
+
+/* If a keeper still listens in this state dir, whose lock the caller holds, ends it with everything it keeps.
+ * *ret_ended (may be NULL): how many inits. 0 also when there is none. */
+int keeper_end_stale(int state_fd, unsigned int *ret_ended, struct err *e);
+
+/* Whether one listens there. The caller holds the lock. */
+bool keeper_is_there(int state_fd);
 
 /* Daemon. Events arrive on the libuv loop; the callbacks run from there, never from inside a call. */
 struct uv_loop_s;
@@ -71,6 +82,21 @@ int keeper_attach(struct keeper *k, const char *slot, uint32_t index, enum net_m
 		  void *arg, struct err *e);
 int keeper_set_mode(struct keeper *k, const char *slot, uint32_t index, enum net_mode mode, keeper_done_fn done,
 		    void *arg, struct err *e);
+
+/* What a later daemon will need of this sandbox and can't ask its init for, which may be frozen: its root
+ * (stays the caller's) and a short text. Sent before its row says that it runs. */
+int keeper_hold(struct keeper *k, const char *slot, int root_fd, const char *label, struct err *e);
+
+/* Start-up, before the loop runs: everything the keeper has. The fds (-1: none) are fn's. Blocks, at most 10 s. */
+struct keeper_kept {
+	char slot[KEEPER_SLOT_SIZE];
+	pid_t pid;
+	int ctl, refused, root;
+	int index; /* in the gateway, or -1 */
+	enum net_mode mode;
+	char label[KEEPER_LABEL_SIZE];
+};
+int keeper_list(struct keeper *k, int (*fn)(void *arg, const struct keeper_kept *s), void *arg, struct err *e);
 
 /* SIGKILL to the init of slot, and so to its tree; died() follows. 0 also if it is gone already. */
 int keeper_kill(struct keeper *k, const char *slot);

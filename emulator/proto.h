@@ -1,13 +1,17 @@
 #pragma once
 /* The messages between daemon, keeper and init: fixed-size structs over SOCK_SEQPACKET, one type a
- * direction. Both ends are the same binary, so there is no byte order or version to negotiate but a
- * keeper left by an older build, which the magic tells. A receiver checks length, magic, type, and that
- * strings end; anything else is the end of the connection. */
+ * direction. Both ends are the same binary but for a keeper that an earlier run left: the launcher asks it for
+ * its proto_version before anything else, and ends one of another. So struct keeper_msg's size and the numbers
+ * of KEEPER_STOP and of KEEPER_HELLO's answer stay as they are for good. A receiver checks length, magic, type,
+ * and that strings end; anything else is the end of the connection. */
 
 #include <string.h>
+#include <sys/socket.h>
+#include <sys/un.h>
 
 #include "emulator/base/util.h"
 #include "emulator/keeper.h"
+#include "netpolicy/egress.h"
 #include "rootfs/template.h"
 
 #define KEEPER_MAGIC 0x6f6b7031u /* "okp1" */
@@ -25,6 +29,23 @@ enum keeper_msg_type {
 	KEEPER_FAILED,	/* slot, value: errno, text */
 	KEEPER_DIED,	/* slot, value: wait status */
 	KEEPER_DONE,	/* slot: ATTACH or MODE worked (else FAILED) */
+	/* of a start on a keeper that is there */
+	KEEPER_HELLO,	/* to it; text: the asker's version */
+	KEEPER_WELCOME, /* from it; value: its cgroup backend; text: its version; fds: egress, if mode is 1 */
+	KEEPER_NETWORK, /* from it, after WELCOME: text: why there is no network, or "" */
+	KEEPER_LIST,	/* to it: a KEPT for each sandbox, then LISTED */
+	KEEPER_KEPT,	/* from it: slot, value: pid, kept; fds: control socket, then what kept.has names */
+	KEEPER_LISTED,
+	KEEPER_HOLD, /* to it: slot, kept.label; fd: its root. They come back with KEPT */
+};
+
+#define KEPT_HAS_REFUSED 1u
+#define KEPT_HAS_ROOT 2u
+
+struct keeper_msg_kept {
+	int32_t index; /* in the gateway, or -1 */
+	uint32_t has;
+	char label[KEEPER_LABEL_SIZE];
 };
 
 struct keeper_msg {
@@ -33,8 +54,18 @@ struct keeper_msg {
 	char slot[KEEPER_SLOT_SIZE];
 	int32_t value;
 	uint32_t mode; /* enum net_mode */
-	char text[208];
+	union {
+		char text[208];
+		struct keeper_msg_kept kept;
+	};
 };
+
+/* The listening socket's address, short enough wherever the state dir is (unix(7): 108 bytes). */
+static inline void proto_keeper_address(int dirfd, struct sockaddr_un *ret)
+{
+	*ret = (struct sockaddr_un){ .sun_family = AF_UNIX };
+	(void)snprintf(ret->sun_path, sizeof(ret->sun_path), "/proc/self/fd/%d/" KEEPER_SOCKET_NAME, dirfd);
+}
 
 #define INIT_MAGIC 0x6f6b6932u /* "oki2" */
 #define INIT_MAX_SPEC (4u << 20)
@@ -145,4 +176,15 @@ static inline bool proto_slot_ok(const char *slot)
 		if (!((slot[i] >= '0' && slot[i] <= '9') || (slot[i] >= 'a' && slot[i] <= 'z')))
 			return false;
 	return true;
+}
+
+#define PROTO_REVISION 1 /* one more when a message means something else and no size says so */
+#define PROTO_VERSION_SIZE 64
+
+/* What both ends must agree on. */
+static inline void proto_version(char ret[static PROTO_VERSION_SIZE])
+{
+	(void)snprintf(ret, PROTO_VERSION_SIZE, "r%d-%zu.%zu.%zu.%zu.%zu.%zu", PROTO_REVISION,
+		       sizeof(struct keeper_msg), sizeof(struct init_configure_msg), sizeof(struct init_exec_msg),
+		       sizeof(struct init_exited_msg), sizeof(struct egress_msg), sizeof(struct egress_event));
 }

@@ -85,12 +85,22 @@ struct slot {
 	struct cgroup_counters counters; /* opened when first asked for */
 	bool counting;
 	pid_t pid;
-	bool spawn_pending; /* keeper_spawn's answer is due: this memory must stay */
-	bool died_early;    /* died() overtook that answer */
-	bool closed;	    /* the timer's handle is gone */
+	struct slot_kept *kept; /* what an earlier daemon left of it; NULL once it is taken over */
+	bool spawn_pending;	/* keeper_spawn's answer is due: this memory must stay */
+	bool died_early;	/* died() overtook that answer */
+	bool closed;		/* the timer's handle is gone */
 	uv_timer_t timer;
 	unsigned int tries;
 };
+
+/* Beyond what every slot has (sandbox_adopt.c). */
+struct slot_kept {
+	int root_fd;   /* or -1 */
+	int net_index; /* or -1 */
+	enum net_mode net_mode;
+	char label[KEEPER_LABEL_SIZE]; /* its template's digest */
+};
+void slot_kept_free(struct slot_kept *k); /* NULL is fine */
 
 void slot_new_name(char ret[static KEEPER_SLOT_SIZE]);
 
@@ -103,6 +113,9 @@ int slot_use(struct slot *s, const struct cgroup_limits *l, const struct slot_ev
 
 /* Its cgroup's. */
 const struct cgroup_counters *slot_counters(struct slot *s);
+
+/* One that the keeper has kept since an earlier run: used, with kept filled. Takes k's fds in any case. */
+int slot_adopt(struct sandboxes *m, const struct keeper_kept *k, struct err *e);
 
 /* Ends it, from any state but removing. dead() follows from the loop. */
 void slot_kill(struct slot *s);
@@ -163,6 +176,7 @@ struct job {
 	char *template_name, *template_digest;
 	int64_t paused_ms;
 	struct snapshot_info snapshot; /* to be unpacked */
+	struct json_object *row;       /* for the manifest */
 };
 
 struct sandbox {
@@ -188,7 +202,8 @@ struct sandbox {
 	int64_t held_offset_ms; /* the clock's offset then */
 	int64_t end_ms, end_us; /* when its end began: clock_now_ms, clock_mono_us */
 	char *template_digest;	/* of what its disk is made on; NULL: not known any more */
-	bool snapshot;		/* there may be one in the state dir */
+	bool snapshot;		/* there may be one in the folder */
+	uint64_t looked;	/* the last look that saw it there */
 	struct err failure;	/* kind ERR_NONE: none */
 	const char *end_reason; /* static; why it is terminating */
 
@@ -210,6 +225,8 @@ struct sandbox {
 	void (*net_done)(struct sandbox *sb, const struct err *e);
 	struct waiter *net_changer; /* who waits for another mode */
 	enum net_mode net_wanted;   /* and which */
+	bool net_strays;	    /* a command left processes behind, so that not all are a running one's */
+	int64_t owner_at, owner_us; /* what looking for owners may still cost (sandbox_owner.c) */
 };
 
 struct deferred {
@@ -227,6 +244,8 @@ struct sandboxes {
 	struct sandbox *by_id;
 	struct slot *slots;
 	uv_poll_t egress_poll;
+	uv_timer_t sync_timer; /* gives up waiting for EGRESS_SYNCED */
+	uint64_t sync_asked, sync_heard, sync_due;
 	bool egress_lost;
 	struct sandbox **by_net_index; /* GATEWAY_MAX of them, made with the first */
 	uint32_t net_hint;	       /* where to look for a free number */
@@ -247,9 +266,9 @@ struct sandboxes {
 	struct deferred *deferred;
 	uv_timer_t linger_timer, ended_timer;
 	uv_timer_t trash_timer;
-	bool trash_pending, trash_running;
+	bool trash_pending, trash_running, stop_trash;
 
-	bool stopping;
+	bool stopping, keeping;
 	void (*stopped)(void *arg);
 	void *stopped_arg;
 	uv_timer_t stop_timer;
@@ -261,6 +280,10 @@ struct sandboxes {
 	uv_timer_t jobs_timer;
 	struct job *jobs_waiting;
 	unsigned int n_jobs; /* running workers of jobs */
+
+	uv_timer_t look_timer;
+	struct timespec looked_at; /* the snapshots folder's mtime */
+	uint64_t looks;
 
 	unsigned int handles; /* open uv handles of this struct */
 	bool freeing;
@@ -322,18 +345,39 @@ void sandbox_hold_clocks(struct sandbox *sb);
 void sandbox_release_clocks(struct sandbox *sb);
 void sandbox_arm_deadline(struct sandbox *sb);
 void sandbox_time_over(struct sandbox *sb);
+/* From now on nobody else can resume it. ERR_NOT_READY when somebody has. */
+int sandbox_claim(struct sandbox *sb, struct err *e);
 /* Moves its snapshot, if any, to the trash. */
 void sandbox_drop_snapshot(struct sandbox *sb);
 
+/* sandbox_share.c */
+#define SANDBOX_MOVED "moved" /* a termination_reason */
+bool sandbox_is_moved(const struct sandbox_row *row);
+/* In memory from now on; its row is stored already. */
+int sandbox_add_paused(struct sandboxes *m, const struct sandbox_row *row, struct err *e);
+void sandboxes_look_start(struct sandboxes *m);
+/* At a stop: a paused one's processes end, its snapshot stays. */
+void sandbox_let_go(struct sandbox *sb);
+
 /* sandbox_cold.c: the processes of a paused sandbox are gone. */
 void sandbox_gone_cold(struct sandbox *sb);
-int sandbox_resume_cold(struct sandbox *sb, struct err *e);
+int sandbox_resume_cold(struct sandbox *sb, const struct account *a, struct err *e);
 void sandbox_cold_ready(struct sandbox *sb, const struct err *e, int root_fd);
 void sandbox_cold_failed(struct sandbox *sb, const struct err *e);
-/* Start-up: takes over a paused row (copied) whose snapshot is whole. *ret: whether it did. */
-int sandbox_load_paused(struct sandboxes *m, const struct sandbox_row *row, bool *ret, struct err *e);
+/* Whether there is a whole snapshot of the very pause that the row tells of; else e says why not. */
+bool sandbox_has_snapshot(struct sandboxes *m, const struct sandbox_row *row, struct err *e);
+/* Start-up: takes over a paused row (copied) whose snapshot is whole. *ret: whether it did. One whose snapshot is
+ * somebody else's by now gets the status terminated. */
+int sandbox_load_paused(struct sandboxes *m, struct sandbox_row *row, bool *ret, struct err *e);
 
-/* sandbox_create.c, for sandbox_cold.c */
+/* sandbox_adopt.c: start-up, after the slots were listed. Takes over the row (copied) if its slot is there.
+ * *ret: whether the row needs nothing more. */
+int sandbox_adopt(struct sandboxes *m, const struct sandbox_row *row, bool *ret, struct err *e);
+int sandboxes_list_kept(struct sandboxes *m, struct err *e);
+void sandboxes_drop_unused(struct sandboxes *m); /* of those listed, what no row names */
+
+/* sandbox_create.c, for sandbox_cold.c and sandbox_adopt.c */
+void sandbox_init_events(struct sandbox *sb, struct init_events *ret);
 struct sandbox *sandbox_alloc(struct sandboxes *m);
 void sandbox_set_limits(struct sandbox *sb);
 int sandbox_configure(struct sandbox *sb, int ctl_sock, struct err *e);
@@ -362,6 +406,8 @@ void sandbox_meter_begin(struct sandbox *sb);
 /* It stops running: a last reading, written at once. Nothing happens if it is not metered. */
 void sandbox_meter_end(struct sandbox *sb);
 void sandboxes_meter_start(struct sandboxes *m);
+/* This process stops and what runs goes on: all of it is charged and written up to now. */
+void sandboxes_meter_leave(struct sandboxes *m);
 /* Has the account anything left this month? ERR_PLAN "usage_exhausted". */
 int sandbox_check_usage(struct sandboxes *m, const struct account *a, struct err *e);
 
@@ -377,8 +423,13 @@ int sandbox_net_connect(struct sandbox *sb, void (*done)(struct sandbox *sb, con
 /* May an account of this plan have it, on this host (sandbox_create.c)? */
 int sandbox_check_network(struct sandboxes *m, const struct plan *p, const char *network, struct err *e);
 
+/* Start-up: it has this number in the gateway already. -EEXIST, -ENOMEM. */
+int sandbox_net_adopt(struct sandbox *sb, int index);
+
 /* The manager's part: the egress process's socket. */
 int sandboxes_net_start(struct sandboxes *m, struct err *e);
+/* Tells the egress process all that there is, in place of what it has. */
+int sandboxes_net_restate(struct sandboxes *m, struct err *e);
 void sandboxes_net_stop(struct sandboxes *m);
 
 /* A message to the egress process; -EPIPE when there is none. */
@@ -386,6 +437,12 @@ struct egress_msg;
 int sandboxes_tell_egress(struct sandboxes *m, const struct egress_msg *msg);
 /* sandbox_fault.c: the egress process made a question fail. */
 void sandbox_fault_hit(const struct sandbox *sb, const char *id, const char *host);
+/* A command of a connected sandbox has ended: asks the egress process for what it still has to tell, and calls
+ * exec_on_net_synced with this number or a later one when it has, or 50 ms later. 0: there is nothing to wait for. */
+uint64_t sandbox_net_sync(struct sandbox *sb);
+
+/* sandbox_owner.c: which command has the socket with this local port, by its id, or "": it can't be told. */
+void sandbox_net_owner(struct sandbox *sb, uint8_t proto, uint16_t port, char ret[static EXEC_ID_SIZE]);
 
 /* Takes in what is queued: afterwards the ledger knows all that the sandbox's programs know. */
 void sandbox_net_catch_up(struct sandbox *sb);
@@ -399,6 +456,9 @@ int sandbox_net_each(struct sandbox *sb, uint64_t since_seq, int (*fn)(void *arg
 
 void exec_on_started(struct sandbox *sb, uint64_t id, pid_t pid);
 void exec_on_exited(struct sandbox *sb, uint64_t id, const struct init_exit *ie);
+void exec_on_net_synced(struct sandbox *sb, uint64_t token);
+/* The id of the command with this number, running or remembered; NULL: forgotten. */
+const char *exec_name_of(const struct sandbox *sb, uint64_t id);
 /* The sandbox's processes are gone. */
 void exec_end_all(struct sandbox *sb);
 /* Their time-outs stand still, and go on with what was left; held_us: how long they stood. */

@@ -12,6 +12,10 @@
 #include "emulator/sandbox-internal.h"
 #include "rootfs/tree.h"
 
+/* A stop that waits for nothing but the trash: says so after the one, gives up after the other. */
+#define STOP_SILENT_MS 1000
+#define STOP_TRASH_MS 7000
+
 static const char lost_text[] = "the emulator stopped without ending it";
 
 static void on_handle_closed(uv_handle_t *h)
@@ -37,6 +41,8 @@ int sandboxes_new(const struct sandboxes_config *c, struct sandboxes **ret, stru
 	if (!m)
 		return err_errno(e, ENOMEM, "can't start");
 	m->c = *c;
+	if (m->c.stop_trash_ms == 0)
+		m->c.stop_trash_ms = STOP_TRASH_MS;
 	m->scratch = malloc(SANDBOX_SCRATCH_SIZE);
 	m->null_fd = open("/dev/null", O_RDONLY | O_CLOEXEC);
 	if (m->null_fd < 0 || !m->scratch || meter_new(c->store, &m->meter) < 0) {
@@ -56,6 +62,7 @@ int sandboxes_new(const struct sandboxes_config *c, struct sandboxes **ret, stru
 	add_timer(m, &m->stop_timer);
 	add_timer(m, &m->jobs_timer);
 	add_timer(m, &m->meter_timer);
+	add_timer(m, &m->look_timer);
 	*ret = m;
 	return sandboxes_net_start(m, e);
 }
@@ -86,6 +93,7 @@ void sandboxes_start(struct sandboxes *m)
 {
 	pool_start(m);
 	sandboxes_meter_start(m);
+	sandboxes_look_start(m);
 }
 
 /* ---- looking things up ---- */
@@ -95,6 +103,10 @@ struct sandbox *sandbox_find(struct sandboxes *m, const struct account *a, const
 	struct sandbox *sb;
 
 	HASH_FIND(hh, m->by_id, id, strlen(id), sb);
+	if (!sb || sb->row.status == SANDBOX_PAUSED) {
+		sandboxes_look(m);
+		HASH_FIND(hh, m->by_id, id, strlen(id), sb);
+	}
 	return sb && strcmp(sb->row.account, a->id) == 0 ? sb : NULL;
 }
 
@@ -257,29 +269,103 @@ static void on_stop_limit(uv_timer_t *t)
 	stopped(m);
 }
 
+static void on_stop_trash_limit(uv_timer_t *t)
+{
+	log_info("what ended sandboxes have on the disk is not removed yet: the rest is left to the next start");
+	stopped(t->data);
+}
+
+static void on_stop_trash(uv_timer_t *t)
+{
+	struct sandboxes *m = t->data;
+
+	log_info("every sandbox has ended; removing what they have on the disk");
+	(void)uv_timer_start(&m->stop_timer, on_stop_trash_limit, m->c.stop_trash_ms, 0);
+}
+
+/* Somebody waits for the stop, and a hundred thousand files take their time: that is said, and is not waited for to
+ * the end. Every start empties the trash. */
+static void wait_for_trash(struct sandboxes *m)
+{
+	if (m->stop_trash)
+		return;
+	m->stop_trash = true;
+	(void)uv_timer_start(&m->stop_timer, on_stop_trash, MIN(STOP_SILENT_MS, m->c.stop_trash_ms), 0);
+}
+
+bool sandboxes_all_ended(const struct sandboxes *m)
+{
+	return !m->by_id && !m->slots;
+}
+
+static bool is_settled(const struct sandbox *sb)
+{
+	return (sb->row.status == SANDBOX_RUNNING || sb->row.status == SANDBOX_PAUSED) && !sb->init_lost &&
+	       !sb->net_pending;
+}
+
+/* Only what the next start takes over is there. */
+static bool all_settled(const struct sandboxes *m)
+{
+	const struct sandbox *sb, *next;
+	unsigned int n = 0;
+
+	HASH_ITER(hh, m->by_id, sb, next)
+	{
+		if (!is_settled(sb))
+			return false;
+		n += sb->slot != NULL;
+	}
+	return n == HASH_COUNT(m->slots);
+}
+
 void sandboxes_check_stopped(struct sandboxes *m)
 {
-	if (!m->stopping || !m->stopped || m->by_id || m->slots || m->deferred || m->n_jobs > 0 || m->jobs_waiting)
+	if (!m->stopping || !m->stopped || m->deferred || m->n_jobs > 0 || m->jobs_waiting)
 		return;
-	if (m->trash_pending || m->trash_running)
+	if (m->keeping ? !all_settled(m) : !sandboxes_all_ended(m))
 		return;
+	if (m->trash_pending || m->trash_running) {
+		wait_for_trash(m);
+		return;
+	}
 	(void)uv_timer_start(&m->stop_timer, on_stop_check, 0, 0);
 }
 
-void sandboxes_shutdown(struct sandboxes *m, void (*done)(void *arg), void *arg)
+static bool is_kept(const struct sandboxes *m, const struct slot *s)
+{
+	const struct sandbox *sb, *next;
+
+	HASH_ITER(hh, m->by_id, sb, next)
+	if (m->keeping && sb->slot == s && sb->row.status != SANDBOX_CREATING)
+		return true;
+	return false;
+}
+
+void sandboxes_shutdown(struct sandboxes *m, bool keep, void (*done)(void *arg), void *arg)
 {
 	struct sandbox *sb, *next_sb;
 	struct slot *s, *next_s;
 
 	m->stopping = true;
+	m->keeping = keep;
 	m->stopped = done;
 	m->stopped_arg = arg;
 	(void)uv_timer_start(&m->stop_timer, on_stop_limit, SANDBOX_SHUTDOWN_MS, 0);
+	(void)uv_timer_stop(&m->look_timer);
+	if (keep)
+		sandboxes_meter_leave(m);
 	HASH_ITER(hh, m->by_id, sb, next_sb)
-	sandbox_end(sb, "user", NULL);
+	if (keep && sb->row.status != SANDBOX_CREATING)
+		continue;
+	else if (m->c.snapshots.shared && sb->row.status == SANDBOX_PAUSED)
+		sandbox_let_go(sb);
+	else
+		sandbox_end(sb, "user", NULL);
 	/* Those no sandbox has taken yet. */
 	HASH_ITER(hh, m->slots, s, next_s)
-	slot_kill(s);
+	if (!is_kept(m, s))
+		slot_kill(s);
 	if (m->trash_pending && !m->trash_running)
 		sandbox_trash_kick(m);
 	sandboxes_check_stopped(m);
@@ -323,4 +409,5 @@ void sandboxes_free(struct sandboxes *m)
 	uv_close((uv_handle_t *)&m->stop_timer, on_handle_closed);
 	uv_close((uv_handle_t *)&m->jobs_timer, on_handle_closed);
 	uv_close((uv_handle_t *)&m->meter_timer, on_handle_closed);
+	uv_close((uv_handle_t *)&m->look_timer, on_handle_closed);
 }

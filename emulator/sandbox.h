@@ -10,10 +10,11 @@
 #include "emulator/cgroup.h"
 #include "emulator/fault.h"
 #include "emulator/idmap.h"
-#include "emulator/journal.h"
 #include "emulator/meter.h"
+#include "emulator/journal.h"
 #include "emulator/store.h"
 #include "netpolicy/policy.h"
+#include "rootfs/snapshot_dir.h"
 
 struct uv_loop_s;
 struct keeper;
@@ -35,6 +36,7 @@ struct sandboxes_config {
 	struct cgroup_root *cgroups;
 	const struct idmap *idmap;
 	int state_fd;
+	struct snapshot_dir snapshots; /* fds borrowed */
 	struct sandboxes_network network;
 	uint32_t warm;		 /* inits kept parked, so that a create finds one */
 	bool strict_resume;	 /* a resume that can't bring the processes back is ERR_NOT_READY "memory_lost" */
@@ -42,6 +44,8 @@ struct sandboxes_config {
 	struct faults *faults;	 /* for those about names; or NULL */
 	bool journal_commands;	 /* with whole command lines, which may hold secrets */
 	uint32_t max_live;	 /* refuse (ERR_CAPACITY) beyond this many on this host; 0: no limit */
+	/* How long a stop waits for nothing but the trash, in ms; 0: 7000. */
+	uint32_t stop_trash_ms;
 };
 
 /* What POST /v1/sandboxes asks for; already validated by the wire's types, not by the plan. */
@@ -55,11 +59,13 @@ struct sandbox_spec {
 	const char *region;   /* or NULL */
 	const char *env;      /* JSON object text */
 	const char *metadata; /* JSON object text */
+	bool build; /* the emulator's own (tmpl.h): no plan counts it, and whose the template is was checked */
 };
 
 int sandboxes_new(const struct sandboxes_config *c, struct sandboxes **ret, struct err *e);
 
-/* Start-up, before the first request: ends and marks what an earlier run left (rows, cgroups, folders). */
+/* Start-up, before the first request and the loop: takes over what an earlier run left and the keeper kept; ends
+ * and marks the rest (rows, cgroups, folders). */
 int sandboxes_sweep(struct sandboxes *m, struct err *e);
 
 /* The keeper's events go to the manager: keeper_connect with these. */
@@ -77,6 +83,21 @@ void sandboxes_start(struct sandboxes *m);
  * concurrent_limit, usage_exhausted, network_not_allowed, template_not_found, template_unavailable, network_unavailable. */
 int sandbox_create(struct sandboxes *m, const struct account *a, const struct sandbox_spec *s, sandbox_done_fn done,
 		   void *arg, struct err *e);
+
+/* May the account make a sandbox of it? A custom one must be its own (ERR_NOT_FOUND "template_not_found") and
+ * built (ERR_NOT_READY "template_not_ready"). Whether there is such a template is not asked. */
+int sandbox_check_template(struct sandboxes *m, const struct account *a, const char *name, struct err *e);
+
+/* The rows (borrowed) of all that live, paused ones too, and were made of this template, whosoever they are. */
+void sandboxes_each_of_template(struct sandboxes *m, const char *name,
+				void (*fn)(void *arg, const struct sandbox_row *row), void *arg);
+
+/* Ends every sandbox that is a build's: their accounts begin with this. */
+#define SANDBOX_BUILD_ACCOUNT "bld_"
+void sandboxes_end_builds(struct sandboxes *m);
+
+/* Something was moved to the trash. */
+void sandboxes_kick_trash(struct sandboxes *m);
 
 /* Copies the row (the caller clears it). ERR_NOT_FOUND "sandbox_not_found" also for another account's. */
 int sandbox_get(struct sandboxes *m, const struct account *a, const char *id, struct sandbox_row *ret, struct err *e);
@@ -100,6 +121,16 @@ int sandbox_pause(struct sandboxes *m, const struct account *a, const char *id, 
 int sandbox_resume(struct sandboxes *m, const struct account *a, const char *id, sandbox_done_fn done, void *arg,
 		   struct err *e);
 
+/* Takes in what happened in the snapshots' folder without this emulator's doing: an import, a removal, and what others
+ * who share it did. Calls that name one sandbox do this by themselves; a list wants it before. */
+void sandboxes_look(struct sandboxes *m);
+
+/* What of a sandbox is in a snapshot, or was lost when it was resumed from one: the manifest without secrets.
+ * *ret_lost: which of the two; *ret NULL: neither. The caller's to put. ERR_NOT_FOUND. */
+struct json_object;
+int sandbox_snapshot(struct sandboxes *m, const struct account *a, const char *id, struct json_object **ret,
+		     bool *ret_lost, struct err *e);
+
 /* O_PATH fd of the running sandbox's root (the caller's, dup'ed): for emulator/files.h.
  * ERR_NOT_READY "sandbox_not_ready" unless it runs. */
 int sandbox_root(struct sandboxes *m, const struct account *a, const char *id, struct err *e);
@@ -122,26 +153,6 @@ int sandbox_network_set(struct sandboxes *m, const struct account *a, const char
 /* One more "HOST[:PORT]=ADDR:PORT" for all sandboxes, as --map; NULL: forget all of them. */
 int sandboxes_network_map(struct sandboxes *m, const char *text, struct err *e);
 
-/* The rules of the config's faults that are about names (dns) are told to the egress process, all of them anew: call
- * it after each change. _ready: can this one be? ERR_UNAVAILABLE "network_unavailable", ERR_INVALID
- * "invalid_fault". */
-struct fault_rule;
-int sandboxes_fault_names_ready(struct sandboxes *m, const struct fault_rule *r, struct err *e);
-void sandboxes_fault_names(struct sandboxes *m);
-
-/* Every one that is in memory, of any account. fn ends the walk with anything but 0, which is returned. */
-int sandboxes_each(struct sandboxes *m, int (*fn)(void *arg, const struct sandbox_row *row), void *arg);
-
-/* Ends every sandbox of the account, or of all (NULL), with the reason "reset"; when they are gone: forgets rows,
- * idempotency keys and usage of it, its fault rules, its journal. done() is called once, from the loop; e: NULL when
- * it worked. */
-struct sandboxes_reset_result {
-	uint32_t ended; /* sandboxes that lived */
-	uint64_t rows;	/* of sandboxes forgotten */
-	size_t faults;
-};
-typedef void (*sandboxes_reset_fn)(void *arg, const struct err *e, const struct sandboxes_reset_result *r);
-int sandboxes_reset(struct sandboxes *m, const char *account, sandboxes_reset_fn done, void *arg, struct err *e);
 /* ---- usage ---- */
 
 /* What the account has used this month (UTC, by the emulator's clock), up to a second ago. */
@@ -164,6 +175,26 @@ struct sandbox_metrics {
 int sandbox_metrics(struct sandboxes *m, const struct account *a, const char *id, int64_t since_ms,
 		    struct sandbox_metrics *ret, struct err *e);
 
+/* The rules of the config's faults that are about names (dns) are told to the egress process, all of them anew: call
+ * it after each change. _ready: can this one be? ERR_UNAVAILABLE "network_unavailable", ERR_INVALID
+ * "invalid_fault". */
+struct fault_rule;
+int sandboxes_fault_names_ready(struct sandboxes *m, const struct fault_rule *r, struct err *e);
+void sandboxes_fault_names(struct sandboxes *m);
+
+/* Every one that is in memory, of any account. fn ends the walk with anything but 0, which is returned. */
+int sandboxes_each(struct sandboxes *m, int (*fn)(void *arg, const struct sandbox_row *row), void *arg);
+
+/* Ends every sandbox of the account, or of all (NULL), with the reason "reset"; when they are gone: forgets rows,
+ * idempotency keys and usage of it, its fault rules, its journal. done() is called once, from the loop; e: NULL when
+ * it worked. */
+struct sandboxes_reset_result {
+	uint32_t ended; /* sandboxes that lived */
+	uint64_t rows;	/* of sandboxes forgotten */
+	size_t faults;
+};
+typedef void (*sandboxes_reset_fn)(void *arg, const struct err *e, const struct sandboxes_reset_result *r);
+int sandboxes_reset(struct sandboxes *m, const char *account, sandboxes_reset_fn done, void *arg, struct err *e);
 /* ---- the clock ---- */
 
 struct vclock_listener;
@@ -184,6 +215,10 @@ struct sandboxes_counts {
 };
 void sandboxes_count(const struct sandboxes *m, struct sandboxes_counts *ret);
 
-/* Ends everything ("user" on a clean stop), then calls done once nothing is left and the trash is empty. */
-void sandboxes_shutdown(struct sandboxes *m, void (*done)(void *arg), void *arg);
+/* Ends everything ("user" on a clean stop), then calls done once nothing is left and the trash is empty; of a big one
+ * the rest is left to the next start. Where the snapshots' folder is shared, paused ones stay paused, without their
+ * processes. keep: what runs or is paused stays as it is; what is half way is first brought to its end. */
+void sandboxes_shutdown(struct sandboxes *m, bool keep, void (*done)(void *arg), void *arg);
+/* No sandbox and no slot is left. */
+bool sandboxes_all_ended(const struct sandboxes *m);
 void sandboxes_free(struct sandboxes *m);

@@ -21,6 +21,8 @@ void sandbox_gone_cold(struct sandbox *sb)
 	sandbox_net_stop(sb);
 	exec_end_all(sb);
 	linger_close_all(sb);
+	if (sb->m->stopping)
+		sandbox_let_go(sb);
 }
 
 void sandbox_cold_failed(struct sandbox *sb, const struct err *e)
@@ -40,6 +42,7 @@ void sandbox_cold_failed(struct sandbox *sb, const struct err *e)
 	sandbox_net_stop(sb);
 	template_ref_put(TAKE_PTR(sb->template));
 	sb->row.status = SANDBOX_PAUSED;
+	(void)snapshot_unclaim(&sb->m->c.snapshots, sb->row.id, NULL);
 	if (store_sandbox_update(sb->m->c.store, &sb->row, NULL) < 0)
 		log_error("%s: its row can't be written", sb->row.id);
 	sandbox_changed(sb, e);
@@ -68,7 +71,8 @@ void sandbox_cold_ready(struct sandbox *sb, const struct err *e, int root_fd)
 	row->status = SANDBOX_RUNNING;
 	row->expires_ms = clock_now_ms() + left_ms;
 	row->paused_ms = 0;
-	if (store_sandbox_update(sb->m->c.store, row, &own) < 0) {
+	if (keeper_hold(sb->m->keeper, row->slot, root_fd, sb->template_digest ? sb->template_digest : "", &own) < 0 ||
+	    store_sandbox_update(sb->m->c.store, row, &own) < 0) {
 		row->paused_ms = paused_ms;
 		row->expires_ms = expires_ms;
 		sandbox_cold_failed(sb, &own);
@@ -89,11 +93,14 @@ void sandbox_cold_ready(struct sandbox *sb, const struct err *e, int root_fd)
 static int run_unpack(struct job *j)
 {
 	const struct idmap *map = j->m->c.idmap;
-	int fd = j->m->c.state_fd;
-	int r = worker_keep_only(&fd, 1);
+	struct snapshot_dir d = j->m->c.snapshots;
+	int fds[] = { j->m->c.state_fd, d.dir_fd };
+	int r = worker_keep_only(fds, ARRAY_SIZE(fds));
 
+	d.state_fd = fds[0];
+	d.dir_fd = fds[1];
 	return r < 0 ? r
-		     : snapshot_unpack(fd, &j->snapshot, j->slot, idmap_sandbox_uid(map, 0),
+		     : snapshot_unpack(&d, &j->snapshot, j->slot, idmap_sandbox_uid(map, 0),
 				       map && map->kind == IDMAP_SINGLE, &j->shared->cancelled, &j->shared->e);
 }
 
@@ -149,7 +156,7 @@ static void on_slot_ready(void *arg, const struct err *err)
 		return;
 	}
 	(void)uv_timer_stop(&sb->timer); /* a large disk takes its time */
-	j = snapshot_load(sb->m->c.state_fd, sb->row.id, &info, &e) < 0 ? NULL : job_new(sb, &e);
+	j = snapshot_load(&sb->m->c.snapshots, sb->row.id, &info, &e) < 0 ? NULL : job_new(sb, &e);
 	if (!j) {
 		sandbox_cold_failed(sb, &e);
 		return;
@@ -210,7 +217,7 @@ static int start(struct sandbox *sb, struct err *e)
 	return 0;
 }
 
-int sandbox_resume_cold(struct sandbox *sb, struct err *e)
+int sandbox_resume_cold(struct sandbox *sb, const struct account *a, struct err *e)
 {
 	struct snapshot_info info;
 	int r;
@@ -222,28 +229,38 @@ int sandbox_resume_cold(struct sandbox *sb, struct err *e)
 			sb->row.id);
 	if (sb->net_pending) /* of a try that failed: its answer would be taken for this one's */
 		return err_set(e, ERR_BUSY, EBUSY, NULL, "the sandbox's network is being taken apart; try again");
-	r = snapshot_load(sb->m->c.state_fd, sb->row.id, &info, e);
+	/* It may have come from elsewhere: another plan, another host. */
+	r = sandbox_check_network(sb->m, plan_get(a->plan), sb->row.network, e);
+	if (r >= 0)
+		r = sandbox_claim(sb, e);
+	if (r < 0)
+		return r;
+	r = snapshot_load(&sb->m->c.snapshots, sb->row.id, &info, e);
 	if (r == -ENOENT)
 		r = err_set(e, ERR_UNAVAILABLE, ENOENT, "snapshot_damaged", "the snapshot of %s is gone", sb->row.id);
 	if (r >= 0)
 		r = get_template(sb, &info, e);
-	if (r < 0)
+	if (r < 0) {
+		(void)snapshot_unclaim(&sb->m->c.snapshots, sb->row.id, NULL);
 		return r;
+	}
 	if (!sb->template_digest)
 		sb->template_digest = strdup(info.template_digest);
 	r = start(sb, e);
-	if (r < 0)
+	if (r < 0) {
 		template_ref_put(TAKE_PTR(sb->template));
+		(void)snapshot_unclaim(&sb->m->c.snapshots, sb->row.id, NULL);
+	}
 	return r;
 }
 
 /* ---- start-up ---- */
 
-static bool is_of_this_pause(struct sandboxes *m, const struct sandbox_row *row, struct err *e)
+bool sandbox_has_snapshot(struct sandboxes *m, const struct sandbox_row *row, struct err *e)
 {
 	struct snapshot_info info;
 
-	if (snapshot_load(m->c.state_fd, row->id, &info, e) < 0)
+	if (snapshot_load(&m->c.snapshots, row->id, &info, e) < 0)
 		return false;
 	if (info.paused_ms == row->paused_ms && row->paused_ms != 0)
 		return true;
@@ -251,40 +268,28 @@ static bool is_of_this_pause(struct sandboxes *m, const struct sandbox_row *row,
 	return false;
 }
 
-int sandbox_load_paused(struct sandboxes *m, const struct sandbox_row *row, bool *ret, struct err *e)
+int sandbox_load_paused(struct sandboxes *m, struct sandbox_row *row, bool *ret, struct err *e)
 {
+	enum sandbox_status was = row->status;
 	struct err why = ERR_INIT;
-	struct sandbox *sb;
 	int r;
 
 	*ret = false;
-	if (row->status != SANDBOX_PAUSED && row->status != SANDBOX_PAUSING && row->status != SANDBOX_RESUMING)
+	if (was != SANDBOX_PAUSED && was != SANDBOX_PAUSING && was != SANDBOX_RESUMING)
 		return 0;
-	if (!is_of_this_pause(m, row, &why)) {
-		log_warn("%s: was %s and can't be resumed: %s", row->id, sandbox_status_name(row->status), why.msg);
+	if (!sandbox_has_snapshot(m, row, &why)) {
+		log_warn("%s: was %s and can't be resumed: %s", row->id, sandbox_status_name(was), why.msg);
+		if (was == SANDBOX_PAUSED && why.kind == ERR_NOT_FOUND)
+			row->status = SANDBOX_TERMINATED;
 		return 0;
 	}
-	sb = sandbox_alloc(m);
-	if (!sb)
-		return err_errno(e, ENOMEM, "can't load the paused sandboxes");
-	r = sandbox_row_copy(row, &sb->row);
+	/* An earlier run may have been about to resume it. */
+	r = snapshot_unclaim(&m->c.snapshots, row->id, e);
+	row->status = SANDBOX_PAUSED;
+	if (r >= 0 && was != SANDBOX_PAUSED)
+		r = store_sandbox_update(m->c.store, row, e);
 	if (r >= 0)
-		r = exec_env_build(NULL, row->env, false, &sb->env, e);
-	if (r >= 0 && sb->row.status != SANDBOX_PAUSED) {
-		sb->row.status = SANDBOX_PAUSED;
-		r = store_sandbox_update(m->c.store, &sb->row, e);
-	}
-	if (r >= 0) {
-		sandbox_set_limits(sb);
-		sb->snapshot = true;
-		HASH_ADD_STR(m->by_id, row.id, sb);
-		if (!sb->hh.tbl)
-			r = -ENOMEM;
-	}
-	if (r < 0) {
-		sandbox_discard(sb);
-		return e && e->kind != ERR_NONE ? r : err_errno(e, ENOMEM, "can't load the paused sandboxes");
-	}
-	*ret = true;
-	return 0;
+		r = sandbox_add_paused(m, row, e);
+	*ret = r >= 0;
+	return r;
 }

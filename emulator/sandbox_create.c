@@ -127,7 +127,7 @@ static int check_host(struct sandboxes *m, struct err *e)
 
 static int choose_timeout(const struct plan *p, const struct sandbox_spec *s, uint32_t *ret, struct err *e)
 {
-	if (s->timeout_s > p->max_timeout_s)
+	if (!s->build && s->timeout_s > p->max_timeout_s)
 		return err_set(e, ERR_INVALID, ERANGE, NULL, "timeout_seconds %u is more than the %u of plan \"%s\"",
 			       s->timeout_s, p->max_timeout_s, p->name);
 	*ret = s->timeout_s ? s->timeout_s : MIN(DEFAULT_TIMEOUT_S, p->max_timeout_s);
@@ -147,8 +147,8 @@ static int check(struct sandboxes *m, const struct account *a, const struct sand
 		r = choose_timeout(p, s, &row->timeout_s, e);
 	if (r < 0)
 		return r;
-	r = sandbox_check_concurrent(m, a, e);
-	if (r >= 0)
+	r = s->build ? 0 : sandbox_check_concurrent(m, a, e);
+	if (r >= 0 && !s->build)
 		r = sandbox_check_usage(m, a, e);
 	return r < 0 ? r : check_host(m, e);
 }
@@ -195,6 +195,8 @@ static int prepare(struct sandbox *sb, const struct account *a, const struct san
 
 	if (r >= 0)
 		r = exec_env_build(NULL, s->env, false, &sb->env, e);
+	if (r >= 0)
+		r = s->build ? 0 : sandbox_check_template(sb->m, a, s->template_name, e);
 	if (r >= 0)
 		r = template_ref_get(sb->m, s->template_name, &sb->template, e);
 	if (r >= 0)
@@ -249,17 +251,18 @@ static void set_running(struct sandbox *sb)
 	struct err e = ERR_INIT;
 	struct waiter *w;
 
+	sb->template_digest = sb->template->t->digest ? strdup(sb->template->t->digest) : NULL;
 	row->started_ms = clock_now_ms();
 	row->expires_ms = row->started_ms + (int64_t)row->timeout_s * 1000;
 	row->status = SANDBOX_RUNNING;
-	if (store_sandbox_update(m->c.store, row, &e) < 0) {
+	if (keeper_hold(m->keeper, row->slot, sb->root_fd, sb->template_digest ? sb->template_digest : "", &e) < 0 ||
+	    store_sandbox_update(m->c.store, row, &e) < 0) {
 		sandbox_end(sb, "failed", &e);
 		return;
 	}
 	sb->deadline_us = clock_now_us() + (int64_t)row->timeout_s * 1000000;
 	sandbox_arm_deadline(sb);
 	sandbox_meter_begin(sb);
-	sb->template_digest = sb->template->t->digest ? strdup(sb->template->t->digest) : NULL;
 	template_ref_put(TAKE_PTR(sb->template));
 	m->created++;
 	sandbox_tell(sb, JOURNAL_SANDBOX_RUNNING, NULL);
@@ -353,14 +356,19 @@ void sandbox_on_slot_dead(void *arg, int status)
 	sandbox_ended(sb, status);
 }
 
+void sandbox_init_events(struct sandbox *sb, struct init_events *ret)
+{
+	*ret = (struct init_events){ .ready = on_init_ready,
+				     .started = on_init_started,
+				     .exited = on_init_exited,
+				     .lost = on_init_lost,
+				     .arg = sb };
+}
+
 int sandbox_configure(struct sandbox *sb, int ctl_sock, struct err *e)
 {
-	const struct init_events ev = { .ready = on_init_ready,
-					.started = on_init_started,
-					.exited = on_init_exited,
-					.lost = on_init_lost,
-					.arg = sb };
 	const struct template *t = sb->template->t;
+	struct init_events ev;
 	struct init_config c = {
 		.slot = sb->row.slot,
 		.layers = (const char *const *)t->layers,
@@ -373,6 +381,7 @@ int sandbox_configure(struct sandbox *sb, int ctl_sock, struct err *e)
 		.no_cgroup_view = cgroup_root_backend(sb->m->c.cgroups) == CGROUP_NONE,
 	};
 
+	sandbox_init_events(sb, &ev);
 	return init_connect(sb->m->c.loop, ctl_sock, &c, &ev, &sb->init, e);
 }
 

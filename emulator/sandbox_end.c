@@ -42,6 +42,12 @@ void sandbox_end(struct sandbox *sb, const char *reason, const struct err *failu
 
 	if (sb->row.status == SANDBOX_TERMINATING)
 		return;
+	/* Somebody else may have it by now. */
+	if (sb->row.status == SANDBOX_PAUSED && sb->snapshot &&
+	    snapshot_claim(&sb->m->c.snapshots, sb->row.id, NULL) == -ENOENT) {
+		sb->snapshot = false;
+		reason = SANDBOX_MOVED;
+	}
 	sb->end_reason = reason;
 	sb->end_ms = clock_now_ms();
 	sb->end_us = clock_mono_us();
@@ -51,8 +57,11 @@ void sandbox_end(struct sandbox *sb, const char *reason, const struct err *failu
 	sandbox_meter_end(sb);
 	/* A create that is undone goes from creating to failed in its row, with nothing between. */
 	sb->row.status = SANDBOX_TERMINATING;
-	if (!failure)
+	if (!failure) {
+		/* For a next start that has to finish this. */
+		(void)snprintf(sb->row.termination_reason, sizeof(sb->row.termination_reason), "%s", reason);
 		save(sb);
+	}
 	if (!sb->slot) { /* paused, and its processes gone before */
 		(void)uv_timer_start(&sb->timer, on_cold_end, 0, 0);
 		return;

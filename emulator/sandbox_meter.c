@@ -160,6 +160,12 @@ static void charge_all(void *arg)
 		log_warn("the usage can't be written: %s", e.msg);
 }
 
+void sandboxes_meter_leave(struct sandboxes *m)
+{
+	(void)uv_timer_stop(&m->meter_timer);
+	charge_all(m);
+}
+
 void sandboxes_meter_listener(struct sandboxes *m, struct vclock_listener *ret)
 {
 	*ret = (struct vclock_listener){ .moved = charge_all, .arg = m };

@@ -31,10 +31,14 @@ static void tell_blocked(const struct sandbox *sb, const struct egress_event *ev
 
 static void enter(struct sandbox *sb, const struct egress_event *ev)
 {
+	char owner[EXEC_ID_SIZE] = "";
+
 	/* A sandbox that never tries anything has no ledger. */
 	if (!sb->ledger && ledger_new(&sb->ledger) < 0)
 		return;
-	(void)ledger_add(sb->ledger, ev);
+	if (ev->kind != EGRESS_CLOSED)
+		sandbox_net_owner(sb, ev->proto, ev->from_port, owner);
+	(void)ledger_add(sb->ledger, ev, owner);
 	if (ev->verdict == EGRESS_BLOCKED)
 		tell_blocked(sb, ev);
 }
@@ -124,11 +128,20 @@ static int tell_text(struct sandboxes *m, enum egress_msg_type type, uint32_t in
 static void on_event(struct sandboxes *m, const struct egress_event *ev)
 {
 	struct sandbox *sb = m->by_net_index && ev->index < GATEWAY_MAX ? m->by_net_index[ev->index] : NULL;
+	const struct egress_msg noted = { .magic = EGRESS_MAGIC, .type = EGRESS_NOTED, .token = ev->token };
 
+	if (ev->type == EGRESS_SYNCED) {
+		m->sync_heard = ev->token;
+		if (sb)
+			exec_on_net_synced(sb, ev->token);
+		return;
+	}
 	if (sb && strncmp(ev->rule, EGRESS_FAULT_RULE, sizeof(EGRESS_FAULT_RULE) - 1) == 0)
 		sandbox_fault_hit(sb, ev->rule + sizeof(EGRESS_FAULT_RULE) - 1, ev->host);
 	if (sb)
 		enter(sb, ev);
+	if (ev->token)
+		(void)sandboxes_tell_egress(m, &noted);
 }
 
 static void read_events(struct sandboxes *m)
@@ -140,7 +153,8 @@ static void read_events(struct sandboxes *m)
 
 		if (n == -EAGAIN)
 			return;
-		if (n != sizeof(ev) || ev.magic != EGRESS_MAGIC || ev.type != EGRESS_EVENT) {
+		if (n != sizeof(ev) || ev.magic != EGRESS_MAGIC ||
+		    (ev.type != EGRESS_EVENT && ev.type != EGRESS_SYNCED)) {
 			m->egress_lost = true;
 			(void)uv_poll_stop(&m->egress_poll);
 			log_error("the egress process is gone: sandboxes have no network until the emulator is "
@@ -172,14 +186,12 @@ int sandboxes_net_start(struct sandboxes *m, struct err *e)
 	if (r < 0)
 		return err_errno(e, -r, "watching the egress process");
 	m->egress_poll.data = m;
-	m->handles++;
+	(void)uv_timer_init(m->c.loop, &m->sync_timer);
+	m->sync_timer.data = m;
+	m->handles += 2;
 	m->egress_lost = false;
 	(void)uv_poll_start(&m->egress_poll, UV_READABLE, on_egress);
-	for (size_t i = 0; r >= 0 && n->map && n->map[i]; i++)
-		r = tell_text(m, EGRESS_MAP, 0, n->map[i]);
-	for (size_t i = 0; r >= 0 && n->zone && n->zone[i]; i++)
-		r = tell_text(m, EGRESS_ZONE, 0, n->zone[i]);
-	return r < 0 ? err_errno(e, -r, "telling the egress process its maps") : 0;
+	return 0;
 }
 
 static void on_egress_closed(uv_handle_t *h)
@@ -196,8 +208,50 @@ void sandboxes_net_stop(struct sandboxes *m)
 		return;
 	m->egress_lost = true;
 	uv_close((uv_handle_t *)&m->egress_poll, on_egress_closed);
+	uv_close((uv_handle_t *)&m->sync_timer, on_egress_closed);
 	closep(&m->c.network.egress_sock);
 	free(TAKE_PTR(m->by_net_index));
+}
+
+/* ---- what a command that has ended did last ---- */
+
+#define SYNC_MS 50
+
+/* It did not answer in time: the commands that wait have ended all the same. */
+static void on_sync_late(uv_timer_t *t)
+{
+	struct sandboxes *m = t->data;
+	struct sandbox *sb, *next;
+	uint64_t due = m->sync_due;
+
+	if (m->sync_heard < m->sync_asked) {
+		m->sync_due = m->sync_asked;
+		(void)uv_timer_start(t, on_sync_late, SYNC_MS, 0);
+	}
+	if (m->sync_heard >= due)
+		return;
+	m->sync_heard = due;
+	HASH_ITER(hh, m->by_id, sb, next)
+	exec_on_net_synced(sb, due);
+}
+
+uint64_t sandbox_net_sync(struct sandbox *sb)
+{
+	struct sandboxes *m = sb->m;
+	struct egress_msg msg = { .magic = EGRESS_MAGIC, .type = EGRESS_SYNC };
+
+	if (sb->net_index < 0 || m->egress_lost)
+		return 0;
+	msg.index = (uint32_t)sb->net_index;
+	msg.token = m->sync_asked + 1;
+	if (fd_send_msg(m->c.network.egress_sock, &msg, sizeof(msg), NULL, 0) < 0)
+		return 0;
+	m->sync_asked++;
+	if (!uv_is_active((uv_handle_t *)&m->sync_timer)) {
+		m->sync_due = m->sync_asked;
+		(void)uv_timer_start(&m->sync_timer, on_sync_late, SYNC_MS, 0);
+	}
+	return msg.token;
 }
 
 /* ---- a sandbox with a network ---- */
@@ -239,6 +293,47 @@ static int send_rules(struct sandbox *sb, enum net_mode mode, struct err *e)
 	if (faults_count(sb->m->c.faults) > 0)
 		sandboxes_fault_names(sb->m);
 	return r < 0 ? err_errno(e, -r, "telling the egress process the sandbox's rules") : 0;
+}
+
+/* A lost egress process is no error here: whoever asks for a network is told. */
+int sandboxes_net_restate(struct sandboxes *m, struct err *e)
+{
+	struct egress_msg sync = { .magic = EGRESS_MAGIC, .type = EGRESS_RESTATE, .value = 1 };
+	const struct sandboxes_network *n = &m->c.network;
+	struct sandbox *sb, *next;
+	enum net_mode mode;
+	int r;
+
+	if (m->egress_lost)
+		return 0;
+	r = sandboxes_tell_egress(m, &sync);
+	for (size_t i = 0; r >= 0 && n->map && n->map[i]; i++)
+		r = tell_text(m, EGRESS_MAP, 0, n->map[i]);
+	for (size_t i = 0; r >= 0 && n->zone && n->zone[i]; i++)
+		r = tell_text(m, EGRESS_ZONE, 0, n->zone[i]);
+	HASH_ITER(hh, m->by_id, sb, next)
+	if (r >= 0 && sb->net_index >= 0 && net_mode_parse(sb->row.network, &mode) == 0)
+		r = send_rules(sb, mode, e);
+	sync.value = 0;
+	if (r >= 0)
+		r = sandboxes_tell_egress(m, &sync);
+	return r < 0 ? err_errno(e, -r, "telling the egress process what there is") : 0;
+}
+
+int sandbox_net_adopt(struct sandbox *sb, int index)
+{
+	struct sandboxes *m = sb->m;
+
+	if (!m->by_net_index)
+		m->by_net_index = calloc(GATEWAY_MAX, sizeof(struct sandbox *));
+	if (!m->by_net_index)
+		return -ENOMEM;
+	if (m->by_net_index[index])
+		return -EEXIST;
+	m->by_net_index[index] = sb;
+	m->net_hint = MAX(m->net_hint, (uint32_t)index + 1);
+	sb->net_index = index;
+	return 0;
 }
 
 static void on_attached(void *arg, const struct err *e)

@@ -17,6 +17,7 @@
 #include "emulator/base/clock.h"
 #include "emulator/base/log.h"
 #include "emulator/sandbox-internal.h"
+#include "emulator/snapshot_row.h"
 #include "emulator/worker.h"
 
 int sandbox_not_ready(const char *id, enum sandbox_status status, const char *wanted, struct err *e)
@@ -32,6 +33,7 @@ void sandbox_changed(struct sandbox *sb, const struct err *e)
 	if (w)
 		w->done(w->arg, e, e ? NULL : &sb->row);
 	free(w);
+	sandboxes_check_stopped(sb->m);
 }
 
 void sandbox_drop_snapshot(struct sandbox *sb)
@@ -41,7 +43,7 @@ void sandbox_drop_snapshot(struct sandbox *sb)
 	if (!sb->snapshot)
 		return;
 	sb->snapshot = false;
-	if (snapshot_discard(sb->m->c.state_fd, sb->row.id, &e) < 0)
+	if (snapshot_discard(&sb->m->c.snapshots, sb->row.id, &e) < 0)
 		log_warn("%s: its snapshot stays until the next start: %s", sb->row.id, e.msg);
 	else
 		sandbox_trash_kick(sb->m);
@@ -91,10 +93,12 @@ static int run_pause(struct job *j)
 		.paused_ms = j->paused_ms,
 		.sandbox_uid = idmap_sandbox_uid(m->c.idmap, 0),
 		.single_id = m->c.idmap && m->c.idmap->kind == IDMAP_SINGLE,
+		.row = j->row,
 		.cancelled = &j->shared->cancelled,
 	};
+	struct snapshot_dir d = m->c.snapshots;
+	int fds[] = { m->c.state_fd, d.dir_fd };
 	struct snapshot_info info;
-	int fd = m->c.state_fd;
 	int r = cgroup_freeze(m->c.cgroups, j->slot, true, e);
 
 	if (r == -ETIMEDOUT)
@@ -103,8 +107,10 @@ static int run_pause(struct job *j)
 	if (r < 0)
 		return r;
 	sandbox_collect_processes(m->c.cgroups, j->slot, &s.processes, &s.ports);
-	r = worker_keep_only(&fd, 1);
-	return r < 0 ? r : snapshot_write(fd, &s, &info, e);
+	r = worker_keep_only(fds, ARRAY_SIZE(fds));
+	d.state_fd = fds[0];
+	d.dir_fd = fds[1];
+	return r < 0 ? r : snapshot_write(&d, &s, &info, e);
 }
 
 /* It could not be paused: on it goes. */
@@ -131,7 +137,7 @@ static void on_paused(struct job *j, const struct err *e)
 
 	if (!sb) {
 		/* It ended meanwhile; so does what was written of it. */
-		if (snapshot_discard(j->m->c.state_fd, j->id, NULL) == 0)
+		if (snapshot_discard(&j->m->c.snapshots, j->id, NULL) == 0)
 			sandbox_trash_kick(j->m);
 		return;
 	}
@@ -143,7 +149,8 @@ static void on_paused(struct job *j, const struct err *e)
 		return;
 	}
 	sb->row.status = SANDBOX_PAUSED;
-	if (store_sandbox_update(sb->m->c.store, &sb->row, &own) < 0) {
+	if (store_sandbox_update(sb->m->c.store, &sb->row, &own) < 0 &&
+	    snapshot_claim(&sb->m->c.snapshots, sb->row.id, NULL) == 0) {
 		unpause(sb, &own);
 		return;
 	}
@@ -166,6 +173,7 @@ static int check_pause(struct sandboxes *m, const struct account *a, const struc
 			"`orkestr-emulator doctor`");
 	if (m->stopping)
 		return err_set(e, ERR_CAPACITY, ESHUTDOWN, NULL, "the emulator is stopping");
+	sandboxes_look(m);
 	HASH_ITER(hh, m->by_id, other, next)
 	n += (other->row.status == SANDBOX_PAUSED || other->row.status == SANDBOX_PAUSING) &&
 	     strcmp(other->row.account, a->id) == 0;
@@ -212,6 +220,8 @@ static int begin_pause(struct sandbox *sb, struct waiter *w, struct err *e)
 	sb->row.status = SANDBOX_PAUSING;
 	sb->row.paused_ms = clock_now_ms();
 	j = job_new(sb, e);
+	if (j)
+		j->row = snapshot_row_to_json(&sb->row);
 	r = j ? store_sandbox_update(sb->m->c.store, &sb->row, e) : -ENOMEM;
 	if (!j || r < 0) {
 		if (j)
@@ -254,12 +264,24 @@ int sandbox_pause(struct sandboxes *m, const struct account *a, const char *id, 
 
 /* ---- resume ---- */
 
+int sandbox_claim(struct sandbox *sb, struct err *e)
+{
+	int r = snapshot_claim(&sb->m->c.snapshots, sb->row.id, e);
+
+	if (r == -ENOENT)
+		r = err_set(e, ERR_NOT_READY, ESTALE, "sandbox_not_ready",
+			    "the snapshot of sandbox %s was taken or removed by somebody else", sb->row.id);
+	return r;
+}
+
 static int resume_live(struct sandbox *sb, struct err *e)
 {
 	struct sandboxes *m = sb->m;
 	int64_t paused_ms = sb->row.paused_ms, expires_ms = sb->row.expires_ms;
-	int r;
+	int r = sandbox_claim(sb, e);
 
+	if (r < 0)
+		return r;
 	row_running(&sb->row);
 	r = store_sandbox_update(m->c.store, &sb->row, e);
 	if (r == 0) {
@@ -275,6 +297,7 @@ static int resume_live(struct sandbox *sb, struct err *e)
 	sb->row.paused_ms = paused_ms;
 	sb->row.expires_ms = expires_ms;
 	(void)store_sandbox_update(m->c.store, &sb->row, NULL);
+	(void)snapshot_unclaim(&m->c.snapshots, sb->row.id, NULL);
 	return r;
 }
 
@@ -307,7 +330,7 @@ int sandbox_resume(struct sandboxes *m, const struct account *a, const char *id,
 		return err_errno(e, ENOMEM, "can't resume the sandbox");
 	*w = (struct waiter){ .done = done, .arg = arg };
 	sb->changer = w;
-	r = sandbox_resume_cold(sb, e);
+	r = sandbox_resume_cold(sb, a, e);
 	if (r < 0)
 		free(TAKE_PTR(sb->changer));
 	return r;

@@ -40,7 +40,7 @@ static void finish(struct reset *rs)
 	int r = store_forget(m->c.store, account, &rs->result.rows, &e);
 
 	if (r >= 0)
-		r = meter_forget(sandboxes_meter(m), account, &e);
+		r = meter_forget(m->meter, account, &e);
 	if (r >= 0 && m->c.faults) {
 		rs->result.faults = faults_clear(m->c.faults, account);
 		sandboxes_fault_names(m);

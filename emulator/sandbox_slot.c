@@ -37,6 +37,13 @@ void slot_new_name(char ret[static KEEPER_SLOT_SIZE])
 			*p = (char)(*p - 'A' + 'a');
 }
 
+void slot_kept_free(struct slot_kept *k)
+{
+	if (k)
+		closep(&k->root_fd);
+	free(k);
+}
+
 static void maybe_free(struct slot *s)
 {
 	if (s->closed && !s->spawn_pending)
@@ -100,6 +107,7 @@ static void gone(struct slot *s, int status)
 	s->ev = (struct slot_events){ 0 };
 	closep(&s->ctl_sock);
 	closep(&s->refused_sock);
+	slot_kept_free(TAKE_PTR(s->kept));
 	if (ev.dead)
 		ev.dead(ev.arg, status);
 	if (s->counting)
@@ -264,6 +272,36 @@ int slot_make(struct sandboxes *m, const char *name, const struct cgroup_limits 
 		return r;
 	}
 	*ret = s;
+	return 0;
+}
+
+int slot_adopt(struct sandboxes *m, const struct keeper_kept *k, struct err *e)
+{
+	_cleanup_close_ int ctl = k->ctl, refused = k->refused, root = k->root;
+	struct slot *s = calloc(1, sizeof(*s));
+
+	if (s)
+		s->kept = calloc(1, sizeof(*s->kept));
+	if (!s || !s->kept) {
+		free(s);
+		return err_errno(e, ENOMEM, "can't take over a sandbox");
+	}
+	s->m = m;
+	s->state = SLOT_USED;
+	s->pid = k->pid;
+	(void)snprintf(s->name, sizeof(s->name), "%s", k->slot);
+	HASH_ADD_STR(m->slots, name, s);
+	if (!s->hh.tbl) {
+		free(s->kept);
+		free(s);
+		return err_errno(e, ENOMEM, "can't take over a sandbox");
+	}
+	s->ctl_sock = TAKE_FD(ctl);
+	s->refused_sock = TAKE_FD(refused);
+	*s->kept = (struct slot_kept){ .root_fd = TAKE_FD(root), .net_index = k->index, .net_mode = k->mode };
+	(void)snprintf(s->kept->label, sizeof(s->kept->label), "%s", k->label);
+	(void)uv_timer_init(m->c.loop, &s->timer);
+	s->timer.data = s;
 	return 0;
 }
 

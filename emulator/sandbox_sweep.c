@@ -22,12 +22,14 @@ static int empty_job(void *arg)
 {
 	const struct sandboxes *m = arg;
 	struct err e = ERR_INIT;
-	int fd = m->c.state_fd;
+	struct snapshot_dir d = m->c.snapshots;
+	int fds[] = { m->c.state_fd, d.dir_fd };
 
-	if (worker_keep_only(&fd, 1) < 0)
+	if (worker_keep_only(fds, ARRAY_SIZE(fds)) < 0)
 		return 1;
+	d.dir_fd = fds[1];
 	(void)!nice(5); /* requests come first */
-	if (tree_empty_trash(fd, &e) < 0) {
+	if (tree_empty_trash(fds[0], &e) < 0 || snapshot_empty_trash(&d, &e) < 0) {
 		log_warn("the trash can't be emptied: %s", e.msg);
 		return 1;
 	}
@@ -78,9 +80,15 @@ void sandbox_trash_kick(struct sandboxes *m)
 		(void)uv_timer_start(&m->trash_timer, on_trash_timer, TRASH_DELAY_MS, 0);
 }
 
+void sandboxes_kick_trash(struct sandboxes *m)
+{
+	sandbox_trash_kick(m);
+}
+
 /* ---- start-up ---- */
 
 struct names {
+	struct sandboxes *m;
 	char (*v)[KEEPER_SLOT_SIZE];
 	size_t n, cap;
 };
@@ -90,8 +98,13 @@ static int add_name(void *arg, const char *slot)
 {
 	struct names *l = arg;
 
+	struct slot *s;
+
 	if (strlen(slot) >= KEEPER_SLOT_SIZE)
 		return 0; /* no name of ours */
+	HASH_FIND_STR(l->m->slots, slot, s);
+	if (s)
+		return 0; /* lives on, or takes itself apart */
 	if (l->n == l->cap) {
 		size_t cap = l->cap ? l->cap * 2 : 64;
 		void *p = reallocarray(l->v, cap, sizeof(*l->v));
@@ -108,7 +121,7 @@ static int add_name(void *arg, const char *slot)
 static void sweep_cgroups(struct sandboxes *m)
 {
 	const struct timespec pause = { .tv_nsec = 2000000 };
-	struct names l = { 0 };
+	struct names l = { .m = m };
 	unsigned int tries = 0;
 	int r = cgroup_each(m->c.cgroups, add_name, &l);
 
@@ -127,7 +140,7 @@ static void sweep_cgroups(struct sandboxes *m)
 
 static int sweep_folders(struct sandboxes *m, struct err *e)
 {
-	struct names l = { 0 };
+	struct names l = { .m = m };
 	int r = tree_each_slot(m->c.state_fd, add_name, &l);
 
 	if (r < 0)
@@ -163,19 +176,36 @@ static int add_row(void *arg, const struct sandbox_row *row)
 	return r;
 }
 
-/* Of a run whose processes are gone: a paused one can go on, the others have failed. */
+/* Its end was under way, and why was written down before. */
+static bool was_ending(const struct sandbox_row *row)
+{
+	return row->status == SANDBOX_TERMINATING && row->termination_reason[0];
+}
+
+/* One whose processes live goes on; of the others a paused one can, and the rest is over. */
 static int settle_row(struct sandboxes *m, struct sandbox_row *row, struct err *e)
 {
-	bool paused = false;
-	int r = sandbox_load_paused(m, row, &paused, e);
+	bool settled = false;
+	int r = sandbox_adopt(m, row, &settled, e);
 
-	if (r < 0 || paused)
+	if (r >= 0 && !settled)
+		r = sandbox_load_paused(m, row, &settled, e);
+	if (r < 0 || settled)
 		return r;
+	row->terminated_ms = clock_now_ms();
+	if (row->status == SANDBOX_TERMINATED) {
+		(void)snprintf(row->termination_reason, sizeof(row->termination_reason), SANDBOX_MOVED);
+		return store_sandbox_update(m->c.store, row, e);
+	}
+	if (was_ending(row)) {
+		row->status = SANDBOX_TERMINATED;
+		return store_sandbox_update(m->c.store, row, e);
+	}
+	free(row->failure);
+	row->failure = strdup(row->status == SANDBOX_CREATING ? "the emulator stopped while it was being created"
+							      : "its processes ended while no emulator was there");
 	row->status = SANDBOX_FAILED;
 	(void)snprintf(row->termination_reason, sizeof(row->termination_reason), "failed");
-	row->terminated_ms = clock_now_ms();
-	free(row->failure);
-	row->failure = strdup("the emulator stopped without ending it");
 	log_info("%s: left by an earlier run; marked as failed", row->id);
 	return store_sandbox_update(m->c.store, row, e);
 }
@@ -194,26 +224,40 @@ static int sweep_rows(struct sandboxes *m, struct err *e)
 	return r < 0 ? r : 0;
 }
 
-static bool snapshot_wanted(void *arg, const char *id)
+static enum snapshot_fate snapshot_fate(void *arg, const char *id)
 {
 	struct sandboxes *m = arg;
+	struct sandbox_row row = { 0 };
+	enum snapshot_fate fate;
 	struct sandbox *sb;
 
 	HASH_FIND(hh, m->by_id, id, strlen(id), sb);
-	return sb && sb->row.status == SANDBOX_PAUSED;
+	if (sb)
+		return sb->row.status == SANDBOX_PAUSED ? SNAPSHOT_KEEP : SNAPSHOT_OVER;
+	if (strlen(id) >= SANDBOX_ID_SIZE || store_sandbox_get(m->c.store, id, &row, NULL) < 0)
+		return SNAPSHOT_STRANGE;
+	fate = sandbox_is_moved(&row) ? SNAPSHOT_STRANGE : SNAPSHOT_OVER;
+	sandbox_row_clear(&row);
+	return fate;
 }
 
 int sandboxes_sweep(struct sandboxes *m, struct err *e)
 {
-	int r;
+	int r = sandboxes_list_kept(m, e);
 
-	sweep_cgroups(m);
-	r = sweep_folders(m, e);
+	if (r >= 0)
+		r = sweep_rows(m, e);
 	if (r < 0)
 		return r;
-	r = sweep_rows(m, e);
+	sandboxes_drop_unused(m);
+	sweep_cgroups(m);
+	r = sweep_folders(m, e);
+	if (r >= 0) {
+		sandboxes_look(m); /* what was imported meanwhile is not strange */
+		r = snapshot_sweep(&m->c.snapshots, snapshot_fate, m, e);
+	}
 	if (r >= 0)
-		r = snapshot_sweep(m->c.state_fd, snapshot_wanted, m, e);
+		r = sandboxes_net_restate(m, e);
 	/* Also what a killed worker left in the trash itself. */
 	sandbox_trash_kick(m);
 	return r;

@@ -330,6 +330,29 @@ int statedir_open_existing(const char *path, const struct idmap *m, int *ret_fd,
 	return open_checked(path, m, false, ret_fd, ret_path, cap, e);
 }
 
+int statedir_open_snapshots(const char *path, const struct idmap *m, bool make, int *ret_fd, struct err *e)
+{
+	_cleanup_close_ int fd = -1;
+	struct stat st;
+
+	if (make && mkdir(path, 0700) < 0 && errno != EEXIST)
+		return err_errno(e, errno, "cannot make the snapshot dir %s", path);
+	fd = open(path, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+	if (fd < 0 || fstat(fd, &st) < 0)
+		return err_errno(e, errno, "the snapshot dir %s", path);
+	if (st.st_uid != m->own_uid && (st.st_uid != m->caller_uid || is_empty(fd) != 1))
+		return err_set(e, ERR_DENIED, EPERM, "snapshot_dir_owner",
+			       "%s belongs to uid %u, and this emulator runs as uid %u: those who share a snapshot dir "
+			       "must run as the same user, and a new one must be empty",
+			       path, st.st_uid, m->own_uid);
+	if ((st.st_mode & 07777) != 0700 && fchmod(fd, 0700) < 0)
+		return err_errno(e, errno, "cannot close the snapshot dir %s to others", path);
+	if (st.st_uid != m->own_uid && fchown(fd, m->own_uid, m->own_gid) < 0)
+		return err_errno(e, errno, "cannot give the snapshot dir %s to uid %u", path, m->own_uid);
+	*ret_fd = TAKE_FD(fd);
+	return 0;
+}
+
 static int locked_by_other(int state_fd, int lock_fd, struct err *e)
 {
 	char path[PATH_MAX] = "this state dir", pid[16] = "";

@@ -24,6 +24,11 @@ int statedir_open(const char *path, const struct idmap *m, int *ret_fd, char *re
 int statedir_open_existing(const char *path, const struct idmap *m, int *ret_fd, char *ret_path, size_t cap,
 			   struct err *e);
 
+/* A folder for snapshots that several emulators may share, made where missing (its parent must be there). It must be
+ * m->own_uid's, or empty and the caller's, who then gives it away; its mode becomes 0700. *ret_fd: O_RDONLY directory.
+ * make: or it must be there. ERR_DENIED, ERR_NOT_FOUND. */
+int statedir_open_snapshots(const char *path, const struct idmap *m, bool make, int *ret_fd, struct err *e);
+
 /* Takes the lock; returns the fd to hold. A second one gets ERR_BUSY with the first one's pid. It is a
  * flock(2): a child that inherits the fd keeps it locked, and whoever dies lets it go. Works with the
  * caller's rights and inside E alike. */

@@ -8,13 +8,13 @@
 
 enum store_stmt {
 	STMT_SANDBOX_INSERT,
+	STMT_SANDBOX_PUT,
 	STMT_SANDBOX_UPDATE,
 	STMT_SANDBOX_GET,
 	STMT_SANDBOX_LIST,
 	STMT_SANDBOX_LIST_STATUS,
 	STMT_SANDBOX_LIST_TERMINATED,
 	STMT_SANDBOX_LIVE_IDS,
-	STMT_SANDBOX_COUNT_LIVE,
 	STMT_IDEMPOTENCY_EXPIRE,
 	STMT_IDEMPOTENCY_PUT,
 	STMT_IDEMPOTENCY_GET,
@@ -29,6 +29,11 @@ enum store_stmt {
 	STMT_USAGE_MONTH_GET,
 	STMT_USAGE_MONTH_PUT,
 	STMT_USAGE_FORGET,
+	STMT_TMPL_INSERT,
+	STMT_TMPL_UPDATE,
+	STMT_TMPL_GET,
+	STMT_TMPL_DELETE,
+	STMT_TMPL_EACH,
 	STMT_COUNT,
 };
 
@@ -48,6 +53,7 @@ extern const struct store_sql store_idempotency_sql[]; /* likewise */
 extern const struct store_sql store_setting_sql[];     /* likewise */
 extern const struct store_sql store_usage_sql[];       /* likewise */
 extern const struct store_sql store_key_sql[];	       /* likewise */
+extern const struct store_sql store_tmpl_sql[];	       /* likewise */
 
 #define STORE_APPLICATION_ID 0x6f726b65 /* "orke", in the file's header: PRAGMA application_id */
 

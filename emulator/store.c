@@ -261,6 +261,8 @@ int store_open(const char *name, struct store **ret, struct err *e)
 		r = prepare_all(s, store_key_sql, e);
 	if (r >= 0)
 		r = prepare_all(s, store_usage_sql, e);
+	if (r >= 0)
+		r = prepare_all(s, store_tmpl_sql, e);
 	if (r < 0) {
 		store_close(s);
 		return r;

@@ -18,7 +18,7 @@ enum sandbox_status {
 	SANDBOX_FAILED,
 };
 const char *sandbox_status_name(enum sandbox_status s);
-int sandbox_status_parse(const char *s, enum sandbox_status *ret); /* -EINVAL */
+int sandbox_status_parse(const char *word, enum sandbox_status *ret); /* -EINVAL */
 
 #define SANDBOX_ID_SIZE 31 /* "sbx_" + ULID + NUL */
 
@@ -51,6 +51,8 @@ int store_open(const char *name, struct store **ret, struct err *e);
 void store_close(struct store *s);
 
 int store_sandbox_insert(struct store *s, const struct sandbox_row *r, struct err *e);
+/* As insert, in place of an earlier row of that id, whatever it says. */
+int store_sandbox_put(struct store *s, const struct sandbox_row *r, struct err *e);
 /* By id: what can change (slot, status, times, limits, how it ended). With a status of terminated or failed
  * the stored env is forgotten: no command will need it again. ERR_NOT_FOUND. */
 int store_sandbox_update(struct store *s, const struct sandbox_row *r, struct err *e);
@@ -73,13 +75,11 @@ int store_sandbox_list(struct store *s, const struct store_list *q, int (*fn)(vo
 int store_sandbox_each_live(struct store *s, int (*fn)(void *arg, const struct sandbox_row *r), void *arg,
 			    struct err *e);
 
-/* How many rows of the account count against its concurrency (creating, running, pausing, resuming). */
-int store_sandbox_count_live(struct store *s, const char *account, uint32_t *ret, struct err *e);
-
 /* Forgets the ended sandboxes and the idempotency keys of an account, or of all (NULL). All or nothing. */
 int store_forget(struct store *s, const char *account, uint64_t *ret_sandboxes, struct err *e);
 /* What all accounts have used, in all months that are kept (units: emulator/meter.h), as far as it was flushed. */
 int store_usage_total(struct store *s, uint64_t *ret_cpu_usec, uint64_t *ret_mem_kib_ms, struct err *e);
+
 /* Numbers the emulator keeps about itself, by a name. get: *ret stays as it was if there is none. */
 int store_setting_get(struct store *s, const char *name, int64_t *ret, struct err *e);
 int store_setting_put(struct store *s, const char *name, int64_t value, struct err *e);

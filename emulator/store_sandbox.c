@@ -20,6 +20,9 @@ const struct store_sql store_sandbox_sql[] = {
 	{ STMT_SANDBOX_INSERT,
 	  "INSERT INTO sandbox (" COLUMNS ") VALUES "
 	  "(?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14, ?15, ?16, ?17, ?18, ?19, ?20)" },
+	{ STMT_SANDBOX_PUT,
+	  "INSERT OR REPLACE INTO sandbox (" COLUMNS ") VALUES "
+	  "(?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14, ?15, ?16, ?17, ?18, ?19, ?20)" },
 	/* An ended sandbox will never start a command again, so its secrets go. */
 	{ STMT_SANDBOX_UPDATE,
 	  "UPDATE sandbox SET slot = ?2, status = ?3, timeout_s = ?4, started_ms = ?5, expires_ms = ?6, paused_ms = "
@@ -37,8 +40,6 @@ const struct store_sql store_sandbox_sql[] = {
 	  "SELECT " COLUMNS " FROM sandbox INDEXED BY sandbox_by_time WHERE account = ?1 AND status = 'terminated' "
 	  "AND (created_ms, id) < (?2, ?3) ORDER BY created_ms DESC, id DESC LIMIT ?4" },
 	{ STMT_SANDBOX_LIVE_IDS, "SELECT id FROM sandbox WHERE " NOT_TERMINATED " AND status <> 'failed'" },
-	{ STMT_SANDBOX_COUNT_LIVE, "SELECT count(*) FROM sandbox WHERE account = ?1 AND " NOT_TERMINATED
-				   " AND status IN ('creating', 'running', 'pausing', 'resuming')" },
 	{ 0, NULL },
 };
 
@@ -163,9 +164,9 @@ static int read_row(struct store *s, sqlite3_stmt *st, struct sandbox_row *ret, 
 	return 0;
 }
 
-int store_sandbox_insert(struct store *s, const struct sandbox_row *r, struct err *e)
+static int insert(struct store *s, enum store_stmt how, const struct sandbox_row *r, struct err *e)
 {
-	_cleanup_stmt_ sqlite3_stmt *st = s->stmts[STMT_SANDBOX_INSERT];
+	_cleanup_stmt_ sqlite3_stmt *st = s->stmts[how];
 	int rc;
 
 	store_bind_text(st, 1, r->id);
@@ -190,6 +191,16 @@ int store_sandbox_insert(struct store *s, const struct sandbox_row *r, struct er
 	store_bind_text(st, 20, r->env ? r->env : "{}");
 	rc = store_step(st);
 	return rc == SQLITE_DONE ? 0 : store_err(s, rc, e, "cannot store the sandbox");
+}
+
+int store_sandbox_insert(struct store *s, const struct sandbox_row *r, struct err *e)
+{
+	return insert(s, STMT_SANDBOX_INSERT, r, e);
+}
+
+int store_sandbox_put(struct store *s, const struct sandbox_row *r, struct err *e)
+{
+	return insert(s, STMT_SANDBOX_PUT, r, e);
 }
 
 int store_sandbox_update(struct store *s, const struct sandbox_row *r, struct err *e)
@@ -358,17 +369,4 @@ int store_sandbox_each_live(struct store *s, int (*fn)(void *arg, const struct s
 		sandbox_row_clear(&row);
 	}
 	return r;
-}
-
-int store_sandbox_count_live(struct store *s, const char *account, uint32_t *ret, struct err *e)
-{
-	_cleanup_stmt_ sqlite3_stmt *st = s->stmts[STMT_SANDBOX_COUNT_LIVE];
-	int rc;
-
-	store_bind_text(st, 1, account);
-	rc = store_step(st);
-	if (rc != SQLITE_ROW)
-		return store_err(s, rc, e, "cannot count the sandboxes");
-	*ret = (uint32_t)sqlite3_column_int64(st, 0);
-	return 0;
 }

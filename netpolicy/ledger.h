@@ -21,6 +21,7 @@ struct ledger_entry {
 	bool open;
 	uint64_t bytes_out, bytes_in;
 	const char *host, *rule; /* never NULL; the ledger's, until its next change */
+	const char *owner;	 /* whoever did it, a name of the caller's; "": not known. Likewise */
 };
 
 struct ledger_counters {
@@ -32,18 +33,14 @@ struct ledger_counters {
 int ledger_new(struct ledger **ret); /* -ENOMEM */
 void ledger_free(struct ledger *l);
 
-/* An event as it came from the egress process. -EBADMSG if it makes no sense, -ENOMEM (counted as lost). */
-int ledger_add(struct ledger *l, const struct egress_event *ev);
+/* An event as it came from the egress process. owner: a short name, "" if it can't be told. -EBADMSG if it makes no
+ * sense, -ENOMEM (counted as lost). */
+int ledger_add(struct ledger *l, const struct egress_event *ev, const char *owner);
 
 void ledger_counters(const struct ledger *l, struct ledger_counters *ret);
 
 /* Calls fn for each entry with seq > since, oldest first, until it returns non-zero, which is then returned. */
 int ledger_each(const struct ledger *l, uint64_t since, int (*fn)(void *arg, const struct ledger_entry *e), void *arg);
-
-/* Calls fn once for each distinct (host, address, port, proto, rule) that was blocked in [t0, t1] (ms since the
- * epoch), oldest first; at most max of them. Returns how many. What NetworkPolicyError lists. */
-size_t ledger_blocked_between(const struct ledger *l, int64_t t0, int64_t t1, size_t max,
-			      void (*fn)(void *arg, const struct ledger_entry *e), void *arg);
 
 /* The least allowlist that would have let everything through that was asked for (`network learn`): HOST:PORT for
  * connections whose name is known, HOST for names that were only looked up, ADDRESS:PORT for the rest. fn is

@@ -1,6 +1,5 @@
 #include "rootfs/snapshot.h"
 
-#include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
 #include <string.h>
@@ -13,16 +12,7 @@
 #include "rootfs/snapshot_tar.h"
 #include "rootfs/unpack.h"
 
-#define MANIFEST_MAX (4u << 20)
-#define TAR_SUFFIX ".tar.zst"
-#define NAME_SIZE (SNAPSHOT_ID_SIZE + 16)
-
-static bool id_valid(const char *id)
-{
-	size_t n = strspn(id, "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789_");
-
-	return n > 0 && n < SNAPSHOT_ID_SIZE && id[n] == '\0';
-}
+#define LOST_NAME "lost.json"
 
 static int bad_id(struct err *e)
 {
@@ -45,12 +35,6 @@ static int open_upper(int state_fd, const char *slot, struct err *e)
 	return open_folder(state_fd, path, e);
 }
 
-static void names_of(const char *id, char tar[static NAME_SIZE], char manifest[static NAME_SIZE])
-{
-	(void)text_format(tar, NAME_SIZE, "%s" TAR_SUFFIX, id);
-	(void)text_format(manifest, NAME_SIZE, "%s.json", id);
-}
-
 /* ---- writing ---- */
 
 static int write_tar(int dirfd, int upper_fd, const char *name, const struct snapshot_spec *s,
@@ -61,7 +45,7 @@ static int write_tar(int dirfd, int upper_fd, const char *name, const struct sna
 					.single_id = s->single_id,
 					.cancelled = s->cancelled };
 	_cleanup_close_ int fd = -1;
-	char tmp[NAME_SIZE + 8];
+	char tmp[SNAPSHOT_NAME_SIZE + 8];
 	int r;
 
 	(void)text_format(tmp, sizeof(tmp), ".tmp-%s", name);
@@ -116,7 +100,9 @@ static int write_manifest(int dirfd, const char *name, const struct snapshot_spe
 	    !json_put(o, "tar_bytes", number(res->tar_bytes)) || !json_put(o, "size_bytes", number(res->size_bytes)) ||
 	    !json_put(o, "file_bytes", number(res->file_bytes)) || !json_put(o, "entries", number(res->entries)) ||
 	    !json_put(o, "processes", json_object_get(s->processes)) ||
-	    !json_put(o, "listening", json_object_get(s->ports)) || !json_put(o, "lost_on_cold_resume", lost_list(res)))
+	    !json_put(o, "listening", json_object_get(s->ports)) ||
+	    !json_put(o, "lost_on_cold_resume", lost_list(res)) ||
+	    (s->row && !json_put(o, "row", json_object_get(s->row))))
 		return err_errno(e, ENOMEM, "snapshot");
 	return json_write_file(dirfd, name, o, e);
 }
@@ -134,31 +120,29 @@ static void fill_info(const struct snapshot_spec *s, const struct snapshot_tar_r
 	(void)snprintf(ret->tar_digest, sizeof(ret->tar_digest), "%s", res->digest);
 }
 
-int snapshot_write(int state_fd, const struct snapshot_spec *s, struct snapshot_info *ret, struct err *e)
+int snapshot_write(const struct snapshot_dir *d, const struct snapshot_spec *s, struct snapshot_info *ret,
+		   struct err *e)
 {
-	_cleanup_close_ int dirfd = -1, upper_fd = -1;
+	_cleanup_close_ int upper_fd = -1;
 	struct snapshot_tar_result res;
-	char tar[NAME_SIZE], manifest[NAME_SIZE];
+	char tar[SNAPSHOT_NAME_SIZE], manifest[SNAPSHOT_NAME_SIZE];
 	int r;
 
-	if (!id_valid(s->id))
+	if (!snapshot_id_valid(s->id))
 		return bad_id(e);
-	names_of(s->id, tar, manifest);
-	dirfd = open_folder(state_fd, "snapshots", e);
-	if (dirfd < 0)
-		return dirfd;
-	upper_fd = open_upper(state_fd, s->slot, e);
+	snapshot_names(s->id, tar, manifest);
+	upper_fd = open_upper(d->state_fd, s->slot, e);
 	if (upper_fd < 0)
 		return upper_fd;
 	/* From here on an earlier one of that name is none. */
-	if (unlinkat(dirfd, manifest, 0) < 0 && errno != ENOENT)
+	if (unlinkat(d->dir_fd, manifest, 0) < 0 && errno != ENOENT)
 		return err_errno(e, errno, "cannot replace the snapshot");
-	r = write_tar(dirfd, upper_fd, tar, s, &res, e);
+	r = write_tar(d->dir_fd, upper_fd, tar, s, &res, e);
 	if (r == 0)
-		r = write_manifest(dirfd, manifest, s, &res, e); /* its fsync of the folder is the tar's, too */
+		r = write_manifest(d->dir_fd, manifest, s, &res, e); /* its fsync of the folder is the tar's, too */
 	if (r < 0) {
-		(void)unlinkat(dirfd, manifest, 0);
-		(void)unlinkat(dirfd, tar, 0);
+		(void)unlinkat(d->dir_fd, manifest, 0);
+		(void)unlinkat(d->dir_fd, tar, 0);
 		return r;
 	}
 	fill_info(s, &res, ret);
@@ -172,23 +156,30 @@ static int damaged(const char *id, const char *why, struct err *e)
 	return err_set(e, ERR_UNAVAILABLE, EBADMSG, "snapshot_damaged", "the snapshot of %s is damaged: %s", id, why);
 }
 
-int snapshot_manifest(int state_fd, const char *id, struct json_object **ret, struct err *e)
+int snapshot_manifest(const struct snapshot_dir *d, const char *id, struct json_object **ret, struct err *e)
 {
-	_cleanup_close_ int dirfd = -1;
-	char tar[NAME_SIZE], manifest[NAME_SIZE];
+	char tar[SNAPSHOT_NAME_SIZE], manifest[SNAPSHOT_NAME_SIZE], claim[SNAPSHOT_NAME_SIZE];
+	int r;
 
-	if (!id_valid(id))
+	if (!snapshot_id_valid(id))
 		return bad_id(e);
-	names_of(id, tar, manifest);
-	dirfd = open_folder(state_fd, "snapshots", e);
-	return dirfd < 0 ? dirfd : json_read_file(dirfd, manifest, MANIFEST_MAX, ret, e);
+	snapshot_names(id, tar, manifest);
+	snapshot_claim_name(d, id, claim);
+	if (faccessat(d->dir_fd, manifest, F_OK, AT_SYMLINK_NOFOLLOW) == 0) {
+		r = json_read_file(d->dir_fd, manifest, SNAPSHOT_MANIFEST_MAX, ret, e);
+		if (r != -ENOENT)
+			return r;
+	}
+	return json_read_file(d->dir_fd, claim, SNAPSHOT_MANIFEST_MAX, ret, e);
 }
 
-static bool read_info(struct json_object *o, struct snapshot_info *i)
+bool snapshot_read_info(struct json_object *o, struct snapshot_info *i)
 {
-	uint64_t paused = 0;
+	uint64_t paused = 0, version = 0;
 
-	if (json_get_string(o, "sandbox", i->id, sizeof(i->id)) < 0 ||
+	*i = (struct snapshot_info){ .paused_ms = 0 };
+	if (json_get_u64(o, "version", &version) < 0 || version != SNAPSHOT_VERSION ||
+	    json_get_string(o, "sandbox", i->id, sizeof(i->id)) < 0 ||
 	    json_get_string(o, "template", i->template_name, sizeof(i->template_name)) < 0 ||
 	    json_get_string(o, "template_digest", i->template_digest, sizeof(i->template_digest)) < 0 ||
 	    json_get_string(o, "tar_sha256", i->tar_digest, sizeof(i->tar_digest)) < 0 ||
@@ -197,28 +188,26 @@ static bool read_info(struct json_object *o, struct snapshot_info *i)
 	    json_get_u64(o, "paused_ms", &paused) < 0 || paused > INT64_MAX)
 		return false;
 	i->paused_ms = (int64_t)paused;
-	return strlen(i->tar_digest) == TEXT_SHA256_SIZE - 1;
+	return snapshot_id_valid(i->id) && strlen(i->tar_digest) == TEXT_SHA256_SIZE - 1 &&
+	       strspn(i->tar_digest, "0123456789abcdef") == TEXT_SHA256_SIZE - 1;
 }
 
-int snapshot_load(int state_fd, const char *id, struct snapshot_info *ret, struct err *e)
+int snapshot_load(const struct snapshot_dir *d, const char *id, struct snapshot_info *ret, struct err *e)
 {
 	_cleanup_json_ struct json_object *o = NULL;
-	struct snapshot_info i = { .paused_ms = 0 };
-	char path[NAME_SIZE + 16];
-	uint64_t version = 0;
+	char tar[SNAPSHOT_NAME_SIZE], manifest[SNAPSHOT_NAME_SIZE];
+	struct snapshot_info i;
 	struct stat st;
-	int r = snapshot_manifest(state_fd, id, &o, e);
+	int r = snapshot_manifest(d, id, &o, e);
 
 	if (r == -ENOENT)
 		return r;
 	if (r < 0)
 		return damaged(id, "its manifest can't be read", e);
-	if (json_get_u64(o, "version", &version) < 0 || version != SNAPSHOT_VERSION)
-		return damaged(id, "its manifest is of another version", e);
-	if (!read_info(o, &i) || strcmp(i.id, id) != 0)
-		return damaged(id, "its manifest makes no sense", e);
-	(void)text_format(path, sizeof(path), "snapshots/%s" TAR_SUFFIX, id);
-	if (fstatat(state_fd, path, &st, AT_SYMLINK_NOFOLLOW) < 0)
+	if (!snapshot_read_info(o, &i) || strcmp(i.id, id) != 0)
+		return damaged(id, "its manifest makes no sense, or is of another version", e);
+	snapshot_names(id, tar, manifest);
+	if (fstatat(d->dir_fd, tar, &st, AT_SYMLINK_NOFOLLOW) < 0)
 		return damaged(id, "its tar is not there", e);
 	if (!S_ISREG(st.st_mode) || (uint64_t)st.st_size != i.size_bytes)
 		return damaged(id, "its tar has another size", e);
@@ -226,8 +215,33 @@ int snapshot_load(int state_fd, const char *id, struct snapshot_info *ret, struc
 	return 0;
 }
 
-int snapshot_unpack(int state_fd, const struct snapshot_info *i, const char *slot, uid_t sandbox_uid, bool single_id,
-		    const volatile bool *cancelled, struct err *e)
+/* For GET /_emulator/sandboxes/{id}: it goes with the slot. */
+static int write_lost(const struct snapshot_dir *d, const char *id, const char *slot, struct err *e)
+{
+	_cleanup_json_ struct json_object *o = NULL;
+	_cleanup_close_ int fd = -1;
+	char path[96];
+	int r = snapshot_manifest(d, id, &o, e);
+
+	if (r < 0)
+		return r;
+	json_object_object_del(o, "row");
+	(void)text_format(path, sizeof(path), "disk/s/%s", slot);
+	fd = open_folder(d->state_fd, path, e);
+	return fd < 0 ? fd : json_write_file(fd, LOST_NAME, o, e);
+}
+
+int snapshot_lost(int state_fd, const char *slot, struct json_object **ret, struct err *e)
+{
+	char path[128];
+
+	if (!*slot || strchr(slot, '/') || text_format(path, sizeof(path), "disk/s/%s/" LOST_NAME, slot) < 0)
+		return err_set(e, ERR_NOT_FOUND, ENOENT, NULL, "not a slot name");
+	return json_read_file(state_fd, path, SNAPSHOT_MANIFEST_MAX, ret, e);
+}
+
+int snapshot_unpack(const struct snapshot_dir *d, const struct snapshot_info *i, const char *slot, uid_t sandbox_uid,
+		    bool single_id, const volatile bool *cancelled, struct err *e)
 {
 	_cleanup_close_ int upper_fd = -1, fd = -1;
 	struct unpack_spec us = { .read = unpack_read_fd,
@@ -236,23 +250,26 @@ int snapshot_unpack(int state_fd, const struct snapshot_info *i, const char *slo
 				  .single_id = single_id,
 				  .whiteouts = true,
 				  .root_too = true,
+				  .strict = true,
 				  .stop = cancelled };
 	struct unpack_result res;
-	char path[NAME_SIZE + 16];
+	char tar[SNAPSHOT_NAME_SIZE], manifest[SNAPSHOT_NAME_SIZE];
 	int r;
 
-	if (!id_valid(i->id))
+	if (!snapshot_id_valid(i->id))
 		return bad_id(e);
-	(void)text_format(path, sizeof(path), "snapshots/%s" TAR_SUFFIX, i->id);
-	fd = openat(state_fd, path, O_RDONLY | O_NOFOLLOW | O_CLOEXEC);
+	snapshot_names(i->id, tar, manifest);
+	fd = openat(d->dir_fd, tar, O_RDONLY | O_NOFOLLOW | O_CLOEXEC);
 	if (fd < 0)
 		return damaged(i->id, "its tar can't be opened", e);
-	upper_fd = open_upper(state_fd, slot, e);
+	upper_fd = open_upper(d->state_fd, slot, e);
 	if (upper_fd < 0)
 		return upper_fd;
 	us.root_fd = upper_fd;
 	/* The manifest's own numbers: what claims more is something else. */
-	us.limits = (struct unpack_limits){ .max_bytes = MAX(i->tar_bytes, i->file_bytes), .max_entries = i->entries };
+	us.limits = (struct unpack_limits){ .max_bytes = MAX(i->tar_bytes, i->file_bytes),
+					    .max_stream = i->tar_bytes,
+					    .max_entries = i->entries };
 	r = unpack_archive(&us, &res, e);
 	if (r < 0 && e && (e->kind == ERR_INVALID || e->kind == ERR_TOO_LARGE))
 		return damaged(i->id, "its tar is no tar, or not the one it was", e);
@@ -260,74 +277,5 @@ int snapshot_unpack(int state_fd, const struct snapshot_info *i, const char *slo
 		return r;
 	if (strcmp(res.digest, i->tar_digest) != 0)
 		return damaged(i->id, "its content is not what was written", e);
-	return 0;
-}
-
-/* ---- the end ---- */
-
-static int to_trash(int state_fd, const char *name, struct err *e)
-{
-	char from[300], to[300], ulid[TEXT_ULID_SIZE];
-
-	text_ulid(clock_real_ms(), ulid);
-	if (text_format(from, sizeof(from), "snapshots/%s", name) < 0 ||
-	    text_format(to, sizeof(to), "disk/trash/%s.%s", name, ulid) < 0)
-		return err_set(e, ERR_INVALID, ENAMETOOLONG, NULL, "the name is too long");
-	if (renameat(state_fd, from, state_fd, to) < 0 && errno != ENOENT)
-		return err_errno(e, errno, "cannot move %s to the trash", from);
-	return 0;
-}
-
-int snapshot_discard(int state_fd, const char *id, struct err *e)
-{
-	char tar[NAME_SIZE], manifest[NAME_SIZE], half[NAME_SIZE + 8];
-	int r;
-
-	if (!id_valid(id))
-		return bad_id(e);
-	names_of(id, tar, manifest);
-	(void)text_format(half, sizeof(half), ".tmp-%s", tar);
-	r = to_trash(state_fd, manifest, e); /* first: without it the tar is nothing */
-	if (r == 0)
-		r = to_trash(state_fd, tar, e);
-	return r < 0 ? r : to_trash(state_fd, half, e); /* a killed worker's */
-}
-
-/* The id of "<id>.json" or "<id>.tar.zst". */
-static bool id_of(const char *name, char ret[static SNAPSHOT_ID_SIZE])
-{
-	const char *dot = strchr(name, '.');
-	size_t n = dot ? (size_t)(dot - name) : 0;
-
-	if (!dot || n >= SNAPSHOT_ID_SIZE || (strcmp(dot, ".json") != 0 && strcmp(dot, TAR_SUFFIX) != 0))
-		return false;
-	memcpy(ret, name, n);
-	ret[n] = '\0';
-	return id_valid(ret);
-}
-
-int snapshot_sweep(int state_fd, bool (*wanted)(void *arg, const char *id), void *arg, struct err *e)
-{
-	int fd = open_folder(state_fd, "snapshots", e), r = 0;
-	const struct dirent *de;
-	DIR *d;
-
-	if (fd < 0)
-		return fd == -ENOENT ? 0 : fd;
-	d = fdopendir(fd);
-	if (!d) {
-		r = err_errno(e, errno, "cannot list the snapshots");
-		closep(&fd);
-		return r;
-	}
-	/* A renamed entry may be skipped or seen again (readdir(3)); a skipped one is swept the next time. */
-	while (r == 0 && (de = readdir(d))) {
-		char id[SNAPSHOT_ID_SIZE];
-
-		if (strcmp(de->d_name, ".") != 0 && strcmp(de->d_name, "..") != 0 &&
-		    !(id_of(de->d_name, id) && wanted(arg, id)))
-			r = to_trash(state_fd, de->d_name, e);
-	}
-	(void)closedir(d);
-	return r;
+	return write_lost(d, i->id, slot, e);
 }

@@ -101,11 +101,11 @@ struct tarer {
 
 static const char *shown(const char *path, char ret[static 129])
 {
-	size_t i = 0;
+	size_t n = strnlen(path, 128);
 
-	for (; path[i] && i < 128; i++)
+	for (size_t i = 0; i < n; i++)
 		ret[i] = path[i] >= 0x20 && path[i] < 0x7f ? path[i] : '?';
-	ret[i] = '\0';
+	ret[n] = '\0';
 	return ret;
 }
 
@@ -215,6 +215,10 @@ static int pass_on(struct tarer *t, const void *p, size_t n)
 {
 	int r;
 
+	if (t->s->plain) {
+		t->res->size_bytes += n;
+		return fd_write_all(t->s->out_fd, p, n);
+	}
 	if (t->pipe_fd < 0 && t->res->tar_bytes > PIPE_AFTER && t->child == 0)
 		start_child(t);
 	if (t->pipe_fd < 0)
@@ -726,7 +730,7 @@ static int write_all(struct tarer *t)
 	if (r == 0 && archive_write_close(t->a) != ARCHIVE_OK)
 		r = archive_failed(t, "end");
 	if (r == 0) {
-		r = t->pipe_fd >= 0 ? end_child(t, true) : compress(t, NULL, 0, ZSTD_e_end);
+		r = t->s->plain ? 0 : t->pipe_fd >= 0 ? end_child(t, true) : compress(t, NULL, 0, ZSTD_e_end);
 		if (r < 0)
 			r = err_errno(t->e, -r, "cannot write the snapshot");
 	}

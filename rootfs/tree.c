@@ -65,7 +65,7 @@ int tree_prepare_state(int state_fd, struct err *e)
 		mode_t mode;
 	} dirs[] = {
 		{ "disk", 0711 },	{ "disk/l", 0711 },    { "disk/s", 0711 },    { "disk/m", 0711 },
-		{ "disk/trash", 0700 }, { "templates", 0700 }, { "snapshots", 0700 },
+		{ "disk/trash", 0700 }, { "templates", 0700 }, { "snapshots", 0700 }, { "disk/b", 0700 },
 	};
 
 	for (size_t i = 0; i < ARRAY_SIZE(dirs); i++) {
@@ -232,15 +232,15 @@ static int move_up(struct remover *m, int dirfd, const char *name)
 	}
 }
 
-/* Empties the folder at fd; its own non-empty folders go up to top. */
-static int empty_into_top(struct remover *m, int fd)
+/* Removes every entry of the folder at fd; full(m, fd, name) makes room of a folder that isn't empty. Some file
+ * systems skip entries when others go meanwhile: it reads until a pass finds none. */
+static int empty(struct remover *m, int fd, int (*full)(struct remover *m, int fd, const char *name))
 {
 	_cleanup_dir_ DIR *d = dir_open(fd);
 	bool again = true;
 
 	if (!d)
 		return -errno;
-	/* Some file systems skip entries when others go meanwhile: read until a pass finds none. */
 	while (again) {
 		struct dirent *de;
 
@@ -254,7 +254,7 @@ static int empty_into_top(struct remover *m, int fd)
 			again = true;
 			r = unlink_any(fd, de->d_name, de->d_type);
 			if (r == -ENOTEMPTY)
-				r = move_up(m, fd, de->d_name);
+				r = full(m, fd, de->d_name);
 			if (r < 0)
 				return r;
 		}
@@ -262,37 +262,13 @@ static int empty_into_top(struct remover *m, int fd)
 	return 0;
 }
 
-static int empty_top(struct remover *m)
+/* A folder below the top: what isn't empty in it goes up to the top, so that no path grows. */
+static int remove_below_top(struct remover *m, int fd, const char *name)
 {
-	_cleanup_dir_ DIR *d = dir_open(m->top);
-	bool again = true;
+	_cleanup_close_ int sub = open_subdir(fd, name);
+	int r = sub < 0 ? sub : empty(m, sub, move_up);
 
-	if (!d)
-		return -errno;
-	while (again) {
-		struct dirent *de;
-
-		again = false;
-		rewinddir(d);
-		while ((de = readdir(d))) {
-			int r;
-
-			if (is_dot(de->d_name))
-				continue;
-			again = true;
-			r = unlink_any(m->top, de->d_name, de->d_type);
-			if (r == -ENOTEMPTY) {
-				_cleanup_close_ int sub = open_subdir(m->top, de->d_name);
-
-				r = sub < 0 ? sub : empty_into_top(m, sub);
-				if (r == 0 && unlinkat(m->top, de->d_name, AT_REMOVEDIR) < 0)
-					r = -errno;
-			}
-			if (r < 0)
-				return r;
-		}
-	}
-	return 0;
+	return r == 0 && unlinkat(fd, name, AT_REMOVEDIR) < 0 ? -errno : r;
 }
 
 int tree_remove(int dirfd, const char *name, struct err *e)
@@ -308,7 +284,7 @@ int tree_remove(int dirfd, const char *name, struct err *e)
 
 		top = open_subdir(dirfd, name);
 		m.top = top;
-		r = top < 0 ? top : empty_top(&m);
+		r = top < 0 ? top : empty(&m, m.top, remove_below_top);
 		if (r == 0 && unlinkat(dirfd, name, AT_REMOVEDIR) < 0)
 			r = -errno;
 	}

@@ -123,7 +123,8 @@ static la_ssize_t inner_read(struct archive *a, void *arg, const void **ret)
 		return -1;
 	}
 	u->res->bytes += n;
-	if (u->res->bytes > u->s->limits.max_bytes) {
+	if (u->res->bytes > u->s->limits.max_bytes ||
+	    (u->s->limits.max_stream && u->res->bytes > u->s->limits.max_stream)) {
 		u->over_budget = true;
 		archive_set_error(a, EFBIG, "too large");
 		return -1;

@@ -14,7 +14,7 @@ int unpack_normalise(struct unpacker *u, const char *path, char ret[static PATH_
 {
 	size_t o = 0;
 
-	if (u->s->live && path[0] == '/')
+	if ((u->s->live || u->s->strict) && path[0] == '/')
 		return unpack_refuse(u, path, "an absolute name");
 	for (const char *p = path; *p;) {
 		size_t n = strcspn(p, "/");

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Runs the named suites one after the other, goes on when one fails, and ends with each one's closing line
-# and their sum.    run.sh BUILD SUITE...    suites: unit hardening structure api
+# and their sum.    run.sh BUILD SUITE...    suites: unit hardening structure fuzz api
 # MUST_RUN=1 makes a skip a failure. Logs: BUILD/test-logs/.
 set -uo pipefail
 cd "$(dirname "$0")/.." || exit 1
@@ -40,6 +40,7 @@ suite_of() {
 	unit) tests/unit-run.sh "$build" ;;
 	hardening) tests/lint/hardening.sh "$build/orkestr-emulator" ;;
 	structure) tests/lint/source.py --structure ;;
+	fuzz) tests/fuzz/replay.sh "$build" ;;
 	api) ORKESTR_EMULATOR=$PWD/$build/orkestr-emulator tests/api/run ;;
 	*) echo "run.sh: no suite '$1'" >&2; false ;;
 	esac

@@ -1,21 +1,24 @@
 #!/usr/bin/env bash
-# Runs every Criterion binary of BUILD/unit, failures and skips shown, and sums their synthesis lines.
-#   unit-run.sh BUILD
+# Runs every Criterion binary of BUILD/unit, as many at once as there are processors, shows failures and skips in the
+# sources' order, and sums their synthesis lines. ORKESTR_TEST_SLOW=N: a machine N times slower than the time-outs assume.
+#   unit-run.sh BUILD          unit-run.sh BUILD NAME OUT  (one of them, into OUT.tap and OUT.out; ours)
 set -uo pipefail
 cd "$(dirname "$0")/.." || exit 1
 build=$1
+if [ $# = 3 ]; then
+	timeout -k 5 $((300 * ${ORKESTR_TEST_SLOW:-1})) "$build/unit/$2" --tap="$3.tap" --color=never </dev/null >"$3.out" 2>&1
+	echo $? >"$3.status"
+	exit 0
+fi
 passed=0 failed=0 skipped=0
-tap=$(mktemp)
-out=$(mktemp)
-trap 'rm -f "$tap" "$out"' EXIT
+work=$(mktemp -d)
+trap 'rm -rf "$work"' EXIT
 
-# Runs one binary; sets line, p, f.
-run() {
+# What came of one: sets line, p, f.
+read_result() {
 	local rc
-	: >"$tap"
-	timeout -k 5 300 "$build/unit/$1" --tap="$tap" --color=never </dev/null >"$out" 2>&1
-	rc=$?
-	line=$(grep -aE 'Synthesis: Tested: [0-9]+ \| Passing: [0-9]+ \| Failing: [0-9]+' "$out" | tail -n 1)
+	rc=$(cat "$work/$1.status" 2>/dev/null || echo 1)
+	line=$(grep -aE 'Synthesis: Tested: [0-9]+ \| Passing: [0-9]+ \| Failing: [0-9]+' "$work/$1.out" | tail -n 1)
 	if [[ $line =~ Passing:\ ([0-9]+)\ \|\ Failing:\ ([0-9]+) ]]; then
 		p=${BASH_REMATCH[1]} f=${BASH_REMATCH[2]}
 	else
@@ -27,22 +30,27 @@ run() {
 }
 
 # The sources decide, so a binary of a deleted test is not run and a missing one is a failure.
+names=()
 for source in tests/unit/test_*.c; do
-	[ -e "$source" ] || break
-	name=$(basename "$source" .c)
-	run "$name"
+	[ -e "$source" ] && names+=("$(basename "$source" .c)")
+done
+printf '%s\n' "${names[@]}" | xargs -P "$(nproc)" -I{} "$0" "$build" {} "$work/{}"
+
+for name in "${names[@]}"; do
+	read_result "$name"
 	# Some tests measure time, and a shared machine may stand still for a moment. CI asks twice, and says so.
 	if [ "$f" != 0 ] && [ "${RETRY_FAILED:-0}" = 1 ]; then
-		grep -av 'Synthesis:' "$out"
+		grep -av 'Synthesis:' "$work/$name.out"
 		echo "    $name failed; it runs once more"
-		run "$name"
+		"$0" "$build" "$name" "$work/$name"
+		read_result "$name"
 	fi
-	s=$(grep -acE '^ok - .*# SKIP' "$tap")
+	s=$(grep -acE '^ok - .*# SKIP' "$work/$name.tap")
 	printf '%-24s %s\n' "$name" "$line"
 	if [ "$f" != 0 ]; then
-		grep -av 'Synthesis:' "$out"
+		grep -av 'Synthesis:' "$work/$name.out"
 	fi
-	grep -aE '^ok - .*# SKIP' "$tap" | sed 's/^ok - /    skipped: /; s/ *# SKIP / - /'
+	grep -aE '^ok - .*# SKIP' "$work/$name.tap" | sed 's/^ok - /    skipped: /; s/ *# SKIP / - /'
 	passed=$((passed + p)) failed=$((failed + f)) skipped=$((skipped + s))
 done
 echo "unit: $passed passed, $failed failed, $skipped skipped"

@@ -30,19 +30,26 @@
 #include "emulator/ids.h"
 #include "emulator/keeper.h"
 #include "emulator/statedir.h"
+#include "emulator/tmpl.h"
 #include "rootfs/template.h"
 #include "rootfs/tree.h"
 
 #define STORE_NAME "orkestr.db"
 #define KEY_NAME "api-key"
+#define KEYS_FILE_MAX (1u << 20)
+#define CONNECTIONS_MAX 4096u
 
 struct serve {
 	struct serve_options o;
 	struct idmap idmap;
 	struct accounts *accounts;
+	struct ratelimits *limits;
 	struct cgroup_root *cgroups;
 	char state_path[4096];
 	char key[ACCOUNT_KEY_SIZE]; /* the generated one, or empty */
+	struct snapshot_dir snapshots;
+	char holder[TEXT_ULID_SIZE];
+	int shared_fd, holder_fd; /* --snapshot-dir, and the lock in it */
 	int state_fd, lock_fd, listen_fd, unix_fd, port_file_fd, summary_fd;
 	struct listen_guard unix_guard;
 	struct keeper_started kept;
@@ -56,11 +63,14 @@ struct serve {
 	struct faults *faults; /* NULL: --no-faults */
 	struct vclock *clock;
 	struct sandboxes *sandboxes;
+	struct tmpls *tmpls;
+	unsigned int stop_waits; /* managers that have not ended everything yet */
 	struct keeper *keeper;
 	struct http *http;
 	struct api api;
 	struct seed *seed; /* of --seed-file, until it is run */
 	bool stopping, seed_failed;
+	bool keep; /* the keeper and what it keeps is for the next start */
 };
 
 /* --- with the caller's rights --- */
@@ -116,17 +126,39 @@ static int open_sockets(struct serve *s, struct err *e)
 	return r < 0 || !s->o.unix_path ? r : listen_unix_open(s->o.unix_path, &s->unix_fd, e);
 }
 
+static int load_keys_file(struct serve *s, struct err *e)
+{
+	_cleanup_free_ char *text = malloc(KEYS_FILE_MAX);
+	ssize_t n = text ? fd_read_file(AT_FDCWD, s->o.keys_file, text, KEYS_FILE_MAX) : -ENOMEM;
+	int r;
+
+	if (n < 0)
+		return err_errno(e, (int)-n, "--keys %s", s->o.keys_file);
+	r = accounts_add_lines(s->accounts, text, e);
+	if (r < 0)
+		err_prefix(e, "--keys %s", s->o.keys_file);
+	return r;
+}
+
 static int load_accounts(struct serve *s, struct err *e)
 {
 	int r = accounts_new(s->o.auth_any, &s->accounts);
 
+	if (r >= 0)
+		r = ratelimits_new(&s->limits);
 	if (r < 0)
 		return err_errno(e, -r, "accounts");
 	if (s->o.profile.limits)
 		accounts_set_default_plan(s->accounts, PLAN_FREE);
+	if (s->o.has_rate)
+		ratelimits_set(s->limits, s->o.rate_mode, &s->o.rate);
+	else if (s->o.profile.limits)
+		ratelimits_set(s->limits, RATE_PLAN, NULL);
 	for (size_t i = 0; r >= 0 && i < s->o.n_api_keys; i++)
 		r = accounts_add(s->accounts, s->o.api_keys[i], e);
 	serve_options_forget_keys(&s->o);
+	if (r >= 0 && s->o.keys_file)
+		r = load_keys_file(s, e);
 	return r;
 }
 
@@ -138,6 +170,28 @@ static void raise_fd_limit(void)
 		return;
 	l.rlim_cur = l.rlim_max; /* a connection each, a few a sandbox and an exec */
 	(void)setrlimit(RLIMIT_NOFILE, &l);
+}
+
+/* The keeper inherits the lock: as long as it lives, sandboxes may. */
+static int open_snapshot_dir(struct serve *s, struct err *e)
+{
+	int r;
+
+	if (!s->o.snapshot_dir)
+		return 0;
+	r = statedir_open_snapshots(s->o.snapshot_dir, &s->idmap, true, &s->shared_fd, e);
+	return r < 0 ? r
+		     : snapshot_hold(s->state_fd, s->shared_fd, s->idmap.own_uid, s->idmap.own_gid, s->holder,
+				     &s->holder_fd, e);
+}
+
+/* Silent connections must leave descriptors for the sandboxes. */
+static unsigned int connections_max(void)
+{
+	struct rlimit l;
+
+	return getrlimit(RLIMIT_NOFILE, &l) == 0 ? (unsigned int)MIN(l.rlim_cur / 2, (rlim_t)CONNECTIONS_MAX)
+						 : CONNECTIONS_MAX;
 }
 
 static int launch(struct serve *s, struct err *e)
@@ -154,6 +208,8 @@ static int launch(struct serve *s, struct err *e)
 	if (r >= 0)
 		r = s->lock_fd = statedir_lock(s->state_fd, e);
 	if (r >= 0)
+		r = open_snapshot_dir(s, e);
+	if (r >= 0)
 		r = open_sockets(s, e);
 	if (r >= 0)
 		r = open_port_file(s, e);
@@ -161,8 +217,6 @@ static int launch(struct serve *s, struct err *e)
 		r = open_exec_files(s, e);
 	if (r >= 0)
 		r = read_seed(s, e);
-	if (r >= 0)
-		r = keeper_end_stale(s->state_fd, e);
 	if (r < 0)
 		return r;
 	statedir_name(s->state_path, name);
@@ -181,7 +235,9 @@ static int launch(struct serve *s, struct err *e)
 	kc.not_inherited = (const int[]){ s->lock_fd,	   s->listen_fd,  s->unix_fd,	s->unix_guard.leash,
 					  s->port_file_fd, s->summary_fd, s->o.leash_fd };
 	kc.n_not_inherited = 7;
-	r = keeper_start(&kc, &s->kept, e);
+	r = keeper_adopt(&kc, &s->kept, e);
+	if (r == 0)
+		r = keeper_start(&kc, &s->kept, e);
 	if (r < 0)
 		return r;
 	return idmap_enter(&s->idmap, s->kept.userns_fd, e);
@@ -198,7 +254,7 @@ static int own_key(struct serve *s, struct err *e)
 	ssize_t n;
 	int r;
 
-	if (s->o.n_api_keys > 0 || s->o.auth_any)
+	if (s->o.n_api_keys > 0 || s->o.keys_file || s->o.auth_any)
 		return 0;
 	n = fd_read_file(s->state_fd, KEY_NAME, s->key, sizeof(s->key));
 	if (n < 0 && n != -ENOENT)
@@ -222,7 +278,8 @@ static void all_ended(void *arg)
 {
 	struct serve *s = arg;
 
-	uv_stop(&s->loop);
+	if (--s->stop_waits == 0)
+		uv_stop(&s->loop);
 }
 
 /* What lives now is what was left running. */
@@ -248,10 +305,13 @@ static void stop(struct serve *s, const char *why)
 		return;
 	}
 	s->stopping = true;
-	log_info("%s: ending every sandbox", why);
+	s->keep = s->o.keep;
+	log_info("%s: %s", why, s->keep ? "what runs goes on, for the next start" : "ending every sandbox");
 	write_summary(s);
 	http_stop_listening(s->http);
-	sandboxes_shutdown(s->sandboxes, all_ended, s);
+	s->stop_waits = 2;
+	tmpls_shutdown(s->tmpls, all_ended, s);
+	sandboxes_shutdown(s->sandboxes, s->keep, all_ended, s);
 }
 
 static void on_signal(uv_signal_t *h, int signum)
@@ -293,7 +353,7 @@ static int start_manager(struct serve *s, struct err *e)
 			.allow = (const char *const *)s->o.allow, .map = (const char *const *)s->o.map,
 			.zone = (const char *const *)s->o.zone, .allow_private = s->o.allow_private,
 		},
-		.state_fd = s->state_fd, .max_live = s->o.max_sandboxes, .warm = s->o.warm,
+		.state_fd = s->state_fd, .snapshots = s->snapshots, .max_live = s->o.max_sandboxes, .warm = s->o.warm,
 		.strict_resume = s->o.strict_resume, .journal = s->journal, .faults = s->faults,
 		.journal_commands = s->o.journal_commands,
 	};
@@ -317,15 +377,28 @@ static int start_manager(struct serve *s, struct err *e)
 	return sandboxes_sweep(s->sandboxes, e);
 }
 
+static int start_templates(struct serve *s, struct err *e)
+{
+	const struct tmpls_config tc = { .loop = &s->loop,
+					 .store = s->store,
+					 .sandboxes = s->sandboxes,
+					 .idmap = &s->idmap,
+					 .state_fd = s->state_fd };
+	int r = tmpls_new(&tc, &s->tmpls, e);
+
+	return r < 0 ? r : tmpls_recover(s->tmpls, e);
+}
+
 static int start_http(struct serve *s, struct err *e)
 {
 	struct http_config hc = {
 		.loop = &s->loop,
 		.api = &s->api,
 		.accounts = s->accounts,
+		.limits = s->limits,
 		.listen_fd = TAKE_FD(s->listen_fd),
 		.unix_fd = TAKE_FD(s->unix_fd),
-		.max_connections = 4096,
+		.max_connections = connections_max(),
 		.idle_timeout_s = 60,
 	};
 	int r = http_new(&hc, &s->http, e);
@@ -333,9 +406,11 @@ static int start_http(struct serve *s, struct err *e)
 	if (r < 0)
 		return r;
 	s->api = (struct api){ .sandboxes = s->sandboxes,
+			       .tmpls = s->tmpls,
 			       .store = s->store,
 			       .clock = s->clock,
 			       .accounts = s->accounts,
+			       .limits = s->limits,
 			       .idmap = &s->idmap,
 			       .cgroups = s->cgroups,
 			       .state_fd = s->state_fd,
@@ -346,6 +421,7 @@ static int start_http(struct serve *s, struct err *e)
 			       .network_errors_report = s->o.network_errors_report };
 	api_add_sandbox_routes(s->http);
 	api_add_exec_routes(s->http);
+	api_add_template_routes(s->http);
 	api_add_file_routes(s->http);
 	api_add_network_routes(s->http);
 	api_add_journal_routes(s->http);
@@ -355,6 +431,8 @@ static int start_http(struct serve *s, struct err *e)
 	api_add_emulator_routes(s->http);
 	api_add_clock_routes(s->http);
 	api_add_usage_routes(s->http);
+	api_add_key_routes(s->http);
+	api_add_snapshot_routes(s->http);
 	return http_start(s->http, e);
 }
 
@@ -372,10 +450,16 @@ static int daemon_start(struct serve *s, struct err *e)
 		r = accounts_use_store(s->accounts, s->store, e);
 	if (r < 0)
 		return r;
+	r = snapshot_dir_open(s->state_fd, s->shared_fd, s->shared_fd >= 0 ? s->holder : NULL, &s->snapshots, e);
+	if (r < 0)
+		return r;
+	s->shared_fd = -1;
 	(void)uv_loop_init(&s->loop);
 	r = start_controls(s, e);
 	if (r >= 0)
 		r = start_manager(s, e);
+	if (r >= 0)
+		r = start_templates(s, e);
 	if (r >= 0)
 		r = start_http(s, e);
 	if (r < 0)
@@ -508,6 +592,8 @@ static void end_keeper(struct serve *s)
 {
 	bool ended = false;
 
+	if (s->keep)
+		return;
 	if (s->keeper)
 		keeper_stop(s->keeper);
 	closep(&s->kept.sock); /* a keeper that never met its daemon stays until it is told */
@@ -521,14 +607,31 @@ static void end_keeper(struct serve *s)
 	(void)unlinkat(s->state_fd, "keeper.sock", 0);
 }
 
+/* What lives on in other processes has its memory here, with handles and callbacks: it goes with this process. */
+static void leave_behind(struct serve *s)
+{
+	static struct sandboxes *left;
+
+	left = s->sandboxes;
+	(void)left;
+	store_close(s->store);
+	listen_guard_end(&s->unix_guard);
+	explicit_bzero(s->key, sizeof(s->key));
+}
+
 static void teardown(struct serve *s, bool loop_ran)
 {
 	http_free(s->http);
 	if (s->lock_fd >= 0)
 		(void)unlinkat(s->state_fd, CONTROL_STATE_FILE, 0);
+	if (s->keep && loop_ran) {
+		leave_behind(s);
+		return;
+	}
 	end_keeper(s);
 	if (loop_ran) {
 		keeper_free(s->keeper);
+		tmpls_free(s->tmpls);
 		sandboxes_free(s->sandboxes);
 		uv_walk(&s->loop, on_walk, NULL);
 		(void)uv_run(&s->loop, UV_RUN_DEFAULT);
@@ -540,10 +643,12 @@ static void teardown(struct serve *s, bool loop_ran)
 	vclock_free(s->clock);
 	store_close(s->store);
 	if (s->cgroups) {
-		cgroup_destroy_root(s->cgroups);
+		if (!s->keep)
+			cgroup_destroy_root(s->cgroups);
 		cgroup_root_free(s->cgroups);
 	}
 	accounts_free(s->accounts);
+	ratelimits_free(s->limits);
 	closep(&s->listen_fd);
 	closep(&s->unix_fd);
 	listen_guard_end(&s->unix_guard);
@@ -552,6 +657,9 @@ static void teardown(struct serve *s, bool loop_ran)
 	closep(&s->o.leash_fd);
 	closep(&s->kept.egress);
 	closep(&s->kept.userns_fd);
+	snapshot_dir_close(&s->snapshots);
+	closep(&s->shared_fd);
+	closep(&s->holder_fd);
 	closep(&s->lock_fd);
 	closep(&s->state_fd);
 	explicit_bzero(s->key, sizeof(s->key));
@@ -560,6 +668,9 @@ static void teardown(struct serve *s, bool loop_ran)
 int cmd_serve(int argc, char **argv)
 {
 	struct serve s = { .state_fd = -1,
+			   .snapshots = SNAPSHOT_DIR_INIT,
+			   .shared_fd = -1,
+			   .holder_fd = -1,
 			   .lock_fd = -1,
 			   .listen_fd = -1,
 			   .unix_fd = -1,
@@ -591,9 +702,12 @@ int cmd_serve(int argc, char **argv)
 		r = be_ready(&s, &e);
 	if (r >= 0) {
 		(void)uv_run(&s.loop, UV_RUN_DEFAULT);
-		log_info("stopped; nothing is left running");
+		s.keep = s.keep && !sandboxes_all_ended(s.sandboxes);
+		log_info("stopped; %s",
+			 s.keep ? "sandboxes are kept for the next start, or for `clean`" : "nothing is left running");
 	} else {
 		(void)cmd_failed("serve", &e);
+		s.keep = s.kept.adopted; /* this start's trouble is not its sandboxes' */
 	}
 	teardown(&s, started && s.sandboxes);
 	return r < 0 || s.seed_failed ? CMD_FAILED : CMD_OK;

@@ -204,7 +204,8 @@ int control_follow(const struct control *c, const char *path,
 		while (r >= 0 && b.len > 0 && (end = memchr(b.p, '\n', b.len))) {
 			*end = '\0';
 			take_line(&f, b.p);
-			buf_consume(&b, (size_t)(end - b.p) + 1);
+			b.len -= (size_t)(end + 1 - b.p);
+			memmove(b.p, end + 1, b.len);
 		}
 	}
 	if (r < 0)

@@ -3,15 +3,18 @@
 #include <string.h>
 
 #include "emulator/base/procname.h"
+#include "emulator/base/sealed.h"
 #include "emulator/cmd/cmd.h"
 
 static const struct {
 	const char *name;
 	int (*run)(int argc, char **argv);
+	bool sealed; /* runs what others wrote: first out of reach of it (emulator/base/sealed.h) */
 } commands[] = {
-	{ "serve", cmd_serve }, { "doctor", cmd_doctor },   { "template", cmd_template }, { "clean", cmd_clean },
-	{ "exec", cmd_exec },	{ "version", cmd_version }, { "events", cmd_events },	  { "fault", cmd_fault },
-	{ "reset", cmd_reset }, { "seed", cmd_seed },	    { "network", cmd_network },
+	{ "serve", cmd_serve, true },	     { "doctor", cmd_doctor, false },	{ "template", cmd_template, true },
+	{ "exec", cmd_exec, false },	     { "clean", cmd_clean, false },	{ "network", cmd_network, false },
+	{ "snapshot", cmd_snapshot, false }, { "version", cmd_version, false }, { "events", cmd_events, false },
+	{ "fault", cmd_fault, false }, { "reset", cmd_reset, false }, { "seed", cmd_seed, false },
 };
 
 static const char help_text[] =
@@ -29,6 +32,7 @@ static const char help_text[] =
 	"  fault      make its calls go wrong on purpose\n"
 	"  reset      end and forget what is in it\n"
 	"  seed       make the accounts and sandboxes that a file asks for\n"
+	"  snapshot   list, export, import or remove what paused sandboxes are kept as\n"
 	"  network    print the built-in allowlist, or check a name against it\n"
 	"  clean      remove a state dir with everything in it\n"
 	"  version    print the version\n"
@@ -69,6 +73,17 @@ static int unknown(const char *word)
 	return CMD_USAGE;
 }
 
+static int seal(char **whole_argv)
+{
+	struct err e = ERR_INIT;
+
+	if (sealed_run(whole_argv, &e) == 0)
+		return CMD_OK;
+	(void)fprintf(stderr, "orkestr-emulator: %s\n", e.msg);
+	return CMD_FAILED;
+}
+
+/* argv: behind the program's own name. */
 static int run(int argc, char **argv)
 {
 	static char help_option[] = "--help";
@@ -93,7 +108,8 @@ static int run(int argc, char **argv)
 	}
 	for (size_t i = 0; i < ARRAY_SIZE(commands); i++)
 		if (strcmp(argv[0], commands[i].name) == 0)
-			return commands[i].run(argc, argv);
+			return commands[i].sealed && seal(argv - 1) != CMD_OK ? CMD_FAILED
+									      : commands[i].run(argc, argv);
 	return unknown(argv[0]);
 }
 

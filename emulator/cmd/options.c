@@ -22,11 +22,17 @@ static const char help_text[] =
 	"  --unix PATH            listen on this Unix socket too\n"
 	"\n"
 	"Who may use it:\n"
-	"  --api-key KEY[:PLAN[:SCOPES]]\n"
+	"  --api-key KEY[:PLAN[:SCOPES[:OPTION]...]]\n"
 	"                         accept KEY; PLAN is free, pro or team (default); SCOPES is read, write or\n"
-	"                         read,write (default). May be given again. Without any, one key is made\n"
+	"                         read,write (default). OPTION is account=NAME (keys of one NAME share their\n"
+	"                         sandboxes), rate=REQUESTS/SECONDS, revoked, and as the last one expires=TIME\n"
+	"                         (2026-05-01T00:00:00Z). May be given again. Without any, one key is made\n"
 	"                         and kept in the state dir\n"
+	"  --keys FILE            the same, one a line; # begins a comment\n"
 	"  --auth any             accept every key that starts with ork_ or sp_live_ (default: keys)\n"
+	"  --rate-limit off|plan|REQUESTS/SECONDS\n"
+	"                         answer 429 to a key that asks more often; plan: free 60/60, pro 300/60, team\n"
+	"                         1200/60 (default: off, in profile cloud: plan)\n"
 	"\n"
 	"What network \"restricted\" and \"open\" may reach:\n"
 	"  --allow HOST[:PORT]    one more name (or *.HOST, or an address) for \"restricted\"; again for more. The\n"
@@ -52,8 +58,13 @@ static const char help_text[] =
 	"Everything else:\n"
 	"  --state-dir DIR        default $XDG_STATE_HOME/orkestr-emulator or ~/.local/state/orkestr-emulator;\n"
 	"                         for root /var/lib/orkestr-emulator\n"
+	"  --snapshot-dir DIR     where paused sandboxes are kept; emulators of one user may share it: what was "
+	"paused\n"
+	"                         on one can be resumed on the other, by one of them. They stay at a stop\n"
 	"  --max-sandboxes N      refuse to run more than N at the same time; 0, the default, is no limit\n"
 	"  --warm N               keep N sandboxes half made, so that a create is quick; 0 to 64, default 4\n"
+	"  --keep                 a stop (Ctrl-C, SIGTERM) leaves the sandboxes running for the next start; without,\n"
+	"                         it ends them. `orkestr-emulator clean` ends what was kept\n"
 	"  --strict-resume        a paused sandbox whose processes are gone (after a reboot) is not resumed from\n"
 	"                         its disk alone: 409 instead\n"
 	"  --log-level LEVEL      error, warn, info (default) or debug\n"
@@ -70,11 +81,15 @@ enum {
 	OPT_STATE_DIR,
 	OPT_API_KEY,
 	OPT_AUTH,
+	OPT_KEYS,
+	OPT_RATE_LIMIT,
 	OPT_UNIX,
 	OPT_LOG_LEVEL,
 	OPT_MAX_SANDBOXES,
 	OPT_WARM,
 	OPT_STRICT_RESUME,
+	OPT_SNAPSHOT_DIR,
+	OPT_KEEP,
 	OPT_ALLOW,
 	OPT_MAP,
 	OPT_ZONE,
@@ -97,11 +112,15 @@ static const struct option longs[] = {
 	{ "state-dir", required_argument, NULL, OPT_STATE_DIR },
 	{ "api-key", required_argument, NULL, OPT_API_KEY },
 	{ "auth", required_argument, NULL, OPT_AUTH },
+	{ "keys", required_argument, NULL, OPT_KEYS },
+	{ "rate-limit", required_argument, NULL, OPT_RATE_LIMIT },
 	{ "unix", required_argument, NULL, OPT_UNIX },
 	{ "log-level", required_argument, NULL, OPT_LOG_LEVEL },
 	{ "max-sandboxes", required_argument, NULL, OPT_MAX_SANDBOXES },
 	{ "warm", required_argument, NULL, OPT_WARM },
+	{ "snapshot-dir", required_argument, NULL, OPT_SNAPSHOT_DIR },
 	{ "strict-resume", no_argument, NULL, OPT_STRICT_RESUME },
+	{ "keep", no_argument, NULL, OPT_KEEP },
 	{ "allow", required_argument, NULL, OPT_ALLOW },
 	{ "map", required_argument, NULL, OPT_MAP },
 	{ "zone", required_argument, NULL, OPT_ZONE },
@@ -197,6 +216,21 @@ static int set_auth(struct serve_options *o, const char *value, struct err *e)
 		o->auth_any = false;
 	else
 		return err_set(e, ERR_INVALID, EINVAL, NULL, "--auth must be keys or any");
+	return 0;
+}
+
+static int set_rate(struct serve_options *o, const char *value, struct err *e)
+{
+	if (strcmp(value, "off") == 0)
+		o->rate_mode = RATE_OFF;
+	else if (strcmp(value, "plan") == 0)
+		o->rate_mode = RATE_PLAN;
+	else if (rate_limit_parse(value, &o->rate) == 0)
+		o->rate_mode = RATE_FIXED;
+	else
+		return err_set(e, ERR_INVALID, EINVAL, NULL,
+			       "--rate-limit must be off, plan, or REQUESTS/SECONDS as in 60/60");
+	o->has_rate = true;
 	return 0;
 }
 
@@ -309,10 +343,16 @@ static int set(struct serve_options *o, int c, char *value, struct err *e)
 		return set_path("--port-file", value, &o->port_file, e);
 	case OPT_STATE_DIR:
 		return set_path("--state-dir", value, &o->state_dir, e);
+	case OPT_SNAPSHOT_DIR:
+		return set_path("--snapshot-dir", value, &o->snapshot_dir, e);
 	case OPT_UNIX:
 		return set_path("--unix", value, &o->unix_path, e);
 	case OPT_AUTH:
 		return set_auth(o, value, e);
+	case OPT_KEYS:
+		return set_path("--keys", value, &o->keys_file, e);
+	case OPT_RATE_LIMIT:
+		return set_rate(o, value, e);
 	case OPT_API_KEY:
 		if (o->n_api_keys == SERVE_MAX_KEYS)
 			return err_set(e, ERR_INVALID, E2BIG, NULL, "more than %d times --api-key", SERVE_MAX_KEYS);
@@ -324,6 +364,9 @@ static int set(struct serve_options *o, int c, char *value, struct err *e)
 		return 0;
 	case OPT_STRICT_RESUME:
 		o->strict_resume = true;
+		return 0;
+	case OPT_KEEP:
+		o->keep = true;
 		return 0;
 	case OPT_MAX_SANDBOXES:
 		if (text_parse_u64(value, 0, 100000, &n) < 0)

@@ -4,6 +4,7 @@
 #include "emulator/base/err.h"
 #include "emulator/base/log.h"
 #include "emulator/profile.h"
+#include "emulator/ratelimit.h"
 
 #define SERVE_DEFAULT_HOST "127.0.0.1"
 #define SERVE_DEFAULT_PORT 4520
@@ -16,13 +17,19 @@ struct serve_options {
 	uint16_t port;			/* 0: any */
 	const char *port_file;		/* NULL: none */
 	const char *state_dir;		/* NULL: the default, see emulator/statedir.h */
+	const char *snapshot_dir;	/* NULL: the state dir's own */
 	const char *unix_path;		/* NULL: none */
 	char *api_keys[SERVE_MAX_KEYS]; /* KEY[:PLAN[:read,write]], for accounts_add */
 	size_t n_api_keys;
+	const char *keys_file; /* NULL: none; the same, one a line */
 	bool auth_any;
+	bool has_rate; /* --rate-limit was given */
+	enum rate_mode rate_mode;
+	struct rate_limit rate;
 	enum log_level log_level;
 	uint32_t max_sandboxes;		/* live at the same time on this host; 0: no limit */
 	uint32_t warm;			/* sandboxes kept half made */
+	bool keep;			/* a stop leaves the sandboxes for the next start */
 	bool strict_resume;		/* no resume without the processes */
 	char *allow[SERVE_MAX_NET + 1]; /* rules for "restricted", NULL-terminated */
 	char *map[SERVE_MAX_NET + 1];	/* HOST[:PORT]=ADDR:PORT */

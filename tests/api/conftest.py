@@ -4,6 +4,7 @@ Environment
     ORKESTR_EMULATOR         the binary to test (default: build/orkestr-emulator)
     ORKESTR_TEST_TEMPLATES   a state dir that has the real templates (default: build/test-state, built once)
     MUST_RUN=1               what cannot run here is a failure, not a skip
+    ORKESTR_TEST_SLOW=N      this machine is N times slower than the time-outs assume (harness/slow.py)
 """
 
 from __future__ import annotations
@@ -24,8 +25,11 @@ ROOT = HERE.parent.parent
 sys.path.insert(0, str(HERE))
 
 import orkestr  # noqa: E402
+from harness import slow  # noqa: E402
 from harness import tiny as tiny_image  # noqa: E402
 from harness.emulator import Emulator, run  # noqa: E402
+
+slow.install()
 
 # Names the shared emulator answers to besides "tiny": the cloud's own, where no test runs an interpreter.
 TINY_NAMES = ["tiny", "ubuntu-24.04"]
@@ -42,7 +46,11 @@ def cannot_run(reason: str) -> None:
 
 
 def pytest_collection_modifyitems(items):
+    """With several workers (run), a file stays with one of them, and the real templates' state dir has one emulator."""
     items.sort(key=lambda item: item.get_closest_marker("deadline") is not None)
+    for item in items:
+        real = "real_state" in item.fixturenames
+        item.add_marker(pytest.mark.xdist_group("real" if real else item.path.name))
 
 
 # --- once a session -------------------------------------------------------------------------------
@@ -126,7 +134,7 @@ def emulator(binary, new_state):
 
 
 @pytest.fixture(scope="session")
-def real_state(binary, request) -> Path:
+def real_state(binary, request, scratch) -> Path:
     """A state dir with the cloud's four templates, made once: it takes minutes."""
     given = os.environ.get("ORKESTR_TEST_TEMPLATES")
     state = Path(given) if given else ROOT / "build" / "test-state"
@@ -142,7 +150,16 @@ def real_state(binary, request) -> Path:
             done = subprocess.run([str(binary), "template", "build", "--state-dir", str(state), name])
         if done.returncode != 0:
             cannot_run(f"template build {name} failed with {done.returncode} (output above)")
-    return state
+    return _links_to(state, scratch / "real") if given and os.geteuid() == 0 else state
+
+
+def _links_to(state: Path, own: Path) -> Path:
+    """Several suites may be given the same state dir, and it serves one emulator: each takes links to its files."""
+    if subprocess.run(["cp", "-al", str(state), str(own)], capture_output=True).returncode != 0:
+        return state
+    for name in ("lock", "orkestr.db", "orkestr.db-wal"):
+        (own / name).unlink(missing_ok=True)
+    return own
 
 
 @pytest.fixture(scope="session")
@@ -259,6 +276,17 @@ _closing_lines: list[str] = []
 def closing_lines() -> list[str]:
     """Lines of other runners (node --test) that belong at the end of ours."""
     return _closing_lines
+
+
+def pytest_sessionfinish(session):
+    if hasattr(session.config, "workeroutput"):
+        session.config.workeroutput["closing"] = _closing_lines
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_testnodedown(node):
+    """A worker is through: its lines are the report's."""
+    _closing_lines.extend(getattr(node, "workeroutput", {}).get("closing", []))
 
 
 def pytest_terminal_summary(terminalreporter):

@@ -3,6 +3,7 @@
  *
  *   tcp ADDR PORT [HEX]        connect, send HEX, wait a second for what comes back
  *   udp ADDR PORT TEXT         send a datagram, wait a second for an answer or an ICMP
+ *   fling ADDR PORT            send a datagram and fail at once, without waiting for what becomes of it
  *   dns SERVER NAME TYPE       ask over UDP; dnstcp: over TCP
  *   many ADDR PORT N HEX       N connections at once, each sends HEX and reads to the end
  *   listen PORT                accept for ever, answer each connection with "hello"
@@ -155,6 +156,15 @@ static int udp(const char *addr, const char *port, const char *text)
 			error = errno;
 	}
 	return report(start, error, in, got);
+}
+
+static int fling(const char *addr, const char *port)
+{
+	struct sockaddr_storage to;
+	socklen_t len = address(addr, port, &to);
+
+	(void)sendto(socket(to.ss_family, SOCK_DGRAM, 0), "x", 1, 0, (void *)&to, len);
+	return 1;
 }
 
 static size_t question(const char *name, unsigned int type, uint8_t *out)
@@ -404,6 +414,8 @@ int main(int argc, char **argv)
 		return tcp(argv[2], argv[3], argc > 4 ? argv[4] : NULL);
 	if (strcmp(what, "udp") == 0 && argc == 5)
 		return udp(argv[2], argv[3], argv[4]);
+	if (strcmp(what, "fling") == 0 && argc == 4)
+		return fling(argv[2], argv[3]);
 	if ((strcmp(what, "dns") == 0 || strcmp(what, "dnstcp") == 0) && argc == 5)
 		return dns(argv[2], argv[3], argv[4], what[3] == 't');
 	if (strcmp(what, "many") == 0 && argc == 6)

@@ -23,6 +23,7 @@ def processes(api, sandbox):
 # --- the result -----------------------------------------------------------------------------------
 
 
+@pytest.mark.vm
 def test_the_result_has_the_documented_fields(api, sandbox):
     result = api.exec(sandbox, "echo out; echo err >&2; exit 3")
     assert result.keys() >= RESULT_FIELDS
@@ -115,6 +116,7 @@ def test_the_environment_is_sensible_and_not_ours(api, sandbox):
     assert not [name for name in env if name.startswith(("ORKESTR", "XDG_", "LISTEN_", "NOTIFY_")) or name == "TMPDIR"]
 
 
+@pytest.mark.vm
 def test_a_command_has_three_descriptors_and_no_others(api, sandbox):
     # The shell expands the pattern with a descriptor of its own open, which is gone when ls runs.
     assert api.sh(sandbox, ["ls", "/proc/self/fd"]).split() == ["0", "1", "2", "3"]  # 3 is ls reading the folder
@@ -217,19 +219,22 @@ def test_orphans_are_reaped(api, sandbox):
 # --- timeouts -------------------------------------------------------------------------------------
 
 
+@pytest.mark.vm
 def test_a_timeout_is_408_with_the_output_so_far(api, sandbox):
-    started = time.monotonic()
+    started, exactly = time.monotonic(), time.perf_counter()
     answer = api.post(
         f"/v1/sandboxes/{sandbox}/exec", {"command": "echo so far; echo oops >&2; sleep 30", "timeout_seconds": 1}
     )
+    assert time.perf_counter() - exactly > 0.9
     took = time.monotonic() - started
     body = check_error(answer, 408, "exec_timeout")
     assert (body["stdout"], body["stderr"]) == ("so far\n", "oops\n")
-    assert 0.9 < took < 5, took
+    assert took < 5, took
     assert "sleep" not in processes(api, sandbox)
     assert api.sh(sandbox, "echo still here") == "still here\n"
 
 
+@pytest.mark.vm
 def test_a_timeout_ends_the_whole_tree_even_what_ignores_sigterm(api, sandbox):
     command = "trap '' TERM; (trap '' TERM; while :; do sleep 1; done) & setsid sleep 44 & while :; do sleep 1; done"
     started = time.monotonic()
@@ -245,6 +250,7 @@ def test_a_timeout_ends_the_whole_tree_even_what_ignores_sigterm(api, sandbox):
 # --- at the same time -----------------------------------------------------------------------------
 
 
+@pytest.mark.vm
 def test_many_at_once_are_neither_lost_nor_mixed(api, sandbox, run_in_background):
     futures = {n: run_in_background(api.exec, sandbox, f"sleep 0.2; echo out-{n}; echo err-{n} >&2; exit {n}") for n in range(40)}
     for n, future in futures.items():
@@ -288,6 +294,7 @@ def stream(api, sandbox, sdk):
     return sdk.Sandbox(Transport(), row).exec_stream
 
 
+@pytest.mark.vm
 def test_stream_yields_output_then_one_last_chunk(stream):
     chunks = list(stream("echo one; echo two >&2; sleep 0.2; echo three; exit 7"))
     assert "".join(c.data for c in chunks if c.stream == "stdout") == "one\nthree\n"

@@ -26,6 +26,7 @@ def moment(text: str) -> datetime:
 # --- create and get -------------------------------------------------------------------------------
 
 
+@pytest.mark.vm
 def test_create_answers_a_running_sandbox(api):
     before = datetime.now(timezone.utc)
     answer = api.post("/v1/sandboxes", {"template": "tiny"})
@@ -135,6 +136,7 @@ def test_networks_that_do_not_exist_yet_say_so(api, network):
 # --- delete ---------------------------------------------------------------------------------------
 
 
+@pytest.mark.vm
 def test_delete_terminates_and_keeps_the_row(api):
     row = api.create()
     deleted = api.delete(f"/v1/sandboxes/{row['id']}")
@@ -166,6 +168,7 @@ def test_a_terminated_sandbox_is_not_ready(api, sandbox, method, path, body):
     check_error(api.request(method, f"/v1/sandboxes/{sandbox}{path}", body), 409, "sandbox_not_ready")
 
 
+@pytest.mark.vm
 def test_delete_ends_a_running_exec(api, sandbox, run_in_background):
     running = run_in_background(api.post, f"/v1/sandboxes/{sandbox}/exec", {"command": "echo begun; sleep 60"})
     wait_for_process(api, sandbox, "sleep")
@@ -341,6 +344,7 @@ def test_wrong_methods_are_405_with_allow(api, method, path, allowed):
     assert isinstance(answer.json["detail"], str)
 
 
+@pytest.mark.vm
 def test_health_and_info_need_no_key(emulator):
     nobody = emulator.api(None)
     assert nobody.get("/_emulator/health").status == 200

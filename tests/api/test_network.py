@@ -187,7 +187,10 @@ class Box:
         """A command's result, whether or not the policy made an error of it."""
         answer = self.api.post(f"/v1/sandboxes/{self.id}/exec", {"command": command, **fields})
         assert answer.status == 200 or (answer.status == 403 and answer.code == "network_policy"), answer
-        return answer.json
+        result = answer.json
+        for line in [*result.get("blocked", []), *result.get("network_blocked", [])]:
+            assert line.pop("exec") in (answer.headers.get("x-exec-id"), None), "another command's is not told"
+        return result
 
     def probe(self, *args) -> dict:
         result = self.run(["/tmp/netprobe", *map(str, args)], timeout_seconds=60)
@@ -285,6 +288,7 @@ def body(seen) -> str:
 # --- off ------------------------------------------------------------------------------------------
 
 
+@pytest.mark.vm
 def test_off_has_no_address_but_loopback(box):
     off = box("off")
     devices = [line.split(":")[0].strip() for line in off.api.sh(off.id, "cat /proc/net/dev").splitlines()[2:]]
@@ -300,6 +304,7 @@ def test_off_refuses_an_address_at_once(box, target):
     assert seen["blocked"] == [{"host": None, "ip": target, "port": 443, "proto": "tcp", "rule": "network-off"}]
 
 
+@pytest.mark.vm
 def test_off_refuses_a_name_at_once(box):
     off = box("off")
     start = time.monotonic()
@@ -322,7 +327,9 @@ def test_off_is_an_exception_in_python(net_emulator, net_api, monkeypatch):
         with pytest.raises(orkestr.NetworkPolicyError) as named:
             sbx.exec("curl -sS https://evil.example/")
         assert sbx.exec("curl -sS http://192.0.2.8/ || true").exit_code == 0
-    assert caught.value.blocked == [{"host": None, "ip": "192.0.2.7", "port": 8080, "proto": "tcp", "rule": "network-off"}]
+    (line,) = caught.value.blocked
+    assert line.pop("exec").startswith("exe_")
+    assert line == {"host": None, "ip": "192.0.2.7", "port": 8080, "proto": "tcp", "rule": "network-off"}
     assert [line["host"] for line in named.value.blocked] == ["evil.example"], "the first command's is not told again"
     assert named.value.body["exit_code"] == 6
 
@@ -343,9 +350,9 @@ def test_off_is_an_exception_in_javascript(net_emulator, net_api):
         [node, "--input-type=module", "-e", script], capture_output=True, text=True, timeout=60, env=environment, cwd=HERE / "js"
     )
     assert done.returncode == 0, done.stderr
-    assert json.loads(done.stdout) == [
-        True, [{"host": None, "ip": "192.0.2.7", "port": 8080, "proto": "tcp", "rule": "network-off"}]
-    ]  # fmt: skip
+    told, (line,) = json.loads(done.stdout)
+    assert line.pop("exec").startswith("exe_")
+    assert told and line == {"host": None, "ip": "192.0.2.7", "port": 8080, "proto": "tcp", "rule": "network-off"}
 
 
 @pytest.mark.parametrize("network", ["off", "restricted", "open"])
@@ -365,6 +372,7 @@ def test_restricted_reaches_an_allowed_name_over_http(box):
     assert result["network_blocked"] == []
 
 
+@pytest.mark.vm
 def test_restricted_reaches_an_allowed_name_over_tls(box, certificate):
     restricted = box("restricted")
     restricted.api.put_file(restricted.id, "/tmp/ca.pem", certificate.with_suffix(".crt").read_bytes())
@@ -402,6 +410,7 @@ def test_restricted_split_hello_is_put_together(box):
 
 
 @pytest.mark.parametrize("port", [80, 443, 22, 853, 8443])
+@pytest.mark.vm
 def test_restricted_refuses_a_bare_address(box, port):
     seen = box("restricted").probe("tcp", "203.0.113.9", port, client_hello("pypi.org"))
     refused_at_once(seen)
@@ -548,6 +557,7 @@ def test_plan_free_has_no_open(net_emulator, netprobe):
 
 
 @pytest.mark.parametrize("network", ["restricted", "open"])
+@pytest.mark.vm
 def test_sandboxes_never_reach_each_other(box, network):
     server, client = box(network), box(network)
     server.run("nohup /tmp/netprobe listen 8000 >/dev/null 2>&1 & sleep 0.2")
@@ -571,6 +581,7 @@ def test_gateways_own_ports_are_nobodys(box, network):
     refused_at_once(inside.probe("tcp", RESOLVER, 80, get("x")))
 
 
+@pytest.mark.vm
 def test_spoofed_source_is_dropped(box):
     """A question in another's name: neither that one's ledger nor ours has it, and nothing hangs."""
     victim, liar = box("restricted"), box("restricted")
@@ -586,6 +597,7 @@ def test_spoofed_source_is_dropped(box):
 
 
 @pytest.mark.parametrize("network", ["off", "restricted", "open"])
+@pytest.mark.vm
 def test_its_root_cannot_change_rules_or_links(box, network):
     inside = box(network)
     result = json.loads(inside.run(["/tmp/netprobe", "admin"])["stdout"])
@@ -597,6 +609,7 @@ def test_its_root_cannot_change_rules_or_links(box, network):
 # --- the ledger -----------------------------------------------------------------------------------
 
 
+@pytest.mark.vm
 def test_ledger(box):
     restricted = box("restricted")
     assert restricted.ledger() == {
@@ -607,7 +620,7 @@ def test_ledger(box):
     restricted.probe("tcp", "203.0.113.9", 443)
     restricted.dns("evil.example")
     seen = restricted.settled_ledger()
-    keys = {"seq", "time", "verdict", "kind", "host", "ip", "port", "proto", "rule", "bytes_out", "bytes_in", "open", "closed_at"}
+    keys = {"seq", "time", "verdict", "kind", "host", "ip", "port", "proto", "rule", "bytes_out", "bytes_in", "open", "closed_at", "exec"}
     assert all(set(entry) == keys for entry in seen["entries"])
     assert [e["seq"] for e in seen["entries"]] == list(range(1, len(seen["entries"]) + 1))
     (page,) = [e for e in seen["entries"] if e["kind"] == "tcp" and e["verdict"] == "allowed"]
@@ -764,6 +777,7 @@ def host() -> dict[str, str]:
     return seen
 
 
+@pytest.mark.vm
 def test_the_host_is_as_it_was(new_emulator, net_state, internet, netprobe, key, binary):
     before = host()
     assert any(name.startswith("/proc/sys/net/ipv4/") for name in before)

@@ -64,6 +64,7 @@ def cold(binary, new_state):
 # --- the answers ----------------------------------------------------------------------------------
 
 
+@pytest.mark.vm
 def test_pause_answers_paused_and_resume_running(api, sandbox):
     before = api.get(f"/v1/sandboxes/{sandbox}").json
     assert before["paused_at"] is None
@@ -116,6 +117,7 @@ def test_a_read_only_key_may_not(new_emulator):
 COUNT = "(i=0; while :; do i=$((i+1)); echo $i > /workspace/m; mv /workspace/m /workspace/n; sleep 0.01; done) > /dev/null 2>&1 &"
 
 
+@pytest.mark.vm
 def test_a_process_goes_on_where_it_was(api, sandbox):
     api.sh(sandbox, COUNT)
     time.sleep(0.2)
@@ -140,6 +142,7 @@ def test_nothing_runs_while_paused(api, emulator, sandbox):
     resume(api, sandbox)
 
 
+@pytest.mark.vm
 def test_a_running_exec_stays_attached(api, sandbox, run_in_background):
     running = run_in_background(api.exec, sandbox, "echo one; sleep 1; echo two", timeout_seconds=30)
     time.sleep(0.4)
@@ -279,6 +282,7 @@ def test_fifty_at_once(new_emulator, run_in_background):
         assert api.sh(sandbox, "cat /workspace/who").strip() == sandbox
 
 
+@pytest.mark.vm
 def test_terminating_a_paused_one_removes_its_snapshot(api, emulator, sandbox):
     api.sh(sandbox, "sleep 1000 > /dev/null 2>&1 &")
     pause(api, sandbox)
@@ -423,6 +427,7 @@ def listing(api, sandbox) -> str:
     return "\n".join(keep)
 
 
+@pytest.mark.vm
 def test_the_disk_comes_back_exactly_without_the_processes(cold):
     emulator = cold()
     api = emulator.api("ork_coldtest")

@@ -96,7 +96,8 @@ def nothing_but_parked(emulator):
         assert len([name for name in proc.subfolders(folder) if name.startswith("s-")]) == ready, folder
 
 
-@pytest.mark.parametrize("victims", ["daemon", "launcher", "keeper", "all"])
+# The daemon (which was the launcher) alone: see test_adopt.py.
+@pytest.mark.parametrize("victims", ["keeper", "all"])
 def test_after_kill_9_the_next_start_is_clean(new_emulator, new_state, victims):
     state = new_state("tiny")
     emulator = new_emulator("--auth", "any", state=state)
@@ -106,11 +107,7 @@ def test_after_kill_9_the_next_start_is_clean(new_emulator, new_state, victims):
     api.exec(live, "(trap '' TERM HUP; while :; do sleep 1; done) > /dev/null 2>&1 & true")
     family = emulator.family()
     core = emulator.core()
-    if victims == "daemon":
-        targets = {emulator.daemon_pid}
-    elif victims == "launcher":
-        targets = {emulator.process.pid}
-    elif victims == "keeper":
+    if victims == "keeper":
         targets = core - {emulator.daemon_pid, emulator.process.pid}
         if not targets:
             pytest.skip("the keeper is not a process of its own here")

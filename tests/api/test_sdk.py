@@ -10,6 +10,7 @@ def create(sdk, **fields):
     return sdk.Sandbox.create(fields.pop("template", "tiny"), **fields)
 
 
+@pytest.mark.vm
 def test_a_context_manager_terminates(sdk, api):
     with create(sdk) as sbx:
         assert sbx.status == "running" and sbx.exec("echo hi").stdout == "hi\n"
@@ -31,6 +32,7 @@ def test_create_passes_everything_on(sdk, api):
     sbx.terminate()
 
 
+@pytest.mark.vm
 def test_files(sdk):
     with create(sdk) as sbx:
         sbx.files.write("/workspace/ü/text.txt", "grüße\n")
@@ -81,6 +83,7 @@ def test_sandbox_not_found(sdk):
     sbx.terminate()
 
 
+@pytest.mark.vm
 def test_sandbox_not_ready(sdk):
     sbx = create(sdk)
     sbx.terminate()
@@ -90,6 +93,7 @@ def test_sandbox_not_ready(sdk):
     sbx.terminate()
 
 
+@pytest.mark.vm
 def test_exec_timeout(sdk):
     with create(sdk) as sbx:
         with pytest.raises(sdk.ExecTimeout) as error:

@@ -33,6 +33,14 @@ extern const char *const series_keys[SERIES_COUNT];  /* in the JSON */
 
 #define BENCH_EXEC "{\"command\":[\"/bin/true\"]}"
 
+/* What is said of a run beside the series: a value, and where there is a target its limit. */
+struct figure {
+	char name[80], unit[8];
+	double value, limit; /* value < 0: could not be measured; limit 0: no target */
+	bool at_least;	     /* the limit is a floor, not a ceiling */
+};
+#define FIGURES_MAX 64
+
 struct bench {
 	struct server_config config;
 	const char *template_name, *work, *json;
@@ -49,6 +57,8 @@ struct bench {
 	struct samples s[SERIES_COUNT];
 	char absent[SERIES_COUNT][384]; /* why a subject could not run; "" while it can */
 	struct server_memory memory, idle;
+	struct figure figures[FIGURES_MAX];
+	size_t n_figures;
 	size_t missed; /* targets not met, set by report() */
 };
 
@@ -60,6 +70,12 @@ int bench_terminate(struct client *c, const char *id, struct err *e);
 
 /* Fills up to b->live sandboxes under as many keys as that takes, reads memory, ends them. */
 int bench_live(struct bench *b, struct err *e);
+
+/* Adds one; dropped beyond FIGURES_MAX, visibly. */
+void bench_figure(struct bench *b, const char *name, const char *unit, double value, double limit, bool at_least);
+
+/* transfer.c: output that streams and files that come and go, beside what the host's own tools need for it. */
+int bench_transfer(struct bench *b, struct err *e);
 
 /* The table on stdout and the JSON file. */
 int report(struct bench *b, struct err *e);

@@ -54,7 +54,7 @@ static int parse_head(const struct buf *in, size_t *ret_start, size_t *ret_len)
 	return 1;
 }
 
-static int read_answer(struct client *c, struct err *e)
+int client_answer(struct client *c, struct err *e)
 {
 	size_t start = 0, len = 0;
 	int have = 0;
@@ -85,6 +85,64 @@ static int read_answer(struct client *c, struct err *e)
 	return 0;
 }
 
+int client_head(struct client *c, const char *method, const char *path, const char *headers, uint64_t length,
+		struct err *e)
+{
+	char out[1024];
+	int n = text_format(out, sizeof(out),
+			    "%s %s HTTP/1.1\r\nHost: 127.0.0.1\r\nAuthorization: Bearer %s\r\n%s"
+			    "Content-Length: %llu\r\n\r\n",
+			    method, path, c->key, headers, (unsigned long long)length);
+	int r;
+
+	if (n < 0)
+		return err_set(e, ERR_TOO_LARGE, EMSGSIZE, NULL, "the request's head is too large");
+	r = fd_write_all(c->fd, out, (size_t)n);
+	return r < 0 ? err_errno(e, -r, "can't send the request") : 0;
+}
+
+#define LAST_CHUNK "\r\n0\r\n\r\n"
+
+int client_drain(struct client *c, int to, uint64_t *ret, struct err *e)
+{
+	static char in[1 << 20];
+	size_t have = 0, start, len;
+	uint64_t total = 0;
+	bool chunked;
+	ssize_t k;
+
+	do {
+		k = read(c->fd, in + have, 16384 - have - 1);
+		if (k <= 0)
+			return err_set(e, ERR_IO, ECONNRESET, NULL, "no answer");
+		have += (size_t)k;
+		in[have] = '\0';
+	} while (!strstr(in, "\r\n\r\n") && have < 16384 - 1);
+	chunked = strcasestr(in, "\r\nTransfer-Encoding: chunked") != NULL;
+	if (strncmp(in, "HTTP/1.1 20", 11) != 0 ||
+	    (!chunked && parse_head(&(struct buf){ .p = in, .len = have }, &start, &len) != 1))
+		return err_set(e, ERR_IO, EPROTO, NULL, "answered %.120s", in);
+	start = (size_t)(strstr(in, "\r\n\r\n") - in) + 4;
+	total = have - start;
+	if (to >= 0 && fd_write_all(to, in + start, have - start) < 0)
+		return err_set(e, ERR_IO, EIO, NULL, "can't write the body");
+	for (size_t tail = have; chunked ? tail < 7 || memcmp(in + tail - 7, LAST_CHUNK, 7) != 0 : total < len;) {
+		size_t keep = MIN(tail, (size_t)7);
+
+		memmove(in, in + tail - keep, keep);
+		k = read(c->fd, in + keep, sizeof(in) - keep);
+		if (k <= 0)
+			return err_set(e, ERR_IO, ECONNRESET, NULL, "the answer ended after %llu bytes",
+				       (unsigned long long)total);
+		if (to >= 0 && fd_write_all(to, in + keep, (size_t)k) < 0)
+			return err_set(e, ERR_IO, EIO, NULL, "can't write the body");
+		total += (uint64_t)k;
+		tail = keep + (size_t)k;
+	}
+	*ret = total;
+	return 0;
+}
+
 int client_call(struct client *c, const char *method, const char *path, const char *body, struct err *e)
 {
 	char out[4096];
@@ -99,5 +157,5 @@ int client_call(struct client *c, const char *method, const char *path, const ch
 	r = fd_write_all(c->fd, out, (size_t)n);
 	if (r < 0)
 		return err_errno(e, -r, "can't send the request");
-	return read_answer(c, e);
+	return client_answer(c, e);
 }

@@ -40,11 +40,12 @@ def section(run):
     yield (f"With {memory['sandboxes']} sandboxes alive or half made: daemon {memory['daemon_rss_kib'] / 1024:.1f} MB RSS, "
            f"keeper {memory['keeper_rss_kib'] / 1024:.1f} MB, each init {memory['init_pss_mean_kib']:.0f} KiB PSS.")
     yield ""
-    yield "| target | value | limit | |"
+    yield "| figure | value | target | |"
     yield "|---|---|---|---|"
-    for t in run["targets"]:
-        value = "-" if t["value"] is None else f"{t['value']:.2f} {t['unit']}"
-        yield f"| {t['name']} | {value} | {t['limit']:g} {t['unit']} | {t['verdict']} |"
+    for f in run["figures"]:
+        value = "-" if f["value"] is None else f"{f['value']:.2f} {f['unit']}"
+        limit = "" if f["limit"] is None else f"{'>=' if f['at_least'] else '<='} {f['limit']:g} {f['unit']}"
+        yield f"| {f['name']} | {value} | {limit} | {f['verdict']} |"
 
 
 def main():

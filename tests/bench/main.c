@@ -257,6 +257,8 @@ static int run_default(struct bench *b, struct err *e)
 	if (r >= 0)
 		r = run_rounds(b, subjects, ARRAY_SIZE(subjects), b->rounds, e);
 	if (r >= 0)
+		r = bench_transfer(b, e);
+	if (r >= 0)
 		r = bench_terminate(&b->api, b->warm_id, e);
 	return r < 0 ? r : bench_live(b, e);
 }

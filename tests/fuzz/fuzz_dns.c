@@ -1,18 +1,8 @@
-/* libFuzzer: the DNS parser on any bytes; what it takes, the builder must be able to say and the parser to read
- * again.   clang -g -O1 -fsanitize=fuzzer,address,undefined -D_GNU_SOURCE -I. tests/fuzz/fuzz_dns.c
- *          netpolicy/dns.c */
-
-#include <string.h>
+/* The DNS parser on any bytes; what it takes, the builder must be able to say and the parser to read
+ * again. */
 
 #include "netpolicy/dns.h"
-
-int LLVMFuzzerTestOneInput(const uint8_t *p, size_t n);
-
-static void check(bool ok)
-{
-	if (!ok)
-		abort();
-}
+#include "tests/fuzz/fuzz.h"
 
 static void answers(const uint8_t *p, size_t n, const struct dns_query *q)
 {
@@ -23,16 +13,16 @@ static void answers(const uint8_t *p, size_t n, const struct dns_query *q)
 	ssize_t k;
 
 	if (dns_parse_answer(p, n, q->id, q->name, q->type, &a) == 0) {
-		check(a.n_addr <= DNS_ADDR_MAX && a.n_chain <= DNS_CHAIN_MAX);
+		fuzz_check(a.n_addr <= DNS_ADDR_MAX && a.n_chain <= DNS_CHAIN_MAX);
 		k = dns_build_answer(buf, sizeof(buf), q, &a);
-		check(k > 0 && dns_parse_answer(buf, (size_t)k, q->id, q->name, q->type, &b) == 0);
-		check(b.n_addr == a.n_addr && b.n_chain == a.n_chain);
+		fuzz_check(k > 0 && dns_parse_answer(buf, (size_t)k, q->id, q->name, q->type, &b) == 0);
+		fuzz_check(b.n_addr == a.n_addr && b.n_chain == a.n_chain);
 	}
 	if (dns_check_answer(p, n, q->id, q->name, q->type, &len, &rcode) == 0) {
-		check(len <= n);
+		fuzz_check(len <= n);
 		k = dns_build_passed(buf, sizeof(buf), q, p, len);
-		check(k == -90 ||
-		      (k > 0 && dns_check_answer(buf, (size_t)k, q->id, q->name, q->type, &len, &rcode) == 0));
+		fuzz_check(k == -90 ||
+			   (k > 0 && dns_check_answer(buf, (size_t)k, q->id, q->name, q->type, &len, &rcode) == 0));
 	}
 }
 

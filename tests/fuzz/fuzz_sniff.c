@@ -1,18 +1,8 @@
-/* libFuzzer: ClientHello and HTTP sniffing on any bytes. A name that comes out is normal, and more bytes after a
- * verdict don't change it.   clang -g -O1 -fsanitize=fuzzer,address,undefined -D_GNU_SOURCE -I.
- *          tests/fuzz/fuzz_sniff.c netpolicy/{sniff,policy,policy_address}.c emulator/base/{err,text}.c ... */
-
-#include <string.h>
+/* ClientHello and HTTP sniffing on any bytes. A name that comes out is normal, and more bytes after a verdict don't
+ * change it. */
 
 #include "netpolicy/sniff.h"
-
-int LLVMFuzzerTestOneInput(const uint8_t *p, size_t n);
-
-static void check(bool ok)
-{
-	if (!ok)
-		abort();
-}
+#include "tests/fuzz/fuzz.h"
 
 static void one(enum sniff (*fn)(const void *p, size_t n, char *ret), const uint8_t *p, size_t n)
 {
@@ -20,11 +10,11 @@ static void one(enum sniff (*fn)(const void *p, size_t n, char *ret), const uint
 	enum sniff whole = fn(p, n, name), half = fn(p, n / 2, again);
 
 	if (half == SNIFF_NAME)
-		check(whole == SNIFF_NAME && strcmp(name, again) == 0);
+		fuzz_check(whole == SNIFF_NAME && strcmp(name, again) == 0);
 	else if (half != SNIFF_MORE)
-		check(whole == half);
+		fuzz_check(whole == half);
 	if (whole == SNIFF_NAME) {
-		check(policy_normalise(name, strlen(name), again) == 0 && strcmp(name, again) == 0);
+		fuzz_check(policy_normalise(name, strlen(name), again) == 0 && strcmp(name, again) == 0);
 	}
 }
 

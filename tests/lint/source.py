@@ -3,7 +3,7 @@
 
 Reads every C file git knows (or, without git, every one in the source folders). The folder arrows of the
 design are restated in MAY_INCLUDE. With --structure only what a change must never break: includes, library
-owners, banned functions; that is part of `make test`.
+owners, banned functions, what the README must explain; that is part of `make test`.
 """
 import os
 import re
@@ -98,6 +98,25 @@ def check_banned(code):
                 yield number, f"{m.group(1)}() is banned"
 
 
+# What a client may meet and a reader will look up: the slugs of X-Orkestr-Divergence, and the codes of errors.
+README_HAS = {
+    "divergence": re.compile(r'\b(?:req|add)_divergence\(\w+(?:->\w+)*,\s*"([a-z-]+)"'),
+    "error code": re.compile(r'(?:^\t\{ "([a-z_]+)", \d{3} \},$|\berr_set\(\w+, ERR_\w+, E\w+,\s*"([a-z_]+)")', re.M),
+}
+NO_CODES = {"string_type",  # the type of one error in a validation_error
+            "idmap", "map_invalid", "not_a_state_dir", "socket_in_use", "state_dir_locked", "state_dir_owner",
+            "store_damaged", "store_foreign", "snapshot_dir_owner"}  # of the command line
+
+
+def check_documented(path, text, readme, what):
+    if path.startswith(("tests/", "emulator/cmd/")):
+        return
+    for m in README_HAS[what].finditer(text):
+        word = m.group(m.lastindex)
+        if word not in NO_CODES and not re.search(rf"[`, ]{word}[`,]", readme):
+            yield text.count("\n", 0, m.start()) + 1, f"README.md does not explain the {what} {word}"
+
+
 def check_style(code):
     for number, line in enumerate(code.split("\n"), 1):
         if re.match(r"\s*typedef\s+(struct|union)\b", line):
@@ -120,14 +139,16 @@ def check_lengths(path, code):
             start = None
 
 
-def check(path, structure_only):
+def check(path, structure_only, readme):
     with open(os.path.join(ROOT, path), encoding="utf-8") as f:
         text = f.read()
     code = TOKEN.sub(blank, text)
     yield from check_includes(path, text)
     yield from check_banned(code)
+    yield from check_documented(path, text, readme, "divergence")
     if structure_only:
         return
+    yield from check_documented(path, text, readme, "error code")
     yield from check_style(code)
     yield from check_lengths(path, code)
     if path.endswith(".h") and "#pragma once" not in text:
@@ -141,8 +162,10 @@ def main():
     files = source_files()
     structure_only = sys.argv[1:] == ["--structure"]
     bad = set()
+    with open(os.path.join(ROOT, "README.md"), encoding="utf-8") as f:
+        readme = f.read()
     for path in files:
-        for number, message in check(path, structure_only):
+        for number, message in check(path, structure_only, readme):
             print(f"{path}:{number}: {message}")
             bad.add(path)
     print(f"source: {len(files) - len(bad)} passed, {len(bad)} failed, 0 skipped")

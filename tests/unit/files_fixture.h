@@ -103,12 +103,37 @@ static _unused_ int count_one(void *arg, const struct files_entry *en)
 	return 0;
 }
 
+/* A page of a directory, entry by entry, as the routes make one. */
+static _unused_ int list_page(const struct files_ctx *c, const char *path, const char *after, uint32_t limit,
+			      int (*fn)(void *arg, const struct files_entry *en), void *arg, bool *ret_more,
+			      struct err *e)
+{
+	struct files_entry en;
+	struct files_dir *d;
+	int r = files_dir_open(c, path, after, limit, &d, e);
+
+	if (r < 0)
+		return r;
+	for (;;) {
+		r = files_dir_next(d, &en, e);
+		if (r <= 0)
+			break;
+		r = fn(arg, &en);
+		if (r < 0)
+			break;
+	}
+	if (r == 0 && ret_more)
+		*ret_more = files_dir_more(d);
+	files_dir_free(d);
+	return r;
+}
+
 static _unused_ unsigned int count_entries(const char *path)
 {
 	unsigned int n = 0;
 	struct err e = ERR_INIT;
 
-	cr_assert(files_list(&ctx, path, NULL, 1u << 20, count_one, &n, NULL, &e) == 0, "%s", e.msg);
+	cr_assert(list_page(&ctx, path, NULL, 1u << 20, count_one, &n, NULL, &e) == 0, "%s", e.msg);
 	return n;
 }
 

@@ -24,6 +24,7 @@
 #include "emulator/init.h"
 #include "emulator/keeper.h"
 #include "emulator/sandbox.h"
+#include "emulator/store_tmpl.h"
 #include "rootfs/snapshot.h"
 #include "rootfs/template.h"
 #include "rootfs/tree.h"
@@ -321,9 +322,11 @@ int tree_each_slot(int dir _unused_, int (*fn)(void *arg, const char *slot), voi
 	return each_name(folders, fn, arg);
 }
 
-/* In a worker: it leaves a mark that the test can see. */
+/* In a worker: it leaves a mark that the test can see, and takes as long as there is a file "hold". */
 int tree_empty_trash(int dir, struct err *e _unused_)
 {
+	while (faccessat(dir, "hold", F_OK, 0) == 0)
+		(void)usleep(1000);
 	int fd = openat(dir, "emptied", O_CREAT | O_WRONLY | O_APPEND | O_CLOEXEC, 0600);
 
 	if (fd < 0 || write(fd, "x", 1) != 1)
@@ -343,14 +346,15 @@ uid_t idmap_sandbox_uid(const struct idmap *m _unused_, uid_t id)
 static uint64_t snapshot_takes_ms;
 static struct snapshot_info snapshot_saved; /* what snapshot_load says; id "": there is none */
 
-int snapshot_write(int dir, const struct snapshot_spec *s, struct snapshot_info *ret _unused_, struct err *e)
+int snapshot_write(const struct snapshot_dir *dir, const struct snapshot_spec *s, struct snapshot_info *ret _unused_,
+		   struct err *e)
 {
 	int fd;
 
 	(void)usleep((unsigned int)snapshot_takes_ms * 1000);
 	if (strcmp(fail_step, "snapshot") == 0)
 		return err_set(e, ERR_FULL, ENOSPC, NULL, "snapshot failed");
-	fd = openat(dir, s->id, O_CREAT | O_WRONLY | O_CLOEXEC, 0600);
+	fd = openat(dir->state_fd, s->id, O_CREAT | O_WRONLY | O_CLOEXEC, 0600);
 	return fd < 0 ? -EIO : close(fd);
 }
 
@@ -359,7 +363,7 @@ static _unused_ bool snapshot_there(const char *id)
 	return faccessat(state_fd, id, F_OK, 0) == 0;
 }
 
-int snapshot_load(int dir _unused_, const char *id, struct snapshot_info *ret, struct err *e)
+int snapshot_load(const struct snapshot_dir *dir _unused_, const char *id, struct snapshot_info *ret, struct err *e)
 {
 	if (strcmp(snapshot_saved.id, id) != 0)
 		return err_set(e, ERR_NOT_FOUND, ENOENT, NULL, "no snapshot");
@@ -367,26 +371,79 @@ int snapshot_load(int dir _unused_, const char *id, struct snapshot_info *ret, s
 	return 0;
 }
 
-int snapshot_unpack(int dir _unused_, const struct snapshot_info *i _unused_, const char *slot _unused_,
-		    uid_t uid _unused_, bool single _unused_, const volatile bool *cancelled _unused_, struct err *e)
+int snapshot_unpack(const struct snapshot_dir *dir _unused_, const struct snapshot_info *i _unused_,
+		    const char *slot _unused_, uid_t uid _unused_, bool single _unused_,
+		    const volatile bool *cancelled _unused_, struct err *e)
 {
 	return strcmp(fail_step, "unpack") == 0
 		       ? err_set(e, ERR_UNAVAILABLE, EBADMSG, "snapshot_damaged", "unpack failed")
 		       : 0;
 }
 
-int snapshot_discard(int dir _unused_, const char *id, struct err *e _unused_)
+int snapshot_discard(const struct snapshot_dir *dir _unused_, const char *id, struct err *e _unused_)
 {
 	note("discard");
 	(void)unlinkat(state_fd, id, 0);
 	return 0;
 }
 
-int snapshot_sweep(int dir _unused_, bool (*wanted)(void *arg, const char *id), void *arg, struct err *e _unused_)
+int snapshot_sweep(const struct snapshot_dir *dir _unused_, enum snapshot_fate (*fate)(void *arg, const char *id),
+		   void *arg, struct err *e _unused_)
 {
-	if (snapshot_saved.id[0] && !wanted(arg, snapshot_saved.id))
+	if (snapshot_saved.id[0] && fate(arg, snapshot_saved.id) != SNAPSHOT_KEEP)
 		note("swept");
 	return 0;
+}
+
+static bool snapshot_taken; /* somebody else has it */
+
+int snapshot_claim(const struct snapshot_dir *dir _unused_, const char *id _unused_, struct err *e)
+{
+	return snapshot_taken ? err_set(e, ERR_NOT_FOUND, ENOENT, "snapshot_gone", "taken") : 0;
+}
+
+int snapshot_unclaim(const struct snapshot_dir *dir _unused_, const char *id _unused_, struct err *e _unused_)
+{
+	return 0;
+}
+
+bool snapshot_available(const struct snapshot_dir *dir _unused_, const char *id _unused_)
+{
+	return !snapshot_taken;
+}
+
+int snapshot_each(const struct snapshot_dir *dir _unused_, void (*fn)(void *arg, const char *id) _unused_,
+		  void *arg _unused_, struct err *e _unused_)
+{
+	return 0;
+}
+
+int snapshot_empty_trash(const struct snapshot_dir *dir _unused_, struct err *e _unused_)
+{
+	return 0;
+}
+
+int snapshot_manifest(const struct snapshot_dir *dir _unused_, const char *id _unused_, struct json_object **ret,
+		      struct err *e _unused_)
+{
+	*ret = json_object_new_object();
+	return 0;
+}
+
+int snapshot_lost(int dir _unused_, const char *slot _unused_, struct json_object **ret _unused_, struct err *e)
+{
+	return err_set(e, ERR_NOT_FOUND, ENOENT, NULL, "nothing was lost");
+}
+
+bool snapshot_read_info(struct json_object *manifest _unused_, struct snapshot_info *ret)
+{
+	*ret = snapshot_saved;
+	return snapshot_saved.id[0];
+}
+
+bool snapshot_id_valid(const char *id)
+{
+	return *id;
 }
 
 /* ---- keeper ---- */
@@ -403,6 +460,9 @@ static struct {
 } spawned[64];
 static size_t n_spawned;
 static int peer_sock = -1; /* init's end of the last control socket */
+#ifdef FAKES_REAL_INIT
+static int peers[64]; /* init's end of each; the test is the init, and closes them */
+#endif
 
 static _unused_ void keeper_say_died(void *arg)
 {
@@ -426,8 +486,12 @@ static void keeper_answer(void *arg)
 		return;
 	}
 	cr_assert(socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0, sv) == 0);
+#ifdef FAKES_REAL_INIT
+	peers[i] = sv[1];
+#else
 	closep(&peer_sock);
 	peer_sock = sv[1];
+#endif
 	spawned[i].alive = true;
 	spawned[i].done(spawned[i].arg, NULL, sv[0], -1, 4242);
 }
@@ -460,6 +524,18 @@ int keeper_set_mode(struct keeper *k _unused_, const char *slot _unused_, uint32
 	return err_set(e, ERR_INTERNAL, ENOSYS, NULL, "keeper_set_mode");
 }
 
+int keeper_hold(struct keeper *k _unused_, const char *slot _unused_, int root_fd _unused_, const char *label _unused_,
+		struct err *e)
+{
+	return strcmp(fail_step, "hold") == 0 ? step("hold", e) : 0;
+}
+
+int keeper_list(struct keeper *k _unused_, int (*fn)(void *arg, const struct keeper_kept *s) _unused_,
+		void *arg _unused_, struct err *e _unused_)
+{
+	return 0;
+}
+
 static void fake_init_kill_all(void);
 
 int keeper_kill(struct keeper *k, const char *slot)
@@ -473,6 +549,16 @@ int keeper_kill(struct keeper *k, const char *slot)
 		}
 	return 0;
 }
+
+#ifdef FAKES_REAL_INIT
+
+static int inits_live;
+
+static void fake_init_kill_all(void)
+{
+}
+
+#else
 
 /* ---- init: real processes ---- */
 
@@ -552,6 +638,13 @@ int init_connect(struct uv_loop_s *l _unused_, int ctl_sock, const struct init_c
 		post(init_say_ready, i, 0);
 	*ret = i;
 	return 0;
+}
+
+int init_adopt(struct uv_loop_s *l _unused_, int ctl_sock, const struct init_events *ev _unused_,
+	       struct init **ret _unused_, struct err *e)
+{
+	(void)close(ctl_sock);
+	return err_set(e, ERR_INTERNAL, ENOSYS, NULL, "init_adopt");
 }
 
 static void command_closed(uv_handle_t *h)
@@ -680,11 +773,16 @@ void init_free(struct init *i)
 	inits_live--;
 }
 
+#endif /* FAKES_REAL_INIT */
+
 /* ---- setting up and taking down ---- */
+
+static uint32_t fake_stop_trash_ms;
 
 static void make_manager(uint32_t max_live, uint32_t warm)
 {
 	struct sandboxes_config c = { .loop = &loop,
+				      .stop_trash_ms = fake_stop_trash_ms,
 				      .max_live = max_live,
 				      .warm = warm,
 				      .network = { .egress_sock = -1, .why_none = "a test" } };
@@ -693,6 +791,7 @@ static void make_manager(uint32_t max_live, uint32_t warm)
 	cr_assert(mkdtemp(state_dir));
 	state_fd = open(state_dir, O_PATH | O_DIRECTORY | O_CLOEXEC);
 	c.state_fd = state_fd;
+	c.snapshots = (struct snapshot_dir){ .dir_fd = state_fd, .state_fd = state_fd };
 	cr_assert(uv_loop_init(&loop) == 0);
 	cr_assert(sandboxes_new(&c, &mgr, NULL) == 0);
 	sandboxes_keeper_events(mgr, &kev);
@@ -746,7 +845,7 @@ static _unused_ void tear_down(void)
 	char cmd[128];
 
 	keeper_deaf = false;
-	sandboxes_shutdown(mgr, on_stopped, NULL);
+	sandboxes_shutdown(mgr, false, on_stopped, NULL);
 	cr_assert(spin(&stopped, 15000), "the shutdown hangs; %s", trace.p);
 	sandboxes_free(mgr);
 	fake_init_kill_all();

@@ -103,29 +103,10 @@ Test(buf, reserve_and_commit)
 	cr_assert_eq(to, b.p + 4);
 }
 
-Test(buf, consume)
-{
-	static const struct {
-		size_t n;
-		const char *left;
-	} t[] = { { 0, "hello" }, { 1, "ello" }, { 4, "o" }, { 5, "" }, { 6, "" }, { SIZE_MAX, "" } };
-
-	for (size_t i = 0; i < ARRAY_SIZE(t); i++) {
-		_cleanup_buf_ struct buf b = BUF_INIT(10);
-
-		cr_assert_eq(buf_puts(&b, "hello"), 0);
-		buf_consume(&b, t[i].n);
-		cr_assert_str_eq(b.p, t[i].left);
-		cr_assert_eq(b.len, strlen(t[i].left));
-	}
-}
-
-Test(buf, consume_and_reset_of_nothing)
+Test(buf, reset_of_nothing)
 {
 	struct buf b = BUF_INIT(10);
 
-	buf_consume(&b, 0);
-	buf_consume(&b, 3);
 	buf_reset(&b);
 	cr_assert_null(b.p);
 	cr_assert_eq(b.len, 0u);

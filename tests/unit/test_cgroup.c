@@ -274,6 +274,57 @@ Test(cgroup, memory_is_limited)
 	session((struct need){ .memory = true }, memory_is_limited);
 }
 
+#define CACHE_MIB 24
+
+/* Writes a file of CACHE_MIB, twice over: its pages are cache that can be had back. */
+static int write_file(void *arg)
+{
+	static char piece[MIB];
+	int fd = *(const int *)arg;
+
+	for (size_t i = 0; i < CACHE_MIB; i++)
+		if (write(fd, piece, sizeof(piece)) != (ssize_t)sizeof(piece))
+			return 1;
+	return fsync(fd) < 0;
+}
+
+/* What the kernel could take back is charged, but no part of the working set. */
+static int cache_is_no_working_set(struct cgroup_root *r)
+{
+	bool v2 = cgroup_root_backend(r) == CGROUP_V2;
+	uint64_t charged = 0, inactive = 0;
+	struct cgroup_tree *t = NULL;
+	struct cgroup_usage u;
+	int fd = open("/var/tmp", O_TMPFILE | O_RDWR | O_CLOEXEC, 0600);
+
+	CHECK(fd >= 0);
+	CHECK(cgroup_create(r, "s-1", &roomy, NULL) == 0);
+	CHECK(wait_status(start_in(r, "s-1", write_file, &fd)) == 0);
+	for (size_t i = 0; i < r->n_trees; i++)
+		if (r->tree[i].controllers & CGROUP_MEMORY)
+			t = &r->tree[i];
+	CHECK(t != NULL);
+	/* Nobody is in the group, but per-cpu charges still come home for a moment. */
+	for (int i = 0; i < 50; i++, sleep_ms(20)) {
+		CHECK(cgroup_read_u64(t->fd, "s-1", v2 ? "memory.current" : "memory.usage_in_bytes", &charged) == 0);
+		CHECK(cgroup_read_key(t->fd, "s-1", "memory.stat", v2 ? "inactive_file" : "total_inactive_file",
+				      &inactive) == 0);
+		CHECK(cgroup_read(r, "s-1", &u) == 0);
+		if (u.memory_bytes == charged && u.memory_bytes - u.working_set_bytes == inactive)
+			break;
+	}
+	CHECK(u.memory_bytes == charged && u.memory_bytes - u.working_set_bytes == inactive);
+	CHECK(inactive >= CACHE_MIB / 2 * MIB && u.working_set_bytes < CACHE_MIB / 2 * MIB);
+	(void)close(fd);
+	CHECK(remove_soon(r, "s-1") == 0);
+	return SESSION_OK;
+}
+
+Test(cgroup, cache_is_no_working_set)
+{
+	session((struct need){ .memory = true }, cache_is_no_working_set);
+}
+
 static int burn(void *arg)
 {
 	int64_t until = clock_mono_us() + *(int64_t *)arg;

@@ -301,6 +301,8 @@ Test(egress, a_daemon_that_is_away)
 	restricted(OK, ARRAY_SIZE(OK));
 	lookup("ok.test");
 	(void)close(w.control);
+	kill_wait(w.taker);
+	w.taker = 0;
 	(void)usleep(50000);
 	fd = client(SOCK_STREAM, PUBLIC, 7000);
 	cr_expect(echoes(fd, "goes on", 7));

@@ -375,7 +375,7 @@ Test(exec, stream_slow_at_the_end)
 			cr_assert(sandbox_terminate(mgr, &team, box, on_answer, &a, &e) == 0);
 			cr_assert(spin(&a.done, 1000));
 		} else if (how == 2) { /* the emulator */
-			sandboxes_shutdown(mgr, on_stopped, NULL);
+			sandboxes_shutdown(mgr, false, on_stopped, NULL);
 			cr_assert(spin(&stopped, 3000));
 			stopped = false;
 		}

@@ -141,7 +141,7 @@ Test(exec_init, a_full_socket)
 	int p[2];
 
 	cr_assert(fd_set_nonblock(peer, true) == 0);
-	for (uint64_t id = 1; id <= 400; id++) {
+	for (uint64_t id = 1; id <= 300; id++) {
 		struct err e = ERR_INIT;
 
 		cr_assert(pipe2(p, O_CLOEXEC) == 0);
@@ -153,7 +153,7 @@ Test(exec_init, a_full_socket)
 		(void)close(p[1]);
 	}
 	cr_expect(open_fds() > before + 100, "the test is wrong: nothing waits");
-	while (next <= 400) {
+	while (next <= 300) {
 		uint64_t id = take();
 
 		if (id == 0) {
@@ -211,7 +211,7 @@ Test(exec_init, what_is_believed)
 		{ INIT_STARTED, 2, 0, 0, 0, true },	  { INIT_STARTED, 1, 0, 0, 0, false },
 		{ INIT_STARTED, -5, 0, 0, 0, false },	  { INIT_STARTED, 1 << 23, 0, 0, 0, false },
 		{ INIT_EXITED, 0, 0, 3, 0, true },	  { INIT_EXITED, 0, 0, 3, -1, true },
-		{ INIT_EXITED, 0, 0, 3, 400, true },	  { INIT_EXITED, 0, 0, 3, -2, false },
+		{ INIT_EXITED, 0, 0, 3, 300, true },	  { INIT_EXITED, 0, 0, 3, -2, false },
 		{ INIT_EXITED, 0, 0, 3, 1 << 23, false }, { INIT_EXITED, 0, 3, 3, 0, false },
 		{ INIT_EXITED, 0, -1, 3, 0, false },	  { INIT_EXITED, 0, 0, -1, 0, false },
 	};

@@ -100,15 +100,15 @@ Test(files_race, a_folder_swapped_for_a_symlink_leads_nowhere)
 		(void)snprintf(path, sizeof(path), "/a/d%d", i % 7);
 		(void)files_remove(&ctx, path, true, &e);
 		(void)files_remove(&ctx, "/a/d", true, &e);
-		if (files_list(&ctx, "/a", NULL, 10, count_one, &n, NULL, &e) == 0)
+		if (list_page(&ctx, "/a", NULL, 10, count_one, &n, NULL, &e) == 0)
 			cr_assert(n < 10);
 		n = 0;
 	}
 	stop(swapper);
 	cr_expect(written > 0 && refused > 0, "the race was run: %u written, %u refused", written, refused);
-	cr_expect(files_list(&out, "/", NULL, 10, count_one, &n, NULL, &e) == 0 && n == 1);
+	cr_expect(list_page(&out, "/", NULL, 10, count_one, &n, NULL, &e) == 0 && n == 1);
 	n = 0;
-	cr_expect(files_list(&out, "/d", NULL, 10, count_one, &n, NULL, &e) == 0 && n == 1);
+	cr_expect(list_page(&out, "/d", NULL, 10, count_one, &n, NULL, &e) == 0 && n == 1);
 }
 
 static void add_for_ever(void)

@@ -39,7 +39,7 @@ static void add(enum egress_kind kind, enum egress_verdict verdict, const char *
 {
 	struct egress_event ev = make(kind, verdict, host, port, t);
 
-	cr_assert(ledger_add(l, &ev) == 0);
+	cr_assert(ledger_add(l, &ev, "") == 0);
 }
 
 struct seen {
@@ -56,11 +56,6 @@ static int see(void *arg, const struct ledger_entry *e)
 	return s->stop && s->n == s->stop ? -ECANCELED : 0;
 }
 
-static void see_void(void *arg, const struct ledger_entry *e)
-{
-	(void)see(arg, e);
-}
-
 Test(ledger, a_flow_s_end_joins_its_start)
 {
 	static struct seen s;
@@ -68,13 +63,13 @@ Test(ledger, a_flow_s_end_joins_its_start)
 	struct ledger_counters c;
 
 	ev.flow = 7;
-	cr_assert(ledger_add(l, &ev) == 0);
+	cr_assert(ledger_add(l, &ev, "") == 0);
 	cr_expect(ledger_each(l, 0, see, &s) == 0 && s.n == 1 && s.e[0].open && s.e[0].bytes_in == 0);
 	ev.kind = EGRESS_CLOSED;
 	ev.time_ms = 20;
 	ev.bytes_in = 100;
 	ev.bytes_out = 5;
-	cr_assert(ledger_add(l, &ev) == 0);
+	cr_assert(ledger_add(l, &ev, "") == 0);
 	s.n = 0;
 	cr_expect(ledger_each(l, 0, see, &s) == 0 && s.n == 1 && !s.e[0].open && s.e[0].bytes_in == 100 &&
 		  s.e[0].closed_ms == 20 && s.e[0].kind == EGRESS_TCP);
@@ -101,42 +96,23 @@ Test(ledger, the_oldest_give_way)
 	cr_expect(ledger_each(l, 0, see, &s) == -ECANCELED && s.n == 3);
 }
 
-Test(ledger, blocked_between)
-{
-	static struct seen s;
-
-	add(EGRESS_TCP, EGRESS_BLOCKED, "early.test", 443, 9);
-	add(EGRESS_TCP, EGRESS_BLOCKED, "a.test", 443, 10);
-	add(EGRESS_TCP, EGRESS_BLOCKED, "a.test", 443, 10);
-	add(EGRESS_TCP, EGRESS_ALLOWED, "fine.test", 443, 11);
-	add(EGRESS_DNS, EGRESS_BLOCKED, "b.test", 53, 12);
-	add(EGRESS_TCP, EGRESS_FAILED, "down.test", 443, 12);
-	add(EGRESS_TCP, EGRESS_BLOCKED, "a.test", 80, 10);
-	add(EGRESS_TCP, EGRESS_BLOCKED, "late.test", 443, 21);
-	cr_expect(ledger_blocked_between(l, 10, 20, 100, see_void, &s) == 3 && s.n == 3);
-	cr_expect(s.e[0].port == 443 && strcmp(s.e[1].host, "b.test") == 0 && s.e[2].port == 80);
-	s.n = 0;
-	cr_expect(ledger_blocked_between(l, 10, 20, 2, see_void, &s) == 2 && s.n == 2);
-	cr_expect(ledger_blocked_between(l, 22, 30, 2, see_void, &s) == 0);
-}
-
 Test(ledger, nonsense_is_refused)
 {
 	struct egress_event ev = make(EGRESS_TCP, EGRESS_ALLOWED, "a", 1, 1), bad;
 	struct ledger_counters c;
 
 	bad = ev, bad.magic++;
-	cr_expect(ledger_add(l, &bad) == -EBADMSG);
+	cr_expect(ledger_add(l, &bad, "") == -EBADMSG);
 	bad = ev, bad.verdict = 3;
-	cr_expect(ledger_add(l, &bad) == -EBADMSG);
+	cr_expect(ledger_add(l, &bad, "") == -EBADMSG);
 	bad = ev, bad.kind = EGRESS_CLOSED + 1;
-	cr_expect(ledger_add(l, &bad) == -EBADMSG);
+	cr_expect(ledger_add(l, &bad, "") == -EBADMSG);
 	bad = ev, memset(bad.host, 'a', sizeof(bad.host));
-	cr_expect(ledger_add(l, &bad) == -EBADMSG);
+	cr_expect(ledger_add(l, &bad, "") == -EBADMSG);
 	bad = ev, memset(bad.rule, 'a', sizeof(bad.rule));
-	cr_expect(ledger_add(l, &bad) == -EBADMSG);
+	cr_expect(ledger_add(l, &bad, "") == -EBADMSG);
 	bad = ev, bad.kind = EGRESS_CLOSED, bad.flow = 99; /* an end without a start */
-	cr_expect(ledger_add(l, &bad) == 0);
+	cr_expect(ledger_add(l, &bad, "") == 0);
 	ledger_counters(l, &c);
 	cr_expect(c.allowed == 0 && ledger_each(l, 0, see, NULL) == 0);
 }
@@ -162,7 +138,7 @@ Test(ledger, learn)
 	add(EGRESS_DNS, EGRESS_BLOCKED, "asked.example", 53, 2);
 	add(EGRESS_DNS, EGRESS_BLOCKED, "not a name", 53, 2);
 	add(EGRESS_OTHER, EGRESS_BLOCKED, "", 0, 2);
-	cr_assert(ledger_add(l, &bare) == 0);
+	cr_assert(ledger_add(l, &bare, "") == 0);
 	cr_expect(ledger_learn(l, join, &text) == 4, "%s", text.p);
 	cr_expect(strcmp(text.p, "192.0.2.1:22 asked.example pypi.org:80 pypi.org:443 ") == 0, "%s", text.p);
 }

@@ -54,6 +54,7 @@ static void start_all(void)
 	cr_assert(idmap_enter(&map, kept.userns_fd, &e) == 0, "%s", e.msg);
 	(void)close(kept.userns_fd);
 	keeper_pid = kept.pid;
+	cr_assert(snapshot_dir_open(state_fd, -1, NULL, &c.snapshots, &e) == 0, "%s", e.msg);
 	cr_assert(uv_loop_init(&loop) == 0);
 	cr_assert(sandboxes_new(&c, &mgr, &e) == 0, "%s", e.msg);
 	sandboxes_keeper_events(mgr, &ev);
@@ -66,7 +67,7 @@ static void end_all(void)
 {
 	int n = 0;
 
-	sandboxes_shutdown(mgr, on_stopped, NULL);
+	sandboxes_shutdown(mgr, false, on_stopped, NULL);
 	cr_assert(spin(&stopped, 15000), "the shutdown hangs");
 	cr_expect(tree_each_slot(state_fd, count_entry, &n) == 0 && n == 0, "a folder is left");
 	cr_expect(cgroup_each(cg, count_entry, &n) == 0 && n == 0, "a cgroup is left");
@@ -113,7 +114,7 @@ static void in_world(void (*test)(void))
 	}
 	cr_assert(waitpid(pid, &st, 0) == pid);
 	/* A child that failed left its keeper behind; by design that outlives its daemon. */
-	(void)keeper_end_stale(state_fd, NULL);
+	(void)keeper_end_stale(state_fd, NULL, NULL);
 	cgroup_destroy_root(cg);
 	cgroup_root_free(cg);
 	if (idmap_spawn(&map, wipe, NULL, &pid, NULL, &e) == 0)

@@ -25,6 +25,7 @@
 
 static char dir[] = "/tmp/test-snapshot-XXXXXX";
 static int state_fd = -1;
+static struct snapshot_dir folder = SNAPSHOT_DIR_INIT;
 
 static void shell(const char *fmt, ...) _printf_(1, 2);
 static void shell(const char *fmt, ...)
@@ -56,6 +57,7 @@ static void set_up(void)
 	cr_assert(mkdtemp(dir));
 	state_fd = open(dir, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
 	cr_assert(tree_prepare_state(state_fd, &e) == 0, "%s", e.msg);
+	cr_assert(snapshot_dir_open(state_fd, -1, NULL, &folder, &e) == 0, "%s", e.msg);
 	cr_assert(tree_make_slot(state_fd, SLOT, UID, &e) == 0, "%s", e.msg);
 	cr_assert(tree_make_slot(state_fd, SLOT2, UID, &e) == 0, "%s", e.msg);
 }
@@ -66,6 +68,7 @@ static void tear_down(void)
 
 	cr_expect(tree_remove(AT_FDCWD, ".", NULL) < 0);
 	cr_expect(chdir("/tmp") == 0 && tree_remove(AT_FDCWD, dir + strlen("/tmp/"), &e) == 0, "%s", e.msg);
+	snapshot_dir_close(&folder);
 	closep(&state_fd);
 }
 
@@ -85,7 +88,7 @@ static int write_one(const char *slot, struct snapshot_info *ret, struct err *e)
 	int r;
 
 	*e = ERR_INIT;
-	r = snapshot_write(state_fd, &s, ret, e);
+	r = snapshot_write(&folder, &s, ret, e);
 	json_object_put(list);
 	return r;
 }
@@ -190,10 +193,10 @@ Test(snapshot, everything_comes_back)
 	shell("%s", make_all);
 	before = list_upper(SLOT);
 	cr_assert(write_one(SLOT, &one, &e) == 0, "%s", e.msg);
-	cr_assert(snapshot_load(state_fd, "sbx_1", &loaded, &e) == 0, "%s", e.msg);
+	cr_assert(snapshot_load(&folder, "sbx_1", &loaded, &e) == 0, "%s", e.msg);
 	cr_assert_str_eq(loaded.tar_digest, one.tar_digest);
 	cr_assert(loaded.paused_ms == 5 && one.size_bytes < 2000000, "%llu", (unsigned long long)one.size_bytes);
-	cr_assert(snapshot_unpack(state_fd, &loaded, SLOT2, UID, false, NULL, &e) == 0, "%s", e.msg);
+	cr_assert(snapshot_unpack(&folder, &loaded, SLOT2, UID, false, NULL, &e) == 0, "%s", e.msg);
 	after = list_upper(SLOT2);
 	cr_assert_str_eq(after, before);
 	cr_assert(strstr(before, " sparse") && strstr(before, "user.mine=value") &&
@@ -213,8 +216,8 @@ Test(snapshot, an_empty_upper_and_a_second_write)
 	shell("echo more > more");
 	cr_assert(write_one(SLOT, &two, &e) == 0, "%s", e.msg);
 	cr_assert(strcmp(one.tar_digest, two.tar_digest) != 0 && two.entries == 2);
-	cr_assert(snapshot_discard(state_fd, "sbx_1", &e) == 0 && snapshot_discard(state_fd, "sbx_1", &e) == 0);
-	cr_assert(snapshot_load(state_fd, "sbx_1", &one, &e) == -ENOENT && e.kind == ERR_NOT_FOUND);
+	cr_assert(snapshot_discard(&folder, "sbx_1", &e) == 0 && snapshot_discard(&folder, "sbx_1", &e) == 0);
+	cr_assert(snapshot_load(&folder, "sbx_1", &one, &e) == -ENOENT && e.kind == ERR_NOT_FOUND);
 }
 
 static const struct {
@@ -236,7 +239,7 @@ Test(snapshot, what_no_layer_can_hold_is_refused)
 		shell("rm -rf ./* ./.wh*; %s", refused[k].make);
 		cr_expect(write_one(SLOT, &i, &e) < 0 && e.kind == ERR_UNSUPPORTED, "%s", refused[k].make);
 		cr_expect(strstr(e.msg, refused[k].named), "%s", e.msg);
-		cr_expect(snapshot_load(state_fd, "sbx_1", &i, &e) < 0);
+		cr_expect(snapshot_load(&folder, "sbx_1", &i, &e) < 0);
 	}
 }
 
@@ -265,11 +268,11 @@ Test(snapshot, a_damaged_one)
 	(void)snprintf(path, sizeof(path), "%s/snapshots/sbx_1.tar.zst", dir);
 	fd = open(path, O_RDWR | O_CLOEXEC);
 	cr_assert(fd >= 0 && pwrite(fd, "damage", 6, 150000) == 6);
-	cr_assert(snapshot_load(state_fd, "sbx_1", &i, &e) == 0);
-	cr_assert(snapshot_unpack(state_fd, &i, SLOT2, UID, false, NULL, &e) < 0);
+	cr_assert(snapshot_load(&folder, "sbx_1", &i, &e) == 0);
+	cr_assert(snapshot_unpack(&folder, &i, SLOT2, UID, false, NULL, &e) < 0);
 	cr_assert(e.kind == ERR_UNAVAILABLE && strcmp(e.reason, "snapshot_damaged") == 0, "%s", e.msg);
 	cr_assert(ftruncate(fd, 100000) == 0);
-	cr_assert(snapshot_load(state_fd, "sbx_1", &i, &e) < 0 && e.kind == ERR_UNAVAILABLE);
+	cr_assert(snapshot_load(&folder, "sbx_1", &i, &e) < 0 && e.kind == ERR_UNAVAILABLE);
 	(void)close(fd);
 }
 
@@ -302,7 +305,7 @@ Test(snapshot, a_large_one)
 	before = list_upper(SLOT);
 	cr_assert(write_one(SLOT, &i, &e) == 0, "%s", e.msg);
 	cr_assert(fstatat(state_fd, "snapshots/sbx_1.tar.zst", &st, 0) == 0 && (uint64_t)st.st_size == i.size_bytes);
-	cr_assert(snapshot_unpack(state_fd, &i, SLOT2, UID, false, NULL, &e) == 0, "%s", e.msg);
+	cr_assert(snapshot_unpack(&folder, &i, SLOT2, UID, false, NULL, &e) == 0, "%s", e.msg);
 	after = list_upper(SLOT2);
 	cr_assert_str_eq(after, before);
 	cr_assert(waitpid(-1, NULL, WNOHANG) == -1 && errno == ECHILD, "the compressor is left");
@@ -326,9 +329,9 @@ Test(snapshot, a_large_one_that_does_not_fit)
 	closep(&s.out_fd);
 }
 
-static bool keep_one(void *arg _unused_, const char *id)
+static enum snapshot_fate keep_one(void *arg _unused_, const char *id)
 {
-	return strcmp(id, "sbx_1") == 0;
+	return strcmp(id, "sbx_1") == 0 ? SNAPSHOT_KEEP : SNAPSHOT_OVER;
 }
 
 Test(snapshot, sweep)
@@ -343,8 +346,8 @@ Test(snapshot, sweep)
 		(void)snprintf(path, sizeof(path), "snapshots/%s", *n);
 		cr_assert(close(openat(state_fd, path, O_CREAT | O_WRONLY | O_CLOEXEC, 0600)) == 0);
 	}
-	cr_assert(snapshot_sweep(state_fd, keep_one, NULL, &e) == 0, "%s", e.msg);
-	cr_assert(snapshot_load(state_fd, "sbx_1", &i, &e) == 0);
+	cr_assert(snapshot_sweep(&folder, keep_one, NULL, &e) == 0, "%s", e.msg);
+	cr_assert(snapshot_load(&folder, "sbx_1", &i, &e) == 0);
 	for (const char *const *n = (const char *const[]){ "sbx_2.json", "sbx_3.tar.zst", ".tmp-x", "odd", NULL }; *n;
 	     n++) {
 		(void)snprintf(path, sizeof(path), "snapshots/%s", *n);

@@ -1,26 +1,47 @@
 #!/usr/bin/env bash
-# Makes the VM's disk, kernel and initrd in folder $1: a Debian with systemd and cgroup v2, as users have it.
-# Called by vm.sh, as root. SUITE picks the release; it should be the host's, whose binaries run in it.
+# Makes the VM's disk, kernel and initrd in folder $1: a distribution with systemd and cgroup v2, as users have it.
+# Called by vm.sh, as root. IMAGE_SUITE picks the release: bookworm, trixie, noble (Ubuntu 24.04).
 #
-# Users in it: root; dev (subordinate ids, a lingering systemd session); plain (neither).
+# Users in it: root; dev (subordinate ids, a lingering systemd session, sudo without a password); plain (none of these).
 set -euo pipefail
 to=$1
-suite=${SUITE:-bookworm}
+suite=${IMAGE_SUITE:-bookworm}
 arch=$(dpkg --print-architecture)
 
+# The last line is what the tests call; the emulator's own libraries come with the job (vm.sh).
 packages=(
-	systemd systemd-sysv dbus dbus-user-session libpam-systemd udev kmod "linux-image-cloud-$arch"
+	systemd systemd-sysv dbus dbus-user-session libpam-systemd udev kmod
 	uidmap sudo procps iproute2 netbase passwd util-linux ca-certificates curl
-	python3 python3-pytest nodejs mmdebstrap
+	python3 python3-pytest nodejs mmdebstrap nftables gcc libc6-dev openssl zstd man-db bash-completion zsh
 )
 
 work=$(mktemp -d "$to/.making.XXXXXX")
 trap 'rm -rf "$work"' EXIT
 root=$work/root
 mkdir "$root"
+from=("$suite" "$work/root.tar")
+
+# Ubuntu's key: the host's, or the package of it that was released with 24.04, whose hash is in noble's signed index.
+ubuntu() {
+	local mirror=http://archive.ubuntu.com/ubuntu keys=/usr/share/keyrings/ubuntu-archive-keyring.gpg
+	local deb=$mirror/pool/main/u/ubuntu-keyring/ubuntu-keyring_2023.11.28.1_all.deb
+	if [ ! -r "$keys" ]; then
+		curl -fsS -o "$work/keys.deb" "$deb"
+		echo "36de43b15853ccae0028e9a767613770c704833f82586f28eb262f0311adb8a8  $work/keys.deb" | sha256sum -c --quiet
+		dpkg-deb -x "$work/keys.deb" "$work/keys"
+		keys=$work/keys$keys
+	fi
+	from=(--keyring="$keys" "$1" "$work/root.tar" "deb $mirror $1 main universe" "deb $mirror $1-updates main universe")
+	packages+=(linux-image-virtual systemd-resolved apparmor initramfs-tools)
+}
+
+case $suite in
+noble) ubuntu "$suite" ;;
+*) packages+=("linux-image-cloud-$arch") ;;
+esac
 
 echo "vm: $suite from the mirror (a few minutes, once)" >&2
-mmdebstrap --quiet --variant=apt --include="$(IFS=,; echo "${packages[*]}")" "$suite" "$work/root.tar"
+mmdebstrap --quiet --variant=apt --include="$(IFS=,; echo "${packages[*]}")" "${from[@]}"
 tar -C "$root" -xf "$work/root.tar" && rm "$work/root.tar"
 
 echo vm >"$root/etc/hostname"
@@ -35,9 +56,11 @@ chroot "$root" useradd --create-home --shell /bin/bash plain
 sed -i '/^plain:/d' "$root/etc/subuid" "$root/etc/subgid"
 grep -q '^dev:' "$root/etc/subuid" || echo dev:100000:65536 | tee -a "$root/etc/subuid" >>"$root/etc/subgid"
 mkdir -p "$root/var/lib/systemd/linger" && touch "$root/var/lib/systemd/linger/dev"
+echo 'dev ALL=(ALL) NOPASSWD: ALL' >"$root/etc/sudoers.d/dev"
 
 units=$root/etc/systemd/system
-for unit in serial-getty@ttyS0.service getty@tty1.service apt-daily.timer apt-daily-upgrade.timer; do
+for unit in serial-getty@ttyS0.service getty@tty1.service apt-daily.timer apt-daily-upgrade.timer man-db.timer \
+	systemd-networkd-wait-online.service; do
 	ln -sf /dev/null "$units/$unit"
 done
 mkdir -p "$units/multi-user.target.wants"
@@ -56,8 +79,8 @@ ExecStopPost=/sbin/poweroff -f
 UNIT
 ln -sf /etc/systemd/system/job.service "$units/multi-user.target.wants/"
 
-cp "$root"/boot/vmlinuz-* "$work/vmlinuz"
-cp "$root"/boot/initrd.img-* "$work/initrd"
+cp "$(readlink -f "$(find "$root/boot" -name 'vmlinuz-*' | sort -V | tail -n 1)")" "$work/vmlinuz"
+cp "$(find "$root/boot" -name 'initrd.img-*' | sort -V | tail -n 1)" "$work/initrd"
 truncate -s 16G "$work/disk"
 mkfs.ext4 -q -F -d "$root" "$work/disk"
 mv "$work/vmlinuz" "$work/initrd" "$to/"

@@ -1,11 +1,13 @@
 #!/usr/bin/env bash
 # Runs things on a user's machine: systemd, cgroup v2, a distribution's kernel, in a VM under qemu.
 #   vm.sh [test [USER...]]     the unit and API suites there, as root, dev and plain (make test-vm)
+#   vm.sh demo                 `make demo` from a clean clone there, as a user with sudo and nothing installed
 #   vm.sh run DIR 'COMMAND'    boot, put DIR's contents in /job/in, run COMMAND there as root; prints what
 #                              it prints, exits as it exits; files it leaves in /job/out come to $VM_OUT
 #   vm.sh image                only make the image (otherwise made when it is missing)
-# Environment: VM_DIR (where images are kept), VM_OUT, VM_TIMEOUT (seconds), VM_MEMORY (MB), VM_ACCEL (kvm, tcg),
-# SUITE, BUILD, VM_UNIT (a pattern: only these unit tests, and no API suite).
+# Environment: VM_ALL=1 (all of the API suite), VM_TESTS (arguments for pytest instead), VM_TEMPLATES (a state dir),
+# IMAGE_SUITE (bookworm, trixie, noble), VM_DIR (where images are kept), VM_OUT, VM_TIMEOUT (seconds), VM_MEMORY (MB),
+# VM_ACCEL (kvm, tcg), ORKESTR_TEST_SLOW, BUILD.
 # See README.md in this folder.
 set -euo pipefail
 here=$(cd "$(dirname "$0")" && pwd)
@@ -14,7 +16,7 @@ top=$(cd "$here/../.." && pwd)
 # A change of the recipe makes another image.
 image_dir() {
 	local base=${VM_DIR:-${XDG_CACHE_HOME:-$HOME/.cache}/orkestr-emulator-vm}
-	echo "$base/$SUITE-$(sha256sum "$here/image.sh" | cut -c1-8)"
+	echo "$base/$suite-$(sha256sum "$here/image.sh" | cut -c1-8)"
 }
 
 host_suite() {
@@ -51,7 +53,7 @@ make_image() {
 		exit 1
 	fi
 	mkdir -p "$image"
-	SUITE=$SUITE "$here/image.sh" "$image"
+	IMAGE_SUITE=$suite "$here/image.sh" "$image"
 }
 
 run() {
@@ -67,7 +69,7 @@ run() {
 	tar -rf "$job/in" --exclude=.git --transform 's,^\./,in/,;s,^\.$,in,' -C "$dir" .
 	truncate -s 64M "$job/out"
 	[ "$(accelerator)" = kvm ] && accel=(-accel kvm) cpu=host
-	timeout "${VM_TIMEOUT:-3600}" qemu-system-x86_64 "${accel[@]}" -cpu "$cpu" -smp 2 -m "${VM_MEMORY:-4096}" \
+	timeout "${VM_TIMEOUT:-14400}" qemu-system-x86_64 "${accel[@]}" -cpu "$cpu" -smp 2 -m "${VM_MEMORY:-4096}" \
 		-kernel "$image/vmlinuz" -initrd "$image/initrd" \
 		-append "root=/dev/vda rw console=ttyS0 quiet systemd.show_status=0 loglevel=1" \
 		-drive "file=$image/disk,format=raw,if=virtio,snapshot=on" \
@@ -86,22 +88,18 @@ run() {
 	exit "$status"
 }
 
-# What the suites need: the tests, the program, the unit binaries, and the libraries these were linked with.
+# What the suites need: the tests, the program, the unit binaries, the libraries these were linked with, and, from a
+# state dir that has them, the templates (readable by root only; without, the tests that need them are skipped).
 stage() {
-	local to=$1 build=$2 bins=()
+	local to=$1 build=$2 bins=() bin
 	mkdir -p "$to/tree/build/unit" "$to/lib"
-	cp -r "$top/tests" "$to/tree/"
-	if [ -n "${VM_UNIT:-}" ]; then
-		rm -rf "$to/tree/tests/api"
-		# shellcheck disable=SC2086 # a pattern
-		(cd "$to/tree/tests/unit" && mkdir keep && mv test_$VM_UNIT.c keep/ && rm -f test_*.c && mv keep/* .)
-	fi
-	if [ -x "$build/orkestr-emulator" ]; then
-		cp "$build/orkestr-emulator" "$to/tree/build/"
-		bins+=("$build/orkestr-emulator")
-	fi
+	mkdir -p "$to/tree/emulator/cmd"
+	cp -r "$top/tests" "$top/README.md" "$to/tree/"
+	cp -r "$top/emulator/cmd/man" "$top/emulator/cmd/completion" "$to/tree/emulator/cmd/"
+	cp "$build"/orkestr-emulator_*.deb "$to/orkestr-emulator.deb" 2>/dev/null || true # without, it is not tested
+	cp "$build/orkestr-emulator" "$to/tree/build/"
+	bins+=("$build/orkestr-emulator")
 	for source in "$to"/tree/tests/unit/test_*.c; do
-		local bin
 		bin=$build/unit/$(basename "$source" .c)
 		[ -x "$bin" ] || { echo "vm: $bin is not built" >&2; exit 1; }
 		cp "$bin" "$to/tree/build/unit/"
@@ -109,28 +107,54 @@ stage() {
 	done
 	ldd "${bins[@]}" | sed -n 's/.* => \(\/[^ ]*\) .*/\1/p' | sort -u |
 		grep -vE '/(libc|libm|libpthread|libdl|librt|libresolv)\.so' | xargs -r cp -Lt "$to/lib"
+	cp "$here/suite.sh" "$here/ids.py" "$to/"
+	if [ -d "$templates/templates" ] && [ "$(id -u)" = 0 ]; then
+		tar -cf "$to/templates.tar" --numeric-owner --xattrs --xattrs-include='*' -C "$templates" \
+			--no-recursion . disk --recursion orkestr-state templates disk/l
+	else
+		echo "vm: no templates to hand over in $templates (as root: make api-test builds them): tests of real ones are skipped" >&2
+	fi
 }
 
 test_vm() {
-	local build=${BUILD:-build} staged
+	local build=${BUILD:-build} staged factor=${ORKESTR_TEST_SLOW:-}
 	[[ $build = /* ]] || build=$top/$build
 	staged=$(mktemp -d)
 	stage "$staged" "$build"
-	cp "$here/suite.sh" "$staged/"
+	[ -n "$factor" ] || { [ "$(accelerator)" = kvm ] && factor=2 || factor=10; }
 	local rc=0
-	(run "$staged" "MUST_RUN=${MUST_RUN:-0} bash suite.sh $*") || rc=$?
+	(run "$staged" "ORKESTR_TEST_SLOW=$factor MUST_RUN=${MUST_RUN:-0} VM_ALL=${VM_ALL:-0} VM_TESTS='${VM_TESTS:-}' bash suite.sh $*") || rc=$?
 	rm -rf "$staged"
 	exit $rc
 }
 
-SUITE=${SUITE:-$(host_suite)}
+demo_vm() {
+	local staged rc=0
+	staged=$(mktemp -d)
+	git clone --quiet "$top" "$staged/orkestr-emulator"
+	cat >"$staged/go" <<-'GO'
+		set -e
+		cp -r orkestr-emulator /home/dev/
+		chown -R dev:dev /home/dev/orkestr-emulator
+		until systemctl is-active --quiet user@1000; do sleep 0.5; done
+		dpkg -l | grep -cE '^ii +lib.*-dev' || echo "no -dev package is installed"
+		runuser -l dev -c 'sudo apt-get update -qq && sudo apt-get install -y -qq --no-install-recommends make >/dev/null && cd orkestr-emulator && time make demo'
+	GO
+	(run "$staged" "bash go") || rc=$?
+	rm -rf "$staged"
+	exit $rc
+}
+
+suite=${IMAGE_SUITE:-$(host_suite)}
 image=$(image_dir)
+templates=${VM_TEMPLATES:-$top/build/test-state}
 case ${1:-test} in
 test) test_vm "${@:2}" ;;
 image) make_image ;;
+demo) demo_vm ;;
 run)
-	[ $# = 3 ] || { sed -n '2,10s/^# \{0,1\}//p' "$0" >&2; exit 2; }
+	[ $# = 3 ] || { sed -n '2,12s/^# \{0,1\}//p' "$0" >&2; exit 2; }
 	run "$2" "$3"
 	;;
-*) sed -n '2,10s/^# \{0,1\}//p' "$0" >&2; exit 2 ;;
+*) sed -n '2,12s/^# \{0,1\}//p' "$0" >&2; exit 2 ;;
 esac

@@ -51,18 +51,38 @@ class Emulator:
             str(self.binary), "serve", "--listen", "127.0.0.1:0", "--port-file", str(self.port_file),
             "--state-dir", str(self.state_dir), *self.args,
         ]  # fmt: skip
+        self._launch(command)
+        if self.warm:
+            self._warm_up()
+        self.settle()
+        self.baseline = self._look()
+        return self
+
+    def _launch(self, command: list[str]) -> None:
         environment = {**self.popen.get("env", os.environ), proc.TAG: self.tag}
-        with open(self.log_path, "wb") as log:
+        self.port_file.unlink(missing_ok=True)
+        with open(self.log_path, "ab") as log:  # what an earlier run left may still write to it
             self.process = subprocess.Popen(
                 command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True,
                 **{**self.popen, "env": environment},
             )  # fmt: skip
         self._await_ready()
-        self.daemon_pid = proc.holder(".db", self.family()) or self.process.pid
-        if self.warm:
-            self._warm_up()
-        self.settle()
-        self.baseline = self._look()
+        self.daemon_pid = proc.holder(".db", {self.process.pid}) or self.process.pid
+
+    def kill_daemon(self) -> None:
+        """kill -9 of the daemon alone; what it started stays."""
+        self.process.kill()
+        self.process.wait(STOP_SECONDS)
+
+    def again(self, *args: str) -> Emulator:
+        """The next start on the same state dir, with the same tag: what is left of the one before is still
+        this emulator's. args: in place of the first start's. Sandboxes may live, so there is no baseline."""
+        command = [
+            str(self.binary), "serve", "--listen", "127.0.0.1:0", "--port-file", str(self.port_file),
+            "--state-dir", str(self.state_dir), *(args or self.args),
+        ]  # fmt: skip
+        self.baseline = None
+        self._launch(command)
         return self
 
     def _await_ready(self) -> None:
@@ -183,6 +203,40 @@ class Emulator:
         own = proc.pid_depth(self.process.pid)
         return {pid for pid in self.family() if proc.pid_depth(pid) == own}
 
+    def inits(self) -> set[int]:
+        """The first process of each sandbox and of each slot that is kept ready."""
+        own = proc.pid_depth(self.process.pid)
+        return {pid for pid in self.family() if proc.pid_depth(pid) == own + 1 and proc.inner_pid(pid) == 1}
+
+    def unaccounted(self, live: int) -> list[str]:
+        """With this many sandboxes alive that have processes: whatever belongs to none of them, nor to one of
+        those that are kept ready. Looks once."""
+        inits, slots = self.inits(), self.slots()
+        ready = self.info()["sandboxes"]["warm"]
+        found = []
+        if len(inits) != live + ready:
+            found.append(f"{len(inits)} first processes for {live} sandboxes and {ready} that are kept ready")
+        if len(slots) != live + ready:
+            found.append(f"{len(slots)} slot folders for {live} sandboxes and {ready} that are kept ready")
+        for folder in self.cgroups:
+            groups = [name for name in proc.subfolders(folder) if name.startswith("s-")]
+            if set(groups) != slots:
+                found.append(f"{folder}: {sorted(set(groups) ^ slots)} in one of groups and folders only")
+        names = Counter(proc.name(pid) for pid in self.core())
+        del names["orkestr-janitor"]  # an earlier run's looks for a while whether it is left something
+        if any(number > 1 for name, number in names.items() if (name or "").startswith("ork-")) or sum(names.values()) > 5:
+            found.append(f"processes of the emulator's own: {dict(names)}")
+        found += [f"trash {name}" for name in self.trash()]
+        found += [f"mount {m}" for m in proc.mounts("self") or [] if str(self.state_dir) in m]
+        return found
+
+    def check_accounted(self, live: int) -> None:
+        deadline = time.monotonic() + AUDIT_SECONDS
+        while found := self.unaccounted(live):
+            if time.monotonic() > deadline:
+                raise AssertionError("without a row:\n  " + "\n  ".join(found) + "\n" + self.log()[-3000:])
+            time.sleep(0.05)
+
     def parked(self) -> set[int]:
         """Those others. With no sandbox alive: inits that are kept ready, each with a slot and nothing else."""
         own = proc.pid_depth(self.process.pid)
@@ -262,7 +316,9 @@ class Emulator:
         found = [f"process {proc.describe(pid)}" for pid in proc.family(-1, self.tag)]
         found += [f"mount {m}" for m in proc.mounts("self") or [] if str(self.state_dir) in m]
         found += [f"control group {folder}" for folder in self.cgroups if _own_group(folder) and folder.exists()]
-        found += [f"slot {slot}" for slot in self.slots()] + [f"trash {name}" for name in self.trash()]
+        found += [f"slot {slot}" for slot in self.slots()]
+        if "is left to the next start" not in self.log():  # of a big trash it may, and says so
+            found += [f"trash {name}" for name in self.trash()]
         if self.port and self.healthy():
             found.append(f"port {self.port} still answers")
         return found

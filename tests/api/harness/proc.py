@@ -62,6 +62,15 @@ def pid_depth(pid: int) -> int:
     return len(match.group(1).split()) if match else 0
 
 
+def inner_pid(pid: int) -> int:
+    """Its number in the innermost pid namespace; 0: gone."""
+    try:
+        match = re.search(r"(?m)^NSpid:(.*)", Path(f"/proc/{pid}/status").read_text())
+    except OSError:
+        return 0
+    return int(match.group(1).split()[-1]) if match else 0
+
+
 def fds(pid: int) -> list[str] | None:
     """What each descriptor of a process is, or None where we may not look."""
     try:
@@ -102,6 +111,18 @@ def holder(suffix: str, pids: set[int]) -> int | None:
     for pid in sorted(pids):
         if any(fd.endswith(suffix) for fd in fds(pid) or []):
             return pid
+    return None
+
+
+def running(argv: list[str]) -> int | None:
+    """A process, in whatever namespace, with just these arguments."""
+    wanted = b"".join(word.encode() + b"\0" for word in argv)
+    for pid in table():
+        try:
+            if Path(f"/proc/{pid}/cmdline").read_bytes() == wanted:
+                return pid
+        except OSError:
+            continue
     return None
 
 
