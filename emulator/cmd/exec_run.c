@@ -309,7 +309,7 @@ static _noreturn_ void supervise(const struct exec_run *x, int leash, int report
 	if (serve > 0)
 		wait_for_serve(serve, leash);
 	/* One that was killed has left its keeper for a next start, with all that it keeps. */
-	(void)keeper_end_stale(x->state_fd, NULL);
+	(void)keeper_end_stale(x->state_fd, NULL, NULL);
 	done.processes = end_orphans(serve, &done.status);
 	statedir_name(x->state, name);
 	done.mounts = count_mounts(x->state);
