@@ -139,7 +139,7 @@ static int make_files(struct exec_run *x, struct err *e)
 {
 	const char *tmp = getenv("TMPDIR");
 
-	if (!tmp || *tmp != '/' || strlen(tmp) > 30)
+	if (!tmp || *tmp != '/' || strlen(tmp) > 200)
 		tmp = "/tmp";
 	(void)snprintf(x->dir, sizeof(x->dir), "%s/orkestr-exec-XXXXXX", tmp);
 	if (!mkdtemp(x->dir)) {

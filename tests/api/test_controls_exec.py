@@ -15,6 +15,7 @@ from conftest import HERE
 from harness import proc
 from harness.emulator import run
 from harness.wire import check_error
+from test_user import someone, users_state  # noqa: F401  (fixtures)
 
 SEED = {
     "accounts": [
@@ -348,3 +349,13 @@ def test_exec_beside_a_running_emulator_and_another_exec(binary, state, ours, ne
         assert (process.returncode, out, err) == (0, "42\n", "")
     assert api.sh(sbx, "echo alive") == "alive\n"
     api.delete(f"/v1/sandboxes/{sbx}")
+
+
+def test_exec_as_an_ordinary_user(someone, users_state):  # noqa: F811
+    _, program, _, popen = someone
+    command = """
+        curl -sS -H "Authorization: Bearer $ORKESTR_API_KEY" "$ORKESTR_BASE_URL/v1/sandboxes" -d '{"template": "tiny"}' | grep -c running
+    """
+    done = run(program, "exec", "--state-dir", str(users_state), "--", "sh", "-c", command, **popen)
+    assert (done.returncode, done.stdout) == (0, "1\n") and "left running: sbx_" in done.stderr, done
+    assert not (users_state / "runs").exists()
