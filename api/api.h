@@ -27,6 +27,8 @@ struct api {
 void api_add_sandbox_routes(struct http *h);  /* api/routes_sandbox.c */
 void api_add_exec_routes(struct http *h);     /* api/routes_exec.c */
 void api_add_template_routes(struct http *h); /* api/routes_templates.c */
+void api_add_mcp_routes(struct http *h);      /* api/mcp.c */
+void api_add_openapi_routes(struct http *h);  /* api/openapi.c */
 void api_add_file_routes(struct http *h);     /* api/routes_files.c */
 void api_add_network_routes(struct http *h);  /* api/routes_network.c: /_emulator/sandboxes/{id}/network, map */
 void api_add_journal_routes(struct http *h);  /* api/routes_journal.c: /_emulator/events, summary */

@@ -29,6 +29,7 @@
 #include "api/conns.h"
 #include "api/inject.h"
 #include "api/req.h"
+#include "api/subreq.h"
 
 #include <errno.h>
 #include <fcntl.h>
@@ -156,7 +157,8 @@ static void drain_start(struct http *h, int fd)
 
 int req_fd(const struct req *r)
 {
-	const union MHD_ConnectionInfo *info = MHD_get_connection_info(r->conn, MHD_CONNECTION_INFO_CONNECTION_FD);
+	const union MHD_ConnectionInfo *info =
+		r->conn ? MHD_get_connection_info(r->conn, MHD_CONNECTION_INFO_CONNECTION_FD) : NULL;
 
 	return info ? info->connect_fd : -1;
 }
@@ -244,7 +246,9 @@ void req_resume(struct req *r)
 
 void req_wake(struct req *r)
 {
-	if (r->in_pull)
+	if (r->sub)
+		subreq_wake(r);
+	else if (r->in_pull)
 		r->woken = true;
 	else
 		req_resume(r);

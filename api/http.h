@@ -21,7 +21,7 @@ struct api; /* what handlers work on; api/api.h */
 struct route {
 	const char *method;
 	const char *pattern; /* "/v1/sandboxes/{id}/exec": {name} matches one segment; literals win over it */
-	unsigned int scope;  /* SCOPE_* the token must have; 0: no token asked for */
+	unsigned int scope;  /* SCOPE_* the token must have; 0: no token asked for; SCOPE_ANY: any valid one */
 	size_t body_max;     /* bytes collected for req_body(); more is 413. 0 with no data(): a body is ignored.
 			      * With data(): the most it is given, 0 for no limit */
 	void (*handle)(struct req *r);
@@ -30,6 +30,8 @@ struct route {
 	void (*begin)(struct req *r);
 	void (*data)(struct req *r, const char *p, size_t n);
 };
+
+#define SCOPE_ANY 0x100u
 
 struct http_config {
 	struct uv_loop_s *loop;
@@ -62,6 +64,9 @@ bool req_accepts(const struct req *r, const char *type); /* the Accept header na
 
 /* The body as a JSON object (borrowed), or NULL after answering 422/400 itself. An empty body is {}. */
 struct json_object *req_json(struct req *r);
+
+/* The body as any JSON value (borrowed), or NULL when it is none; answers nothing. */
+struct json_object *req_json_value(struct req *r);
 
 /* In data(): the last `left` of the bytes it was given were not taken. Nothing more is read from the client
  * until req_wake(); then they come again. left is not 0, and not more than was given. */

@@ -10,6 +10,7 @@
 #include "api/api.h"
 #include "api/errors.h"
 #include "api/inject.h"
+#include "api/subreq.h"
 #include "emulator/base/log.h"
 #include "emulator/base/text.h"
 
@@ -85,6 +86,10 @@ static struct MHD_Response *whole_body(struct req *r, const void *p, size_t n, e
 
 void req_reply_plain(struct req *r, unsigned int status, const char *json)
 {
+	if (r->sub) {
+		subreq_reply(r, status, json, strlen(json));
+		return;
+	}
 	answer(r, status, "application/json", whole_body(r, json, strlen(json), MHD_RESPMEM_PERSISTENT));
 }
 
@@ -100,6 +105,11 @@ void req_reply_json(struct req *r, unsigned int status, struct json_object *o)
 		json_object_to_json_string_length(o, JSON_C_TO_STRING_PLAIN | JSON_C_TO_STRING_NOSLASHESCAPE, &n);
 	struct MHD_Response *m = NULL;
 
+	if (r->sub) {
+		subreq_reply(r, status, s ? s : "", s ? n : 0);
+		json_object_put(o);
+		return;
+	}
 	/* The text belongs to the object, which lives as long as the response. */
 	if (s && inject_breaks_body(r))
 		m = whole_body(r, s, n, MHD_RESPMEM_MUST_COPY);
@@ -115,11 +125,19 @@ void req_reply_empty(struct req *r, unsigned int status)
 {
 	static char none[1];
 
+	if (r->sub) {
+		subreq_reply(r, status, "", 0);
+		return;
+	}
 	answer(r, status, NULL, MHD_create_response_from_buffer(0, none, MHD_RESPMEM_PERSISTENT));
 }
 
 void req_reply_bytes(struct req *r, unsigned int status, const char *type, const void *p, size_t n)
 {
+	if (r->sub) {
+		subreq_reply(r, status, n > 0 ? p : "", n);
+		return;
+	}
 	answer(r, status, type, whole_body(r, n > 0 ? p : r->id, n, MHD_RESPMEM_MUST_COPY));
 }
 
@@ -127,6 +145,11 @@ void req_reply_buf(struct req *r, unsigned int status, const char *type, struct 
 {
 	struct MHD_Response *m;
 
+	if (r->sub) {
+		subreq_reply(r, status, b->len > 0 ? b->p : "", b->len);
+		buf_free(b);
+		return;
+	}
 	if (b->len == 0) {
 		buf_free(b);
 		req_reply_bytes(r, status, type, NULL, 0);
@@ -175,6 +198,12 @@ void req_reply_fd(struct req *r, unsigned int status, const char *type, int fd, 
 	struct file_part *f = n > 0 ? malloc(sizeof(*f)) : NULL;
 	struct MHD_Response *m = NULL;
 
+	if (r->sub) { /* the bytes of a file, which nothing inside asks for */
+		(void)close(fd);
+		free(f);
+		subreq_reply(r, 500, "", 0);
+		return;
+	}
 	if (!f) {
 		(void)close(fd);
 		if (n > 0)
@@ -203,6 +232,11 @@ void req_reply_stream(struct req *r, unsigned int status, const char *type,
 	r->pull = pull;
 	r->pull_free = free_fn;
 	r->pull_arg = arg;
+	if (r->sub) {
+		r->status = status;
+		subreq_wake(r);
+		return;
+	}
 	answer(r, status, type, MHD_create_response_from_callback(MHD_SIZE_UNKNOWN, STREAM_BLOCK, req_pull, r, NULL));
 }
 

@@ -10,7 +10,7 @@
 #include <microhttpd.h>
 #include <uv.h>
 
-#define HTTP_MAX_TABLES 16
+#define HTTP_MAX_TABLES 32
 #define HTTP_MAX_LISTENERS 2
 #define REQ_MAX_HEADERS 16
 #define REQ_ID_SIZE 32 /* "req_" + ULID + NUL */
@@ -49,8 +49,11 @@ struct req_header_pair {
 	char *name, *value;
 };
 
+struct subreq;
+
 struct req {
 	struct req *prev, *next;
+	struct subreq *sub; /* not NULL: made inside the server (subreq.h), and conn is NULL */
 	struct http *http;
 	struct MHD_Connection *conn;
 	const struct route *route; /* NULL: answered by the server itself */
@@ -111,6 +114,7 @@ void req_journal(const struct req *r);
 
 /* request.c: everything between the headers and the body. Answers and returns false on refusal. */
 bool req_check(struct req *r, const char *version);
+bool req_check_inner(struct req *r); /* the same for a subreq, whose account is known */
 void req_free_contents(struct req *r);
 
 /* reply.c */

@@ -55,7 +55,7 @@ const char *req_query(const struct req *r, const char *name)
 
 const char *req_header(const struct req *r, const char *name)
 {
-	return MHD_lookup_connection_value(r->conn, MHD_HEADER_KIND, name);
+	return r->conn ? MHD_lookup_connection_value(r->conn, MHD_HEADER_KIND, name) : NULL;
 }
 
 const struct buf *req_body(const struct req *r)
@@ -201,6 +201,16 @@ struct json_object *req_json(struct req *r)
 	return r->json;
 }
 
+struct json_object *req_json_value(struct req *r)
+{
+	const char *text = r->body.p ? r->body.p : "";
+	size_t at;
+
+	if (!r->json && !check_shape(text, r->body.len, &at))
+		r->json = parse_json(text, r->body.len, &at);
+	return r->json;
+}
+
 /* ---- before the body ---- */
 
 static bool check_target(struct req *r)
@@ -229,6 +239,19 @@ static bool check_target(struct req *r)
 	}
 	r->route = r->match.route;
 	return true;
+}
+
+static bool check_scope(struct req *r)
+{
+	unsigned int want = r->route->scope;
+	struct err e;
+
+	if ((r->account.scopes & want) == want || want == SCOPE_ANY)
+		return true;
+	(void)err_set(&e, ERR_DENIED, EACCES, "insufficient_scope", "the token lacks the scope sandboxes:%s",
+		      want & SCOPE_WRITE ? "write" : "read");
+	req_reply_err(r, &e);
+	return false;
 }
 
 static void add_number(struct req *r, const char *name, uint32_t n)
@@ -283,14 +306,7 @@ static bool check_token(struct req *r)
 		return false;
 	}
 	r->has_account = true;
-	if (!check_rate(r))
-		return false;
-	if ((r->account.scopes & r->route->scope) == r->route->scope)
-		return true;
-	(void)err_set(&e, ERR_DENIED, EACCES, "insufficient_scope", "the token lacks the scope sandboxes:%s",
-		      r->route->scope & SCOPE_WRITE ? "write" : "read");
-	req_reply_err(r, &e);
-	return false;
+	return check_rate(r) && check_scope(r);
 }
 
 static bool check_length(struct req *r)
@@ -330,6 +346,11 @@ bool req_check(struct req *r, const char *version)
 	(void)err_set(&e, ERR_INVALID, EINVAL, "path_invalid", "the request line is malformed");
 	req_reply_err(r, &e);
 	return false;
+}
+
+bool req_check_inner(struct req *r)
+{
+	return check_target(r) && check_scope(r);
 }
 
 void req_free_contents(struct req *r)

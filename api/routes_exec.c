@@ -12,6 +12,7 @@
 #include "api/json_text.h"
 #include "api/req.h"
 #include "api/routes_exec.h"
+#include "api/schema.h"
 #include "api/validate.h"
 #include "emulator/base/text.h"
 #include "emulator/exec.h"
@@ -50,6 +51,8 @@ static const struct validate_field exec_fields[] = {
 };
 
 #undef AT
+
+const struct schema_fields exec_request_fields = { exec_fields, ARRAY_SIZE(exec_fields) };
 
 /* What a request asks for, in exec_start's terms; strings stay the JSON's. */
 struct exec_request {

@@ -11,6 +11,7 @@
 #include <utlist.h>
 
 #include "api/sandbox_json.h"
+#include "api/schema.h"
 #include "api/validate.h"
 #include "emulator/base/clock.h"
 #include "emulator/base/log.h"
@@ -70,6 +71,8 @@ static const struct validate_field create_fields[] = {
 };
 
 #undef AT
+
+const struct schema_fields sandbox_create_fields = { create_fields, ARRAY_SIZE(create_fields) };
 
 static bool read_create_body(struct req *r, struct create_body *b)
 {
@@ -449,21 +452,6 @@ static void handle_resume(struct req *r)
 	change(r, sandbox_resume);
 }
 
-/* ---- what the cloud has and this build has not ---- */
-
-static void reply_missing(struct req *r, const char *what)
-{
-	struct err e;
-
-	(void)err_set(&e, ERR_UNSUPPORTED, ENOSYS, "not_implemented", "%s not in this build yet", what);
-	req_reply_err(r, &e);
-}
-
-static void handle_mcp(struct req *r)
-{
-	reply_missing(r, "the MCP server is");
-}
-
 static const struct route routes[] = {
 	{ "POST", "/v1/sandboxes", SCOPE_WRITE, CREATE_BODY_MAX, handle_create, NULL, NULL },
 	{ "GET", "/v1/sandboxes", SCOPE_READ, 0, handle_list, NULL, NULL },
@@ -471,8 +459,6 @@ static const struct route routes[] = {
 	{ "DELETE", "/v1/sandboxes/{id}", SCOPE_WRITE, 0, handle_delete, NULL, NULL },
 	{ "POST", "/v1/sandboxes/{id}/pause", SCOPE_WRITE, 0, handle_pause, NULL, NULL },
 	{ "POST", "/v1/sandboxes/{id}/resume", SCOPE_WRITE, 0, handle_resume, NULL, NULL },
-	{ "POST", "/api/sandboxes/mcp", SCOPE_READ, 0, handle_mcp, NULL, NULL },
-	{ "POST", "/mcp", SCOPE_READ, 0, handle_mcp, NULL, NULL },
 };
 
 void api_add_sandbox_routes(struct http *h)

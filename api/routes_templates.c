@@ -7,6 +7,7 @@
 #include <string.h>
 
 #include "api/routes_templates.h"
+#include "api/schema.h"
 #include "api/validate.h"
 #include "emulator/base/clock.h"
 #include "emulator/base/text.h"
@@ -34,6 +35,8 @@ static const struct validate_field fields[] = {
 };
 
 #undef AT
+
+const struct schema_fields template_create_fields = { fields, ARRAY_SIZE(fields) };
 
 /* ---- create ---- */
 

@@ -91,8 +91,7 @@ static int load(void *arg, const struct store_key *k)
 	}
 	if (account_entry_find(l->a, en.digest))
 		return 0; /* as the command line has it */
-	memcpy(en.account.key_id, "key_", 5);
-	(void)strncat(en.account.key_id, k->digest + 16, 12);
+	(void)snprintf(en.account.key_id, sizeof(en.account.key_id), "key_%.12s", k->digest + 16);
 	en.account.rate = rate;
 	en.account.scopes = k->scopes;
 	(void)snprintf(en.label, sizeof(en.label), "%s", k->label);

@@ -86,6 +86,7 @@ struct slot {
 	bool counting;
 	pid_t pid;
 	struct slot_kept *kept; /* what an earlier daemon left of it; NULL once it is taken over */
+	uint32_t net_number;	/* connected while parked: its number in the gateway plus one; 0: not so */
 	bool spawn_pending;	/* keeper_spawn's answer is due: this memory must stay */
 	bool died_early;	/* died() overtook that answer */
 	bool closed;		/* the timer's handle is gone */
@@ -132,8 +133,9 @@ void slot_on_keeper_lost(struct sandboxes *m);
 /* From now on sandboxes_config.warm slots are kept parked. */
 void pool_start(struct sandboxes *m);
 
-/* A parked slot, now the caller's with these events (slot_use comes next), or NULL. */
-struct slot *pool_take(struct sandboxes *m, const struct slot_events *ev);
+/* A parked slot, now the caller's with these events (slot_use comes next), or NULL. networked: it will have a
+ * network, and may be connected already (sandbox_net_connect sees to it). */
+struct slot *pool_take(struct sandboxes *m, const struct slot_events *ev, bool networked);
 
 /* ---- templates, kept in memory while their file stays the same ---- */
 
@@ -251,7 +253,8 @@ struct sandboxes {
 	uint32_t net_hint;	       /* where to look for a free number */
 
 	struct parked *pool;
-	uint32_t n_pool; /* parked or on their way there */
+	uint32_t n_pool;      /* parked or on their way there */
+	uint32_t pool_recent; /* a bit for each of the last creates: whether it wanted a network */
 	uv_timer_t pool_timer;
 	struct template_ref *templates;
 	struct exec *ended; /* of all sandboxes: remembered, the oldest first */
@@ -419,6 +422,12 @@ void sandbox_net_stop(struct sandbox *sb);
 
 /* For a network that is not off: a number in the gateway, the veth pair, the rules; done() once it is so. */
 int sandbox_net_connect(struct sandbox *sb, void (*done)(struct sandbox *sb, const struct err *e), struct err *e);
+
+/* Connects a parked slot; done() is called unless it fails here. Its number goes with it. */
+int slot_connect(struct slot *s, keeper_done_fn done, void *arg);
+/* Of one that an earlier daemon connected: its number is not given to anybody until it is gone. */
+void slot_reserve(struct slot *s, int index);
+void slot_disconnect(struct slot *s); /* gives the number back, if it still has it */
 
 /* May an account of this plan have it, on this host (sandbox_create.c)? */
 int sandbox_check_network(struct sandboxes *m, const struct plan *p, const char *network, struct err *e);

@@ -10,8 +10,8 @@
 #include "emulator/cgroup.h"
 #include "emulator/fault.h"
 #include "emulator/idmap.h"
-#include "emulator/meter.h"
 #include "emulator/journal.h"
+#include "emulator/meter.h"
 #include "emulator/store.h"
 #include "netpolicy/policy.h"
 #include "rootfs/snapshot_dir.h"
@@ -153,6 +153,26 @@ int sandbox_network_set(struct sandboxes *m, const struct account *a, const char
 /* One more "HOST[:PORT]=ADDR:PORT" for all sandboxes, as --map; NULL: forget all of them. */
 int sandboxes_network_map(struct sandboxes *m, const char *text, struct err *e);
 
+/* The rules of the config's faults that are about names (dns) are told to the egress process, all of them anew: call
+ * it after each change. _ready: can this one be? ERR_UNAVAILABLE "network_unavailable", ERR_INVALID
+ * "invalid_fault". */
+struct fault_rule;
+int sandboxes_fault_names_ready(struct sandboxes *m, const struct fault_rule *r, struct err *e);
+void sandboxes_fault_names(struct sandboxes *m);
+
+/* Every one that is in memory, of any account. fn ends the walk with anything but 0, which is returned. */
+int sandboxes_each(struct sandboxes *m, int (*fn)(void *arg, const struct sandbox_row *row), void *arg);
+
+/* Ends every sandbox of the account, or of all (NULL), with the reason "reset"; when they are gone: forgets rows,
+ * idempotency keys and usage of it, its fault rules, its journal. done() is called once, from the loop; e: NULL when
+ * it worked. */
+struct sandboxes_reset_result {
+	uint32_t ended; /* sandboxes that lived */
+	uint64_t rows;	/* of sandboxes forgotten */
+	size_t faults;
+};
+typedef void (*sandboxes_reset_fn)(void *arg, const struct err *e, const struct sandboxes_reset_result *r);
+int sandboxes_reset(struct sandboxes *m, const char *account, sandboxes_reset_fn done, void *arg, struct err *e);
 /* ---- usage ---- */
 
 /* What the account has used this month (UTC, by the emulator's clock), up to a second ago. */
@@ -175,26 +195,6 @@ struct sandbox_metrics {
 int sandbox_metrics(struct sandboxes *m, const struct account *a, const char *id, int64_t since_ms,
 		    struct sandbox_metrics *ret, struct err *e);
 
-/* The rules of the config's faults that are about names (dns) are told to the egress process, all of them anew: call
- * it after each change. _ready: can this one be? ERR_UNAVAILABLE "network_unavailable", ERR_INVALID
- * "invalid_fault". */
-struct fault_rule;
-int sandboxes_fault_names_ready(struct sandboxes *m, const struct fault_rule *r, struct err *e);
-void sandboxes_fault_names(struct sandboxes *m);
-
-/* Every one that is in memory, of any account. fn ends the walk with anything but 0, which is returned. */
-int sandboxes_each(struct sandboxes *m, int (*fn)(void *arg, const struct sandbox_row *row), void *arg);
-
-/* Ends every sandbox of the account, or of all (NULL), with the reason "reset"; when they are gone: forgets rows,
- * idempotency keys and usage of it, its fault rules, its journal. done() is called once, from the loop; e: NULL when
- * it worked. */
-struct sandboxes_reset_result {
-	uint32_t ended; /* sandboxes that lived */
-	uint64_t rows;	/* of sandboxes forgotten */
-	size_t faults;
-};
-typedef void (*sandboxes_reset_fn)(void *arg, const struct err *e, const struct sandboxes_reset_result *r);
-int sandboxes_reset(struct sandboxes *m, const char *account, sandboxes_reset_fn done, void *arg, struct err *e);
 /* ---- the clock ---- */
 
 struct vclock_listener;

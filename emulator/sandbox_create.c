@@ -460,7 +460,7 @@ static int start(struct sandbox *sb, struct err *e)
 {
 	const struct slot_events ev = { .ready = on_slot_ready, .dead = sandbox_on_slot_dead, .arg = sb };
 	struct sandboxes *m = sb->m;
-	struct slot *warm = pool_take(m, &ev);
+	struct slot *warm = pool_take(m, &ev, strcmp(sb->row.network, "off") != 0);
 	int r;
 
 	if (warm)

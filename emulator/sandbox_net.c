@@ -14,6 +14,9 @@
 #include "netpolicy/egress.h"
 #include "netpolicy/gateway.h"
 
+/* Stands in the table of numbers for a slot that no sandbox has taken yet. */
+static struct sandbox nobody;
+
 static void tell_blocked(const struct sandbox *sb, const struct egress_event *ev)
 {
 	char ip[INET6_ADDRSTRLEN] = "";
@@ -130,6 +133,8 @@ static void on_event(struct sandboxes *m, const struct egress_event *ev)
 	struct sandbox *sb = m->by_net_index && ev->index < GATEWAY_MAX ? m->by_net_index[ev->index] : NULL;
 	const struct egress_msg noted = { .magic = EGRESS_MAGIC, .type = EGRESS_NOTED, .token = ev->token };
 
+	if (sb == &nobody)
+		sb = NULL;
 	if (ev->type == EGRESS_SYNCED) {
 		m->sync_heard = ev->token;
 		if (sb)
@@ -256,10 +261,8 @@ uint64_t sandbox_net_sync(struct sandbox *sb)
 
 /* ---- a sandbox with a network ---- */
 
-static int take_index(struct sandbox *sb, struct err *e)
+static int take_index(struct sandboxes *m, struct sandbox *whose, uint32_t *ret, struct err *e)
 {
-	struct sandboxes *m = sb->m;
-
 	if (!m->by_net_index)
 		m->by_net_index = calloc(GATEWAY_MAX, sizeof(struct sandbox *));
 	if (!m->by_net_index)
@@ -270,12 +273,49 @@ static int take_index(struct sandbox *sb, struct err *e)
 
 		if (m->by_net_index[at])
 			continue;
-		m->by_net_index[at] = sb;
+		m->by_net_index[at] = whose;
 		m->net_hint = at + 1;
-		sb->net_index = (int)at;
+		*ret = at;
 		return 0;
 	}
 	return err_set(e, ERR_CAPACITY, EAGAIN, NULL, "no more sandboxes with a network fit on this host");
+}
+
+int slot_connect(struct slot *s, keeper_done_fn done, void *arg)
+{
+	struct err e = ERR_INIT;
+	uint32_t index;
+	int r = take_index(s->m, &nobody, &index, &e);
+
+	if (r < 0)
+		return r;
+	s->net_number = index + 1;
+	/* What most will be; nothing runs in it that could use it before its rules are told. */
+	r = keeper_attach(s->m->keeper, s->name, index, NET_RESTRICTED, done, arg, &e);
+	if (r < 0)
+		slot_disconnect(s);
+	return r;
+}
+
+void slot_reserve(struct slot *s, int index)
+{
+	struct sandboxes *m = s->m;
+
+	if (index < 0 || s->net_number)
+		return;
+	if (!m->by_net_index)
+		m->by_net_index = calloc(GATEWAY_MAX, sizeof(struct sandbox *));
+	if (!m->by_net_index || m->by_net_index[index])
+		return;
+	m->by_net_index[index] = &nobody;
+	s->net_number = (uint32_t)index + 1;
+}
+
+void slot_disconnect(struct slot *s)
+{
+	if (s->net_number && s->m->by_net_index)
+		s->m->by_net_index[s->net_number - 1] = NULL;
+	s->net_number = 0;
 }
 
 static int send_rules(struct sandbox *sb, enum net_mode mode, struct err *e)
@@ -348,21 +388,43 @@ static void on_attached(void *arg, const struct err *e)
 	sb->net_done(sb, e);
 }
 
+/* The number of the slot it got, if that was connected while it was parked. */
+static bool take_over(struct sandbox *sb)
+{
+	if (!sb->slot->net_number)
+		return false;
+	sb->net_index = (int)sb->slot->net_number - 1;
+	sb->m->by_net_index[sb->net_index] = sb;
+	sb->slot->net_number = 0;
+	return true;
+}
+
 int sandbox_net_connect(struct sandbox *sb, void (*done)(struct sandbox *sb, const struct err *e), struct err *e)
 {
 	enum net_mode mode = NET_OFF;
+	uint32_t index = 0;
+	bool connected;
 	int r = net_mode_parse(sb->row.network, &mode);
 
 	if (r < 0)
 		return err_errno(e, -r, "network %s", sb->row.network);
-	r = take_index(sb, e);
+	connected = take_over(sb);
+	if (!connected) {
+		r = take_index(sb->m, sb, &index, e);
+		if (r >= 0)
+			sb->net_index = (int)index;
+	}
 	/* The rules are there before the first packet can be. */
 	if (r >= 0)
 		r = send_rules(sb, mode, e);
-	if (r >= 0) {
-		sb->net_done = done;
-		r = keeper_attach(sb->m->keeper, sb->row.slot, (uint32_t)sb->net_index, mode, on_attached, sb, e);
+	if (r >= 0 && connected && mode == NET_RESTRICTED) {
+		done(sb, NULL);
+		return 0;
 	}
+	sb->net_done = done;
+	if (r >= 0)
+		r = (connected ? keeper_set_mode : keeper_attach)(sb->m->keeper, sb->row.slot, (uint32_t)sb->net_index,
+								  mode, on_attached, sb, e);
 	sb->net_pending = r >= 0;
 	return r;
 }

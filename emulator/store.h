@@ -77,6 +77,7 @@ int store_sandbox_each_live(struct store *s, int (*fn)(void *arg, const struct s
 
 /* Forgets the ended sandboxes and the idempotency keys of an account, or of all (NULL). All or nothing. */
 int store_forget(struct store *s, const char *account, uint64_t *ret_sandboxes, struct err *e);
+
 /* What all accounts have used, in all months that are kept (units: emulator/meter.h), as far as it was flushed. */
 int store_usage_total(struct store *s, uint64_t *ret_cpu_usec, uint64_t *ret_mem_kib_ms, struct err *e);
 

@@ -17,7 +17,7 @@
 #include "rootfs/names.h"
 #include "rootfs/template.h"
 
-#define STOP_MS 15000 /* a layer that isn't made by then is left to the next start */
+#define STOP_MS 8000 /* what workers are not through with by then is left to the next start */
 
 /* Our reading; the service's documentation names no numbers. */
 static const struct {
@@ -66,7 +66,7 @@ static void on_stopped(uv_timer_t *timer)
 	void (*fn)(void *arg) = TAKE_PTR(t->stopped);
 
 	if (t->builds || t->n_workers > 0)
-		log_warn("the making of a template's layer takes too long; it has failed");
+		log_warn("work on templates' layers is left to the next start");
 	if (fn)
 		fn(t->stopped_arg);
 }

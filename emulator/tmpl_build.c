@@ -260,6 +260,11 @@ static void step_failed(struct tmpl_build *b, const struct exec_result *r)
 		tmpl_build_fail(b, "build_timeout", why);
 		return;
 	}
+	if (r->reason == EXEC_TERMINATED) {
+		(void)snprintf(why, sizeof(why), "the build's sandbox ended in step %zu", b->step + 1);
+		tmpl_build_fail(b, "sandbox_lost", why);
+		return;
+	}
 	if (r->reason == EXEC_OOM)
 		(void)snprintf(why, sizeof(why), "step %zu ran out of memory", b->step + 1);
 	else if (r->signal)

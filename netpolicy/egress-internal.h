@@ -249,6 +249,8 @@ struct egress {
 	int icmp[2];
 };
 
+int egress_filter(void); /* the system calls it may make from here on (egress_filter.c) */
+
 /* The sandbox with this source address, or NULL. */
 struct sandbox *egress_sandbox_of(struct egress *eg, const struct in6_addr *a);
 void egress_from_sockaddr(const struct sockaddr_storage *ss, struct in6_addr *ret_address, uint16_t *ret_port);

@@ -5,6 +5,7 @@
 #include <fcntl.h>
 #include <linux/capability.h>
 #include <poll.h>
+#include <sched.h>
 #include <signal.h>
 #include <string.h>
 #include <sys/prctl.h>
@@ -557,6 +558,21 @@ static int close_others(const struct egress_config *c)
 	return 0;
 }
 
+/* A short slice, which Linux 6.12 and later take as a wish to be woken soon (sched(7), sched_setattr(2)): each
+ * connection waits for this process several times, and each time it has little to do. Elsewhere it means nothing. */
+static void ask_for_short_slices(void)
+{
+	struct {
+		uint32_t size, policy;
+		uint64_t flags;
+		int32_t nice;
+		uint32_t priority;
+		uint64_t runtime, deadline, period;
+	} a = { .size = sizeof(a), .policy = SCHED_OTHER, .runtime = 100000 };
+
+	(void)syscall(SYS_sched_setattr, 0, &a, 0);
+}
+
 static int egress_init(struct egress *eg, const struct egress_config *c)
 {
 	struct rlimit files;
@@ -567,6 +583,7 @@ static int egress_init(struct egress *eg, const struct egress_config *c)
 		(void)setrlimit(RLIMIT_NOFILE, &files);
 	}
 	(void)signal(SIGPIPE, SIG_IGN);
+	ask_for_short_slices();
 	r = close_others(c);
 	if (r < 0)
 		return r;
@@ -588,6 +605,8 @@ static int egress_init(struct egress *eg, const struct egress_config *c)
 		r = watch_all(eg, c);
 	if (r >= 0)
 		r = drop_privileges();
+	if (r >= 0)
+		r = egress_filter();
 	if (r >= 0)
 		blank_fill(eg);
 	return r;

@@ -18,8 +18,11 @@
 #define LANE_READ 65536
 #define LANE_ROUNDS 4		/* reads of one lane in a turn of the loop */
 #define LANE_SPLICE_FROM 262144 /* bytes after which a lane is worth a pipe */
-#define PIPES_MAX 256
-#define PIPE_SIZE 262144 /* 256 of these are what a user may have (pipe(7), pipe-user-pages-soft) */
+/* A user may have 64 MiB of pipes in all (pipe(7), pipe-user-pages-soft): large ones while there are few. */
+#define PIPES_LARGE 32
+#define PIPES_MAX 160
+#define PIPE_LARGE (1 << 20)
+#define PIPE_SIZE 262144
 
 enum conn_state { CONN_SNIFF, CONN_SOCKET, CONN_CONNECT, CONN_OPEN, CONN_HELD, CONN_DEAD };
 
@@ -158,7 +161,8 @@ static void lane_upgrade(struct egress *eg, struct lane *l)
 		l->pipe[0] = l->pipe[1] = -1;
 		return;
 	}
-	(void)fcntl(l->pipe[1], F_SETPIPE_SZ, PIPE_SIZE);
+	if (eg->n_pipes >= PIPES_LARGE || fcntl(l->pipe[1], F_SETPIPE_SZ, PIPE_LARGE) < 0)
+		(void)fcntl(l->pipe[1], F_SETPIPE_SZ, PIPE_SIZE);
 	eg->n_pipes++;
 }
 
@@ -191,7 +195,7 @@ static ssize_t lane_read(struct lane *l)
 	ssize_t n, k;
 
 	if (l->pipe[0] >= 0) {
-		n = splice(l->from->fd, NULL, l->pipe[1], NULL, PIPE_SIZE, SPLICE_F_MOVE | SPLICE_F_NONBLOCK);
+		n = splice(l->from->fd, NULL, l->pipe[1], NULL, PIPE_LARGE, SPLICE_F_MOVE | SPLICE_F_NONBLOCK);
 		if (n > 0)
 			l->in_pipe = (size_t)n;
 		return n < 0 ? -errno : n;
@@ -500,7 +504,7 @@ static void accept_and_reset(struct egress *eg, int listener)
 	fd = accept4(listener, NULL, NULL, SOCK_CLOEXEC);
 	reset_on_close(fd);
 	closep(&fd);
-	eg->spare = open("/dev/null", O_RDONLY | O_CLOEXEC);
+	eg->spare = fcntl(eg->ep, F_DUPFD_CLOEXEC, 0);
 }
 
 void tcp_accept_ready(struct source *s, uint32_t events _unused_)

@@ -33,7 +33,7 @@ static struct nlmsghdr *config_message(char *buf, uint16_t group)
 }
 
 /* mnl_nlmsg_ok takes a length beyond INT_MAX for a negative one, and so for a short one. */
-static bool message_ok(const struct nlmsghdr *h, int left)
+bool nflog_message_ok(const struct nlmsghdr *h, int left)
 {
 	return mnl_nlmsg_ok(h, left) && h->nlmsg_len <= (uint32_t)left;
 }
@@ -50,7 +50,7 @@ static int transact(int fd, const struct nlmsghdr *h)
 	n = recv(fd, buf, sizeof(buf), 0);
 	if (n < 0)
 		return -errno;
-	if (!message_ok(answer, (int)n) || answer->nlmsg_type != NLMSG_ERROR)
+	if (!nflog_message_ok(answer, (int)n) || answer->nlmsg_type != NLMSG_ERROR)
 		return -EBADMSG;
 	if (mnl_nlmsg_get_payload_len(answer) < sizeof(struct nlmsgerr))
 		return -EBADMSG;
@@ -198,7 +198,7 @@ int gateway_read_refused(int nflog, gateway_refused_fn fn, void *arg)
 			return count;
 		if (n < 0)
 			return -errno;
-		for (; message_ok(h, left); h = mnl_nlmsg_next(h, &left))
+		for (; nflog_message_ok(h, left); h = mnl_nlmsg_next(h, &left))
 			if (parse_message(h, &r)) {
 				fn(arg, &r);
 				count++;

@@ -47,7 +47,8 @@ static int transact(int fd, const void *p, size_t n)
 	k = recv(fd, buf, sizeof(buf), 0);
 	if (k < 0)
 		return -errno;
-	if (!mnl_nlmsg_ok(h, (int)k) || h->nlmsg_type != NLMSG_ERROR)
+	if (!nflog_message_ok(h, (int)k) || h->nlmsg_type != NLMSG_ERROR ||
+	    mnl_nlmsg_get_payload_len(h) < sizeof(struct nlmsgerr))
 		return -EBADMSG;
 	return ((const struct nlmsgerr *)mnl_nlmsg_get_payload(h))->error;
 }
@@ -191,7 +192,7 @@ int gateway_read_asked(int queue, gateway_asked_fn fn, void *arg)
 
 		if (n < 0)
 			return errno == EAGAIN || errno == ENOBUFS || errno == EINTR ? count : -errno;
-		for (; mnl_nlmsg_ok(h, left); h = mnl_nlmsg_next(h, &left))
+		for (; nflog_message_ok(h, left); h = mnl_nlmsg_next(h, &left))
 			if (parse_asked(h, &id, &r)) {
 				fn(arg, id, &r);
 				count++;

@@ -2,17 +2,16 @@
 
 #include <errno.h>
 #include <fcntl.h>
-#include <nettle/sha2.h>
 #include <string.h>
 #include <sys/stat.h>
 #include <sys/utsname.h>
-#include <zstd.h>
 
 #include "emulator/base/clock.h"
 #include "emulator/base/fd.h"
 #include "emulator/base/sys.h"
 #include "rootfs/json.h"
 #include "rootfs/newfile.h"
+#include "rootfs/snapshot_inflate.h"
 #include "rootfs/snapshot_tape.h"
 #include "rootfs/snapshot_tar.h"
 #include "rootfs/template.h"
@@ -116,58 +115,19 @@ static int add_template_layer(struct oci *c, const char *id)
 	return r < 0 ? r : add_layer(c, res.digest, f.fd, res.tar_bytes);
 }
 
-static int inflate(int in_fd, int out_fd, uint64_t max, struct sha256_ctx *sha, uint64_t *ret_size)
-{
-	size_t in_cap = ZSTD_DStreamInSize(), out_cap = ZSTD_DStreamOutSize();
-	_cleanup_free_ char *in = malloc(in_cap), *out = malloc(out_cap);
-	ZSTD_DCtx *z = ZSTD_createDCtx();
-	uint64_t size = 0;
-	off_t at = 0;
-	ssize_t n;
-	int r = in && out && z ? 0 : -ENOMEM;
-
-	while (r == 0 && (n = pread(in_fd, in, in_cap, at)) != 0) {
-		ZSTD_inBuffer ib = { .src = in, .size = n > 0 ? (size_t)n : 0 };
-
-		at += n;
-		r = n < 0 ? -errno : 0;
-		while (r == 0 && ib.pos < ib.size) {
-			ZSTD_outBuffer ob = { .dst = out, .size = out_cap };
-
-			if (ZSTD_isError(ZSTD_decompressStream(z, &ob, &ib)) || size + ob.pos > max) {
-				r = -EBADMSG;
-				break;
-			}
-			sha256_update(sha, ob.pos, (const uint8_t *)out);
-			size += ob.pos;
-			r = fd_write_all(out_fd, out, ob.pos);
-		}
-	}
-	ZSTD_freeDCtx(z);
-	*ret_size = size;
-	return r;
-}
-
 static int add_own_layer(struct oci *c)
 {
 	_cleanup_newfile_ struct newfile f = NEWFILE_INIT;
-	unsigned char d[SHA256_DIGEST_SIZE];
-	char digest[TEXT_SHA256_SIZE];
-	struct sha256_ctx sha;
-	uint64_t size = 0;
+	struct snapshot_inflated got;
 	int r = open_scratch(c, &f);
 
 	if (r < 0)
 		return r;
-	sha256_init(&sha);
-	r = inflate(c->o->tar_fd, f.fd, c->o->info.tar_bytes, &sha, &size);
-	sha256_digest(&sha, sizeof(d), d);
-	for (size_t i = 0; i < sizeof(d); i++)
-		(void)snprintf(digest + 2 * i, 3, "%02x", d[i]);
-	if (r == -EBADMSG || (r == 0 && strcmp(digest, c->o->info.tar_digest) != 0))
+	r = snapshot_inflate(c->o->tar_fd, f.fd, c->o->info.tar_bytes, &got);
+	if (r == -EBADMSG || (r == 0 && strcmp(got.digest, c->o->info.tar_digest) != 0))
 		return err_set(c->e, ERR_UNAVAILABLE, EBADMSG, "snapshot_damaged",
 			       "the snapshot of %s is damaged: its content is not what was written", c->o->info.id);
-	return r < 0 ? err_errno(c->e, -r, "cannot read the layer") : add_layer(c, digest, f.fd, size);
+	return r < 0 ? err_errno(c->e, -r, "cannot read the layer") : add_layer(c, got.digest, f.fd, got.bytes);
 }
 
 static int add_layers(struct oci *c)

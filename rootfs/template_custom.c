@@ -84,8 +84,7 @@ static int load_base(const struct template_custom_spec *s, struct layer_info *la
 		return err_set(e, ERR_UNAVAILABLE, ESTALE, "template_unavailable",
 			       "template %s was replaced while this one was built on it; build again", s->base);
 	if (t->n_layers >= TEMPLATE_MAX_LAYERS)
-		return err_set(e, ERR_TOO_LARGE, E2BIG, "too_many_layers", "template %s has no room for another layer",
-			       s->base);
+		return err_set(e, ERR_TOO_LARGE, E2BIG, NULL, "template %s has no room for another layer", s->base);
 	*ret_n = t->n_layers;
 	for (size_t i = 0; i < t->n_layers; i++)
 		if (layer_load(s->state_fd, t->layers[t->n_layers - 1 - i], &layers[i], e) < 0)

@@ -129,7 +129,7 @@ static la_ssize_t inner_read(struct archive *a, void *arg, const void **ret)
 		archive_set_error(a, EFBIG, "too large");
 		return -1;
 	}
-	if (!u->s->live)
+	if (!u->s->live && !u->s->no_digest)
 		sha256_update(&u->sha, n, *ret);
 	show_progress(u);
 	return (la_ssize_t)n;

@@ -25,6 +25,7 @@ struct unpack_spec {
 	bool root_too;	    /* the root folder's own mode, owner, attributes and time are the archive's */
 	bool as_root;	    /* everything is owned by the sandbox's root, whatever the archive says */
 	bool strict;	    /* absolute names and devices refuse the archive */
+	bool no_digest;	    /* the caller has it from elsewhere */
 	const char *strip;  /* a first path component that goes ("package"); other entries are skipped. Or NULL */
 	const char *prefix; /* a folder in root_fd everything goes under, made where missing. Or NULL */
 	/* The folder is one a sandbox is working in: see unpack.c. Absolute names are refused, owners are the

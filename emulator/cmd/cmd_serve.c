@@ -422,6 +422,8 @@ static int start_http(struct serve *s, struct err *e)
 	api_add_sandbox_routes(s->http);
 	api_add_exec_routes(s->http);
 	api_add_template_routes(s->http);
+	api_add_mcp_routes(s->http);
+	api_add_openapi_routes(s->http);
 	api_add_file_routes(s->http);
 	api_add_network_routes(s->http);
 	api_add_journal_routes(s->http);

@@ -361,7 +361,7 @@ static int set_account(struct work *w, struct err *e)
 		return 0;
 	if (!account_id_valid(w->o.account))
 		return err_set(e, ERR_INVALID, EINVAL, NULL,
-			       "--account must be acc_ and 16 hex digits, as list shows it");
+			       "--account must be an account's id, acc_..., as list shows it");
 	return text_format(w->account, sizeof(w->account), "%s", w->o.account) < 0 ? -EINVAL : 0;
 }
 

@@ -40,6 +40,7 @@ static const char help_text[] =
 	"  --map HOST[:PORT]=ADDR:PORT\n"
 	"                         connections to HOST go to this server of yours instead; TLS is not touched\n"
 	"  --zone NAME=ADDR       a name that exists only for sandboxes\n"
+	"                         (each of these three: @FILE reads them from a file, one a line)\n"
 	"  --allow-private        let \"open\" reach private, loopback and link-local addresses\n"
 	"  --network-errors fail|report\n"
 	"                         a failed command that was blocked answers NetworkPolicyError (fail, default)\n"
@@ -265,15 +266,48 @@ static int add_pair(const char *option, char *value, char **list, size_t *n, str
 	return add_net(option, value, list, n, e);
 }
 
+static int add_one(struct serve_options *o, int c, char *value, struct err *e)
+{
+	if (c == OPT_ALLOW)
+		return add_allow(o, value, e);
+	return c == OPT_MAP ? add_pair("--map", value, o->map, &o->n_map, e)
+			    : add_pair("--zone", value, o->zone, &o->n_zone, e);
+}
+
+/* One a line; empty lines and what follows a # are for people. The strings live as long as the program, like argv. */
+static int add_file(struct serve_options *o, int c, const char *path, struct err *e)
+{
+	_cleanup_fclose_ FILE *f = fopen(path, "re");
+	char line[512], *value;
+	int r = 0;
+
+	if (!f)
+		return err_errno(e, errno, "%.200s", path);
+	for (unsigned int n = 1; r >= 0 && fgets(line, sizeof(line), f); n++) {
+		size_t blank, len;
+
+		line[strcspn(line, "#\r\n")] = '\0';
+		blank = strspn(line, " \t");
+		len = strlen(line + blank);
+		while (len > 0 && strchr(" \t", line[blank + len - 1]))
+			len--;
+		if (len == 0)
+			continue;
+		value = strndup(line + blank, len);
+		r = value ? add_one(o, c, value, e) : err_errno(e, ENOMEM, "reading");
+		if (r < 0)
+			err_prefix(e, "%.200s line %u", path, n);
+	}
+	return r;
+}
+
 static int set_network(struct serve_options *o, int c, char *value, struct err *e)
 {
 	switch (c) {
 	case OPT_ALLOW:
-		return add_allow(o, value, e);
 	case OPT_MAP:
-		return add_pair("--map", value, o->map, &o->n_map, e);
 	case OPT_ZONE:
-		return add_pair("--zone", value, o->zone, &o->n_zone, e);
+		return value[0] == '@' ? add_file(o, c, value + 1, e) : add_one(o, c, value, e);
 	case OPT_ALLOW_PRIVATE:
 		o->allow_private = true;
 		return 0;

@@ -10,7 +10,7 @@
 #define SERVE_DEFAULT_PORT 4520
 #define SERVE_MAX_KEYS 64
 #define SERVE_DEFAULT_WARM 4
-#define SERVE_MAX_NET 256 /* each of --allow, --map and --zone */
+#define SERVE_MAX_NET 1024 /* each of --allow, --map and --zone */
 
 struct serve_options {
 	char host[256];			/* a literal without brackets, or a name */

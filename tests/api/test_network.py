@@ -793,3 +793,43 @@ def test_the_host_is_as_it_was(new_emulator, net_state, internet, netprobe, key,
     after = host()
     for seen in (during, after):
         assert {name for name in before.keys() | seen.keys() if before.get(name) != seen.get(name)} == set()
+
+
+# --- the command line -----------------------------------------------------------------------------
+
+
+def test_cli_shows_the_ledger_and_learns(box, net_emulator, net_api, binary):
+    inside = box("open")
+    inside.curl("http://elsewhere.example/")
+    inside.probe("tcp", "10.9.8.7", 5432)
+    environment = {**os.environ, "ORKESTR_API_KEY": net_api.key, "ORKESTR_BASE_URL": f"http://127.0.0.1:{net_emulator.port}"}
+    done = run(binary, "network", "learn", inside.id, inside.id, env=environment)
+    assert (done.returncode, done.stdout) == (0, "10.9.8.7:5432\nelsewhere.example:80\n"), done
+    done = run(binary, "network", "ledger", inside.id, env=environment)
+    lines = [line.split("\t") for line in done.stdout.splitlines()]
+    assert done.returncode == 0 and {len(line) for line in lines} == {10}, done
+    assert ["blocked", "tcp", "-", "10.9.8.7", "5432"] in [line[2:7] for line in lines], lines
+    assert json.loads(run(binary, "network", "ledger", inside.id, "--json", env=environment).stdout)["mode"] == "open"
+    for bad, status in [(["learn"], 2), (["ledger", "a/b"], 2), (["ledger", inside.id, "x"], 2), (["learn", "sbx_0"], 1)]:
+        done = run(binary, "network", *bad, env=environment)
+        assert done.returncode == status and done.stderr.startswith("orkestr-emulator network:"), done
+    done = run(binary, "network", "learn", inside.id, env={**environment, "ORKESTR_API_KEY": "x"})
+    assert done.returncode == 1 and "401" in done.stderr, done
+
+
+def test_rules_and_maps_from_files(new_emulator, net_state, internet, netprobe, key, binary, scratch):
+    maps, rules = scratch / "maps", scratch / "rules"
+    maps.write_text(f"# the fixture\n\n  one.example:80=127.0.0.1:{internet['http']}  # here\none.test=127.0.0.1:{internet['echo']}\n")
+    rules.write_text("one.example\r\none.test:7\r\n")
+    emulator = new_emulator(
+        "--auth", "any", "--map", f"@{maps}", "--allow", f"@{rules}", state=net_state_copy(binary, net_state)
+    )
+    api = emulator.api(key)
+    inside = Box(api, netprobe, "restricted")
+    assert inside.curl("http://one.example/f")["stdout"] == "page /f of one.example\n"
+    assert body(inside.probe("tcp", inside.address("one.test"), 7, hex_of("hi"))) == "hi"
+    terminate_all(api)
+    maps.write_text("one.example:80\n")
+    done = run(binary, "serve", "--map", f"@{maps}")
+    assert done.returncode == 2 and f"{maps} line 1" in done.stderr, done
+    assert run(binary, "serve", "--map", f"@{scratch}/none").returncode == 2

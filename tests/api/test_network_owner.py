@@ -74,12 +74,19 @@ def test_one_that_hides_its_mark_is_known_by_its_parent(box):  # noqa: F811
 
 
 def test_allowed_connections_have_an_owner(box, run_in_background):  # noqa: F811
+    """Nobody waits for the ledger here: one that is over before it is looked at has no owner, but never a wrong one."""
     inside = box("restricted")
+    address = inside.address("echo.test")
     held = run_in_background(tell, inside, "sleep 2")
-    pages = [run_in_background(tell, inside, f"curl -sS http://deb.debian.org/{n}") for n in range(3)]
-    ids = {page.result(30).id for page in pages}
+    lasting = [run_in_background(tell, inside, [PROBE, "tcp", address, "7", f"0{n}"]) for n in range(3)]
+    short = [run_in_background(tell, inside, f"curl -sS http://deb.debian.org/{n}") for n in range(3)]
+    ids = [{each.result(30).id for each in kind} for kind in (lasting, short)]
     held.result(30)
-    assert {e["exec"] for e in inside.ledger()["entries"] if e["kind"] == "tcp"} == ids
+    owners = {7: set(), 80: set()}
+    for entry in inside.ledger()["entries"]:
+        if entry["kind"] == "tcp":
+            owners[entry["port"]].add(entry["exec"])
+    assert owners[7] == ids[0] and owners[80] <= ids[1] | {None}, (owners, ids)
 
 
 def test_off_is_exact_or_honest(box, run_in_background):  # noqa: F811

@@ -8,6 +8,7 @@ import time
 
 import pytest
 
+from conftest import cannot_run
 from harness.emulator import Emulator, run
 from harness.wire import check_error, check_invalid
 
@@ -188,6 +189,17 @@ def test_a_build_has_a_time_limit(api):
 def test_no_network_unless_asked_for(api):
     row = failed(api, "read x < /proc/net/route && grep -q eth /proc/net/dev")
     assert row["network"] == "off" and row["failed_step"]["exit_code"] != 0
+
+
+def test_the_network_is_that_of_package_managers_unless_another_is_asked_for(api, emulator):
+    answer = api.post("/v1/templates", {"name": "n", "base": "tiny", "steps": ["cat /proc/net/dev"]})
+    if answer.status == 503:
+        cannot_run(answer.json["detail"])
+    row = settled(api, answer.json)
+    assert row["status"] == "ready" and row["network"] == "restricted", row
+    devices = [line.split(":")[0].strip() for line in "".join(x.get("data", "") for x in log(api, row)).splitlines()[2:]]
+    assert len(devices) == 2 and "lo" in devices
+    assert api.create(template=row["id"])["network"] == "off", "what is made of it has its own"
 
 
 def test_folders_too_deep_for_a_layer_fail_the_build(api, emulator):
@@ -451,6 +463,42 @@ def test_after_a_kill_the_build_has_failed_and_nothing_is_left(mortal, key, step
     until(lambda: own_layers(second) == set() or was == "ready")
     if was == "building":
         check_interrupted(api, second, template)
+
+
+@pytest.mark.parametrize("how", ["kill -9", "--keep"])
+def test_a_build_is_not_taken_over(new_emulator, key, how):
+    """The next start goes on with sandboxes that the last one left, but not with what was in the middle of a build."""
+    emulator = new_emulator("--auth", "any", *(["--keep"] if how == "--keep" else []))
+    api = emulator.api(key)
+    kept = ready(api, "echo kept > /opt/kept")
+    sandbox = api.create(template=kept["id"])["id"]
+    template = build(api, "sleep 1000")
+    until(lambda: api.get(f"/v1/templates/{template['id']}").json["current_step"])
+    if how == "--keep":
+        assert emulator.stop() == 0, emulator.log()
+    else:
+        emulator.kill_daemon()
+    emulator.again("--auth", "any")
+    api = emulator.api(key)
+    assert api.sh(sandbox, "cat /opt/kept") == "kept\n"
+    emulator.check_accounted(1)
+    row = api.get(f"/v1/templates/{template['id']}").json
+    assert row["status"] == "failed" and row["error"]["code"] == "interrupted", row
+    assert check_error(api.delete(f"/v1/templates/{kept['id']}"), 409, "template_in_use")["used_by"] == [sandbox]
+    assert api.delete(f"/v1/sandboxes/{sandbox}").status == 200
+    assert api.delete(f"/v1/templates/{kept['id']}").status == 204
+    until(lambda: own_layers(emulator) == set())
+
+
+def test_a_reset_ends_a_build_and_keeps_templates(new_emulator, key):
+    emulator = new_emulator("--auth", "any")
+    api = emulator.api(key)
+    kept, template = ready(api, "true"), build(api, "sleep 1000")
+    until(lambda: api.get(f"/v1/templates/{template['id']}").json["current_step"])
+    assert api.post("/_emulator/reset", {"all": True}).status == 200
+    row = settled(api, template)
+    assert row["status"] == "failed" and row["error"]["code"] == "sandbox_lost", row
+    assert api.get(f"/v1/templates/{kept['id']}").json["status"] == "ready"
 
 
 def test_a_cold_resume_finds_its_template(mortal, key):

@@ -197,3 +197,20 @@ def test_a_second_emulator_on_the_same_state_dir_is_refused(someone, users_state
     _, program, _, popen = someone
     done = run(program, "serve", "--listen", "127.0.0.1:0", "--state-dir", str(users_state), **popen, timeout=20)
     assert done.returncode > 0 and done.stderr.strip(), done
+
+
+def test_a_custom_template(api, users_state):
+    import time
+
+    steps = ["mkdir -p /opt/x && echo kept > /opt/x/file && chown 7:7 /opt/x/file 2>/dev/null; id -u"]
+    made = api.post("/v1/templates", {"name": "n", "base": "tiny", "steps": steps, "network": "off"})
+    assert made.status == 202, made
+    deadline = time.monotonic() + 60
+    while (row := api.get(f"/v1/templates/{made.json['id']}").json)["status"] == "building":
+        assert time.monotonic() < deadline, row
+        time.sleep(0.05)
+    assert row["status"] == "ready", row
+    sandbox = api.create(template=row["id"])["id"]
+    assert api.sh(sandbox, "cat /opt/x/file") == "kept\n"
+    assert api.delete(f"/v1/sandboxes/{sandbox}").status == 200
+    assert api.delete(f"/v1/templates/{row['id']}").status == 204

@@ -5,7 +5,7 @@
 #define FAKES_REAL_INIT
 #include "tests/unit/sandbox_fakes.h"
 
-#include <dirent.h>
+#include <sys/resource.h>
 
 #include "emulator/base/fd.h"
 #include "emulator/proto.h"
@@ -329,6 +329,32 @@ Test(hostile_init, wrong_roots)
 		cr_expect(open_fds() == before, "%d: %zu descriptors, not %zu", i, open_fds(), before);
 	}
 	still_works(&honest);
+	end_of(&honest);
+}
+
+/* Not its fault at all: the daemon has no descriptor left for its root. That create is refused for want of room, the
+ * sandbox that runs is not touched, and then all goes on. */
+Test(hostile_init, a_daemon_without_descriptors)
+{
+	struct rlimit all, none;
+	struct box honest, late;
+	struct answer a = { 0 };
+
+	create(&honest);
+	begin(&late, &a);
+	say_ready(&late);
+	cr_assert(getrlimit(RLIMIT_NOFILE, &all) == 0);
+	none = (struct rlimit){ .rlim_cur = 3, .rlim_max = all.rlim_max };
+	cr_assert(setrlimit(RLIMIT_NOFILE, &none) == 0);
+	turn(20);
+	cr_assert(setrlimit(RLIMIT_NOFILE, &all) == 0);
+	cr_assert(spin(&a.done, 5000));
+	cr_expect(a.e.kind == ERR_CAPACITY, "kind %d: %s", a.e.kind, a.e.msg);
+	end_of(&late);
+	still_works(&honest);
+	create(&late);
+	still_works(&late);
+	end_of(&late);
 	end_of(&honest);
 }
 

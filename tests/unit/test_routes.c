@@ -473,14 +473,6 @@ Test(routes, usage_that_is_used_up)
 	(void)talk(422, "PUT /_emulator/usage", "", "{\"gb_hours\":-1}");
 }
 
-Test(routes, not_built_yet)
-{
-	static const char *const t[] = { "POST /mcp" };
-
-	for (size_t i = 0; i < ARRAY_SIZE(t); i++)
-		expect_in(talk(501, t[i], "", "{}"), "\"not_implemented\"");
-}
-
 Test(routes, divergences_and_info)
 {
 	const char *a;

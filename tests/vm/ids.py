@@ -37,8 +37,13 @@ def main(state: str, before: str, after: str) -> None:
         assert first is not None and first <= number < first + 65536, number
         return number - first + new_first
 
+    given = set()  # a file of many names once only
+
     def give(path: str) -> None:
         was = os.lstat(path)
+        if was.st_ino in given:
+            return
+        given.add(was.st_ino)
         os.lchown(path, mapped(was.st_uid), mapped(was.st_gid))
         if was.st_mode & (stat.S_ISUID | stat.S_ISGID) and stat.S_ISREG(was.st_mode):
             os.chmod(path, stat.S_IMODE(was.st_mode))  # chown takes these away

@@ -29,6 +29,7 @@ ubuntu() {
 		curl -fsS -o "$work/keys.deb" "$deb"
 		echo "36de43b15853ccae0028e9a767613770c704833f82586f28eb262f0311adb8a8  $work/keys.deb" | sha256sum -c --quiet
 		dpkg-deb -x "$work/keys.deb" "$work/keys"
+		chmod a+rx "$work" # apt reads it as a user of its own
 		keys=$work/keys$keys
 	fi
 	from=(--keyring="$keys" "$1" "$work/root.tar" "deb $mirror $1 main universe" "deb $mirror $1-updates main universe")

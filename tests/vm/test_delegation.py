@@ -67,7 +67,7 @@ def limits() -> dict:
 def look(state) -> tuple[set[str], dict, str, set[str]]:
     """Divergences of a create, what /_emulator/info says of cgroups, memory.max, and which cpu.max there is."""
     with Emulator(BINARY, state, "--auth", "any", popen=AS_DEV) as emulator:
-        api = emulator.api("ork_dev")
+        api = emulator.api("ork_dev_delegation")
         answer = api.post("/v1/sandboxes", {"template": "tiny", "cpu": 0.5, "memory_mb": 256})
         assert answer.status == 201, answer
         sandbox = answer.json["id"]

@@ -47,9 +47,8 @@ def main_pid() -> int:
 
 
 def key() -> str:
-    journal = do("journalctl", "--no-pager", "-o", "cat", "_SYSTEMD_USER_UNIT=orkestr-emulator.service")
-    lines = [line for line in journal.splitlines() if "ORKESTR_API_KEY=" in line]
-    return lines[-1].split("ORKESTR_API_KEY=")[1].split()[0].strip("'\"") if lines else ""
+    path = Path(DEV.pw_dir, ".local/state/orkestr-emulator/api-key")
+    return path.read_text().strip() if path.exists() else ""
 
 
 def answers() -> bool:
@@ -64,10 +63,11 @@ def installed():
     environment = {**os.environ, "DEBIAN_FRONTEND": "noninteractive"}
     do("apt-get", "update", "-qq")
     do("apt-get", "install", "-y", "-qq", "--no-install-recommends", DEB, env=environment)
+    files = [path for path in do("dpkg", "-L", "orkestr-emulator").splitlines() if "orkestr" in path]
+    assert PROGRAM in files
     yield
     do("apt-get", "purge", "-y", "-qq", "orkestr-emulator", env=environment)
-    assert not Path(PROGRAM).exists()
-    assert not list(Path("/usr").rglob("*orkestr-emulator*"))
+    assert not [path for path in files if Path(path).exists()]
 
 
 @pytest.fixture(scope="module")
