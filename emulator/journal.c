@@ -181,9 +181,9 @@ uint64_t journal_last(const struct journal *j)
 	return j->next - 1;
 }
 
-void journal_forget(struct journal *j, const char *account)
+void journal_forget(struct journal *j, const char *account, uint64_t up_to)
 {
-	for (uint64_t seq = j->first; seq < j->next; seq++) {
+	for (uint64_t seq = j->first; seq < j->next && seq <= up_to; seq++) {
 		const struct record *r = *slot(j, seq);
 
 		if (r && (!account || (r->ev.account && strcmp(r->ev.account, account) == 0)))
@@ -191,8 +191,8 @@ void journal_forget(struct journal *j, const char *account)
 	}
 	if (account)
 		return;
-	j->first = j->next;
-	j->forgotten = j->next - 1;
+	j->first = MAX(j->first, MIN(up_to + 1, j->next));
+	j->forgotten = MAX(j->forgotten, j->first - 1);
 	j->n_slow = 0;
 }
 

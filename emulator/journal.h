@@ -57,8 +57,9 @@ void journal_add(struct journal *j, const struct journal_event *ev);
 bool journal_next(const struct journal *j, uint64_t after, struct journal_event *ret, uint64_t *ret_missed);
 uint64_t journal_last(const struct journal *j); /* the newest seq; 0: none ever */
 
-/* Forgets an account's events, or with NULL all. What is forgotten is not missed by who reads on. */
-void journal_forget(struct journal *j, const char *account);
+/* Forgets an account's events up to this one, or with NULL everybody's. What is forgotten is not missed by who reads
+ * on. */
+void journal_forget(struct journal *j, const char *account, uint64_t up_to);
 
 /* wake(arg) after each journal_add, from inside of it: it may only take note. */
 struct journal_watch {

@@ -11,6 +11,7 @@
 struct reset {
 	struct sandboxes *m;
 	char account[64]; /* "": all */
+	uint64_t seq;	  /* the journal's newest event when it began: what it does itself is told */
 	unsigned int left;
 	struct sandboxes_reset_result result;
 	sandboxes_reset_fn done;
@@ -45,7 +46,7 @@ static void finish(struct reset *rs)
 		sandboxes_fault_names(m);
 	}
 	if (r >= 0 && m->c.journal)
-		journal_forget(m->c.journal, account);
+		journal_forget(m->c.journal, account, rs->seq);
 	journal_add(m->c.journal, &(struct journal_event){ .type = JOURNAL_RESET, .account = account });
 	log_info("reset of %s: sandboxes %u, rows %llu", account ? account : "everything", rs->result.ended,
 		 (unsigned long long)rs->result.rows);
@@ -91,6 +92,8 @@ int sandboxes_reset(struct sandboxes *m, const char *account, sandboxes_reset_fn
 	if (!rs)
 		return err_errno(e, ENOMEM, "can't reset");
 	*rs = (struct reset){ .m = m, .left = 1, .done = done, .arg = arg };
+	if (m->c.journal)
+		rs->seq = journal_last(m->c.journal);
 	if (account)
 		(void)snprintf(rs->account, sizeof(rs->account), "%s", account);
 	/* Answered from the loop, whether there is something to end or not. */

@@ -31,7 +31,9 @@ static const char events_help[] =
 	"  --since SEQ        only what came after it\n" WHERE;
 
 static const char fault_help[] =
-	"Usage: orkestr-emulator fault add NAME=VALUE... | list | clear [ID] [OPTION]...\n"
+	"Usage: orkestr-emulator fault add NAME=VALUE... [OPTION]...\n"
+	"       orkestr-emulator fault list [OPTION]...\n"
+	"       orkestr-emulator fault clear [ID] [OPTION]...\n"
 	"\n"
 	"Makes calls go wrong on purpose. A rule's names, each optional but one of the last:\n"
 	"\n"

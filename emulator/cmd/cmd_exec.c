@@ -106,7 +106,7 @@ static int pass(struct exec_options *o, char *word, struct err *e)
 static int check_passed(struct exec_options *o, struct err *e)
 {
 	static const char *const not_here[] = { "--listen", "--port-file", "--summary-file", "--leash-fd",
-						"--shared-layers" };
+						"--shared-layers", "--keep" };
 	char *argv[PASSED_MAX + 2] = { (char[]){ "serve" } };
 	_cleanup_free_ struct serve_options *so = calloc(1, sizeof(*so));
 	int r;

@@ -204,8 +204,7 @@ int control_follow(const struct control *c, const char *path,
 		while (r >= 0 && b.len > 0 && (end = memchr(b.p, '\n', b.len))) {
 			*end = '\0';
 			take_line(&f, b.p);
-			b.len -= (size_t)(end - b.p) + 1;
-			memmove(b.p, end + 1, b.len + 1); /* with the terminator */
+			buf_consume(&b, (size_t)(end - b.p) + 1);
 		}
 	}
 	if (r < 0)

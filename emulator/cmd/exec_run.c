@@ -29,6 +29,7 @@
 #include "emulator/base/text.h"
 #include "emulator/cgroup.h"
 #include "emulator/cmd/cmd_clean.h"
+#include "emulator/keeper.h"
 #include "emulator/keeper_share.h"
 #include "emulator/statedir.h"
 #include "rootfs/template.h"
@@ -138,7 +139,7 @@ static int make_files(struct exec_run *x, struct err *e)
 {
 	const char *tmp = getenv("TMPDIR");
 
-	if (!tmp || *tmp != '/' || strlen(tmp) > 30)
+	if (!tmp || *tmp != '/' || strlen(tmp) > 200)
 		tmp = "/tmp";
 	(void)snprintf(x->dir, sizeof(x->dir), "%s/orkestr-exec-XXXXXX", tmp);
 	if (!mkdtemp(x->dir)) {
@@ -307,6 +308,8 @@ static _noreturn_ void supervise(const struct exec_run *x, int leash, int report
 		run_serve(x, leash, args, n_args);
 	if (serve > 0)
 		wait_for_serve(serve, leash);
+	/* One that was killed has left its keeper for a next start, with all that it keeps. */
+	(void)keeper_end_stale(x->state_fd, NULL, NULL);
 	done.processes = end_orphans(serve, &done.status);
 	statedir_name(x->state, name);
 	done.mounts = count_mounts(x->state);

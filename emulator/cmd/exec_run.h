@@ -11,8 +11,8 @@ struct exec_run {
 	struct idmap idmap;
 	char base[4096];  /* the user's state dir */
 	char state[4096]; /* the run's, in it */
-	char dir[64];	  /* the run's files: port, summary, log */
-	char port_file[96], summary_file[96], log_file[96];
+	char dir[256];	  /* the run's files: port, summary, log */
+	char port_file[272], summary_file[272], log_file[272];
 	int base_fd, state_fd;
 	int summary_fd, log_fd; /* of those files, which the supervisor removes */
 	int leash;		/* while it is open, the emulator runs */

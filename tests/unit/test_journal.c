@@ -103,10 +103,13 @@ Test(journal, what_is_forgotten_is_not_missed)
 	add(JOURNAL_RESET, "acc_1", "a");
 	add(JOURNAL_RESET, "acc_2", "b");
 	add(JOURNAL_RESET, NULL, "c");
-	journal_forget(j, "acc_1");
+	journal_forget(j, "acc_1", 3);
 	cr_assert_str_eq(details(0, &missed), "b c");
 	cr_assert(missed == 0);
-	journal_forget(j, NULL);
+	journal_forget(j, NULL, 2);
+	cr_assert_str_eq(details(0, &missed), "c");
+	cr_assert(missed == 0);
+	journal_forget(j, NULL, UINT64_MAX - 1);
 	cr_assert_str_eq(details(0, &missed), "");
 	add(JOURNAL_RESET, NULL, "d");
 	cr_assert_str_eq(details(0, &missed), "d");
