@@ -78,6 +78,13 @@ FUZZ_SECONDS ?= 60
 fuzz: ## each fuzz target under libFuzzer for FUZZ_SECONDS (60), ASan and UBSan on
 	@tests/fuzz/run.sh build-fuzz $(FUZZ_SECONDS) $(ONLY)
 
+valgrind: unit-bins fuzz-bins ## what parses, the HTTP server and some unit tests, under valgrind
+	@tests/valgrind.sh $(BUILD)
+
+soak: all ## 20,000 lives of sandboxes (CYCLES=N: as many); nothing may grow
+	@ORKESTR_TEST_LONG=1 $(if $(CYCLES),ORKESTR_TEST_CYCLES=$(CYCLES)) ORKESTR_EMULATOR=$(CURDIR)/$(BUILD)/orkestr-emulator \
+		tests/api/run -s test_soak.py
+
 lint: ## the whole of it: clang-tidy, cppcheck, include direction, banned functions, lengths, format
 	@tests/lint/lint.sh
 
@@ -90,7 +97,7 @@ format: ## clang-format over every C file
 
 bench: ## measure create, exec, terminate, 200 live; table and build/bench.json
 	@tests/deps.sh build run bench
-	$(SUBMAKE) all $(BUILD)/bench/bench
+	$(SUBMAKE) all $(BUILD)/bench/bench $(BUILD)/bench/netbench
 	@tests/bench/run.sh $(BUILD)
 
 test-vm: ## the API suite on a user's machine (systemd, cgroup v2), in a VM
@@ -167,6 +174,12 @@ $(BUILD)/bench/bench: $(call OBJ,$(BENCH_SRC)) $(BUILD)/liborkestr.a
 	$(call say,LD)
 	$(Q)$(CC) $(ALL_CFLAGS) $(ALL_LDFLAGS) -o $@ $^ $(LIBS) -lm
 
-.PHONY: all help deps print-cflags demo test unit unit-bins fuzz-bins api-test asan fuzz lint format bench test-vm install deb clean
+# Runs inside a sandbox, whatever the template has.
+$(BUILD)/bench/netbench: tests/bench/probe/netbench.c
+	@mkdir -p $(@D)
+	$(call say,CC)
+	$(Q)$(CC) -std=gnu17 -D_GNU_SOURCE -O2 -Wall -Wextra $(WERROR) -static -o $@ $<
+
+.PHONY: all help deps print-cflags demo test unit unit-bins fuzz-bins api-test asan fuzz valgrind soak lint format bench test-vm install deb clean
 .SECONDARY:
 -include $(patsubst %.c,$(BUILD)/%.d,$(LIB_SRC) $(CMD_SRC) $(UNIT_SRC) $(BENCH_SRC) $(FUZZ_SRC) tests/fuzz/replay.c)

@@ -1,11 +1,8 @@
 #pragma once
-/* What the routes under /_emulator/ that change something share. They ask for no token: whoever reaches the port of a
- * test's emulator may drive it. But a web page may not, which a browser would let reach a port of this machine. */
+/* What the controls under /_emulator/ share. They ask for a token, of whatever account: it tells who may use this
+ * emulator at all, and what they may do reaches every account. */
 
 #include "api/api.h"
-
-/* False after a 403: the request comes from a page that was not served here. */
-bool control_allowed(struct req *r);
 
 /* Which account is meant: `account` as it is, or the one of `key`; either may be NULL, then *ret is "". False after a
  * 422 that names the field in `where`. */

@@ -41,10 +41,10 @@ static const struct {
 	{ "internal_error", 500 },
 	{ "invalid_fault", 422 },
 	{ "invalid_seed", 422 },
+	{ "seed_command_failed", 422 },
 	{ "fault_not_found", 404 },
 	{ "too_many_faults", 409 },
 	{ "faults_disabled", 403 },
-	{ "browser_refused", 403 },
 };
 
 static const struct {

@@ -91,6 +91,10 @@ int exec_json_blocked(struct buf *b, const char *name, const struct exec_result 
 		if (r >= 0)
 			r = add_nullable(b, "rule", en->rule);
 		if (r >= 0)
+			r = buf_puts(b, ",");
+		if (r >= 0)
+			r = add_nullable(b, "exec", en->owner);
+		if (r >= 0)
 			r = buf_puts(b, "}");
 	}
 	return r < 0 ? r : buf_puts(b, "]");

@@ -560,6 +560,7 @@ int http_new(const struct http_config *c, struct http **ret, struct err *e)
 	h->loop = c->loop;
 	h->api = c->api;
 	h->accounts = c->accounts;
+	h->limits = c->limits;
 	h->fds[0] = c->listen_fd;
 	h->fds[1] = c->unix_fd;
 	h->max_connections = c->max_connections ? c->max_connections : DEFAULT_CONNECTIONS;

@@ -5,7 +5,7 @@
  * Life of a request: headers -> route -> token and scope -> body -> handle(). handle() answers with one of
  * the req_reply_ functions, at once or later from the loop; until then the connection is suspended. Every
  * answer gets X-Request-Id, X-Orkestr-Emulator, and X-Orkestr-Divergence where a handler named one.
- * Errors found before handle() (404, 405 with Allow, 401, 403, 413) are answered by the server itself. */
+ * Errors found before handle() (404, 405 with Allow, 401, 429, 403, 413) are answered by the server itself. */
 
 #include <json-c/json.h>
 
@@ -35,6 +35,7 @@ struct http_config {
 	struct uv_loop_s *loop;
 	struct api *api;
 	const struct accounts *accounts;
+	struct ratelimits *limits; /* NULL: none */
 	int listen_fd; /* bound and listening; taken */
 	int unix_fd;   /* the same for --unix, or -1 */
 	unsigned int max_connections;

@@ -25,6 +25,7 @@ struct http {
 	struct uv_loop_s *loop;
 	struct api *api;
 	const struct accounts *accounts;
+	struct ratelimits *limits; /* NULL: none */
 	int fds[HTTP_MAX_LISTENERS]; /* taken by the daemons in http_start */
 	unsigned int max_connections, idle_timeout_s;
 	struct router_table tables[HTTP_MAX_TABLES];

@@ -231,6 +231,38 @@ static bool check_target(struct req *r)
 	return true;
 }
 
+static void add_number(struct req *r, const char *name, uint32_t n)
+{
+	char text[16];
+
+	(void)snprintf(text, sizeof(text), "%u", n);
+	req_add_header(r, name, text);
+}
+
+/* A request counts once its key is known to be one, whatever else is wrong with it; the emulator's own routes are not
+ * the cloud's. */
+static bool check_rate(struct req *r)
+{
+	struct rate_verdict v;
+	struct err e;
+
+	if (!r->http->limits || strncmp(r->route->pattern, "/_emulator/", 11) == 0)
+		return true;
+	ratelimits_take(r->http->limits, &r->account, &v);
+	if (!v.limited)
+		return true;
+	add_number(r, "X-RateLimit-Limit", v.limit);
+	add_number(r, "X-RateLimit-Remaining", v.remaining);
+	add_number(r, "X-RateLimit-Reset", v.reset_s);
+	if (!v.refused)
+		return true;
+	add_number(r, "Retry-After", v.retry_after_s);
+	(void)err_set(&e, ERR_BUSY, EAGAIN, "rate_limited", "too many requests with this API key; try again in %u s",
+		      v.retry_after_s);
+	req_reply_err(r, &e);
+	return false;
+}
+
 static bool check_token(struct req *r)
 {
 	const char *p = req_header(r, "Authorization");
@@ -251,6 +283,8 @@ static bool check_token(struct req *r)
 		return false;
 	}
 	r->has_account = true;
+	if (!check_rate(r))
+		return false;
 	if ((r->account.scopes & r->route->scope) == r->route->scope)
 		return true;
 	(void)err_set(&e, ERR_DENIED, EACCES, "insufficient_scope", "the token lacks the scope sandboxes:%s",

@@ -110,7 +110,9 @@ static void add_host_divergences(const struct api *api, struct json_object *list
 	const char *why = cgroup_why(api->cgroups);
 	char what[256];
 
-	add_divergence(list, "usage-not-metered", "The monthly usage in the limits is always 0.");
+	if (!f->cpu_reading || !f->memory_reading)
+		add_divergence(list, "usage-estimated",
+			       "No cgroup counts CPU time and memory here: usage and metrics are estimates from /proc.");
 	if (api->idmap->kind == IDMAP_SINGLE) {
 		(void)snprintf(what, sizeof(what), "A sandbox has one user id only, root: %s", api->idmap->why_single);
 		add_divergence(list, "single-id", what);

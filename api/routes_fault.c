@@ -122,8 +122,6 @@ static bool faults_allowed(struct req *r)
 {
 	struct err e;
 
-	if (!control_allowed(r))
-		return false;
 	if (req_api(r)->faults)
 		return true;
 	(void)err_set(&e, ERR_DENIED, EPERM, "faults_disabled", "this emulator was started with --no-faults");
@@ -211,11 +209,11 @@ static void handle_clear(struct req *r)
 }
 
 static const struct route routes[] = {
-	{ "POST", "/_emulator/faults", 0, RULE_BODY_MAX, handle_add, NULL, NULL },
-	{ "GET", "/_emulator/faults", 0, 0, handle_list, NULL, NULL },
-	{ "DELETE", "/_emulator/faults", 0, 0, handle_clear, NULL, NULL },
-	{ "GET", "/_emulator/faults/{id}", 0, 0, handle_get, NULL, NULL },
-	{ "DELETE", "/_emulator/faults/{id}", 0, 0, handle_delete, NULL, NULL },
+	{ "POST", "/_emulator/faults", SCOPE_WRITE, RULE_BODY_MAX, handle_add, NULL, NULL },
+	{ "GET", "/_emulator/faults", SCOPE_READ, 0, handle_list, NULL, NULL },
+	{ "DELETE", "/_emulator/faults", SCOPE_WRITE, 0, handle_clear, NULL, NULL },
+	{ "GET", "/_emulator/faults/{id}", SCOPE_READ, 0, handle_get, NULL, NULL },
+	{ "DELETE", "/_emulator/faults/{id}", SCOPE_WRITE, 0, handle_delete, NULL, NULL },
 };
 
 void api_add_fault_routes(struct http *h)

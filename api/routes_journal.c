@@ -382,8 +382,8 @@ static void handle_summary(struct req *r)
 }
 
 static const struct route routes[] = {
-	{ "GET", "/_emulator/events", 0, 0, handle_events, NULL, NULL },
-	{ "GET", "/_emulator/summary", 0, 0, handle_summary, NULL, NULL },
+	{ "GET", "/_emulator/events", SCOPE_READ, 0, handle_events, NULL, NULL },
+	{ "GET", "/_emulator/summary", SCOPE_READ, 0, handle_summary, NULL, NULL },
 };
 
 void api_add_journal_routes(struct http *h)

@@ -98,6 +98,8 @@ static int add_entry(void *arg, const struct ledger_entry *en)
 	if (r >= 0)
 		r = add_time(&l->b, "closed_at", en->closed_ms);
 	if (r >= 0)
+		r = add_nullable(&l->b, "exec", en->owner);
+	if (r >= 0)
 		r = buf_puts(&l->b, "}");
 	l->any = true;
 	l->last = en->seq;

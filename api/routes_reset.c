@@ -74,7 +74,8 @@ static void handle_reset(struct req *r)
 	struct json_object *o;
 	struct pending *p;
 
-	if (!control_allowed(r) || !(o = req_json(r)))
+	o = req_json(r);
+	if (!o)
 		return;
 	validate_object(o, reset_fields, ARRAY_SIZE(reset_fields), &b, &errs);
 	if (validate_reply(r, &errs) || !control_account(r, "body", b.account, b.key, account))
@@ -98,7 +99,7 @@ static void handle_reset(struct req *r)
 }
 
 static const struct route routes[] = {
-	{ "POST", "/_emulator/reset", 0, BODY_MAX, handle_reset, NULL, NULL },
+	{ "POST", "/_emulator/reset", SCOPE_WRITE, BODY_MAX, handle_reset, NULL, NULL },
 };
 
 void api_add_reset_routes(struct http *h)

@@ -1,4 +1,4 @@
-/* Sandboxes on the wire (wire.md, "Create" and "Limits").
+/* Sandboxes on the wire (wire.md, "Create").
  *
  * A create with an Idempotency-Key is remembered in two places: while it runs, in the list `creates`, where
  * a second request with the same key waits for the same end; after it succeeded, in the store. A failed
@@ -22,6 +22,8 @@
 #define KEY_MAX 255
 #define LIST_LIMIT_DEFAULT 50
 #define LIST_LIMIT_MAX 200
+
+const char *const api_regions[] = { "fsn1", "hel1", NULL };
 
 struct waiter {
 	struct waiter *prev, *next;
@@ -52,7 +54,6 @@ struct create_body {
 
 static const char *const size_names[] = { "small", "medium", "large", NULL };
 static const char *const network_names[] = { "off", "restricted", "open", NULL };
-static const char *const region_names[] = { "fsn1", "hel1", NULL };
 
 #define AT(member) offsetof(struct create_body, member)
 
@@ -65,7 +66,7 @@ static const struct validate_field create_fields[] = {
 	{ "timeout_seconds", VALIDATE_INT, .min = 10, .max = 3600, .offset = AT(timeout_s) },
 	{ "env", VALIDATE_ENV, .offset = AT(env) },
 	{ "metadata", VALIDATE_STRINGS, .offset = AT(metadata) },
-	{ "region", VALIDATE_STRING, .choices = region_names, .offset = AT(region) },
+	{ "region", VALIDATE_STRING, .choices = api_regions, .offset = AT(region) },
 };
 
 #undef AT
@@ -448,61 +449,6 @@ static void handle_resume(struct req *r)
 	change(r, sandbox_resume);
 }
 
-/* ---- limits ---- */
-
-static struct json_object *number(double d)
-{
-	char s[40];
-
-	(void)snprintf(s, sizeof(s), (double)(int64_t)d == d ? "%.1f" : "%.10g", d);
-	return json_object_new_double_s(d, s);
-}
-
-static void add_sizes(struct json_object *o, const struct plan *p)
-{
-	struct json_object *sizes = json_object_new_array(), *names = json_object_new_array();
-
-	for (unsigned int i = 0; i < SIZE_COUNT; i++) {
-		const struct size_spec *s = &size_menu[i];
-		bool allowed = p->sizes & 1u << i;
-		struct json_object *item = json_object_new_object();
-
-		json_object_object_add(item, "size", json_object_new_string(s->name));
-		json_object_object_add(item, "cpu", number(s->cpu_millis / 1000.0));
-		json_object_object_add(item, "memory_mb", json_object_new_int64(s->memory_mb));
-		json_object_object_add(item, "allowed", json_object_new_boolean(allowed));
-		json_object_array_add(sizes, item);
-		if (allowed)
-			json_object_array_add(names, json_object_new_string(s->name));
-	}
-	json_object_object_add(o, "sizes", sizes);
-	json_object_object_add(o, "allowed_sizes", names);
-}
-
-static void handle_limits(struct req *r)
-{
-	const struct plan *p = plan_get(req_account(r)->plan);
-	struct json_object *o = json_object_new_object(), *regions = json_object_new_array();
-	char resets[CLOCK_ISO_SIZE];
-
-	clock_iso(clock_next_month_ms(clock_now_ms()), resets);
-	for (size_t i = 0; region_names[i]; i++)
-		json_object_array_add(regions, json_object_new_string(region_names[i]));
-	json_object_object_add(o, "plan", json_object_new_string(p->name));
-	add_sizes(o, p);
-	json_object_object_add(o, "max_concurrent", json_object_new_int64(p->max_concurrent));
-	json_object_object_add(o, "usage_gb_hours_used", number(0));
-	json_object_object_add(o, "usage_gb_hours_included", number(p->gb_hours));
-	json_object_object_add(o, "usage_cpu_hours_used", number(0));
-	json_object_object_add(o, "usage_cpu_hours_included", number(p->cpu_hours));
-	json_object_object_add(o, "usage_resets_at", json_object_new_string(resets));
-	json_object_object_add(o, "regions", regions);
-	json_object_object_add(o, "max_snapshots", json_object_new_int64(p->max_snapshots));
-	json_object_object_add(o, "max_timeout_seconds", json_object_new_int64(p->max_timeout_s));
-	req_divergence(r, "usage-not-metered");
-	req_reply_json(r, 200, o);
-}
-
 /* ---- what the cloud has and this build has not ---- */
 
 static void reply_missing(struct req *r, const char *what)
@@ -513,16 +459,6 @@ static void reply_missing(struct req *r, const char *what)
 	req_reply_err(r, &e);
 }
 
-static void handle_metrics(struct req *r)
-{
-	reply_missing(r, "metrics are");
-}
-
-static void handle_templates(struct req *r)
-{
-	reply_missing(r, "custom templates are");
-}
-
 static void handle_mcp(struct req *r)
 {
 	reply_missing(r, "the MCP server is");
@@ -531,17 +467,10 @@ static void handle_mcp(struct req *r)
 static const struct route routes[] = {
 	{ "POST", "/v1/sandboxes", SCOPE_WRITE, CREATE_BODY_MAX, handle_create, NULL, NULL },
 	{ "GET", "/v1/sandboxes", SCOPE_READ, 0, handle_list, NULL, NULL },
-	{ "GET", "/v1/sandboxes/limits", SCOPE_READ, 0, handle_limits, NULL, NULL },
-	{ "GET", "/v1/limits", SCOPE_READ, 0, handle_limits, NULL, NULL },
 	{ "GET", "/v1/sandboxes/{id}", SCOPE_READ, 0, handle_get, NULL, NULL },
 	{ "DELETE", "/v1/sandboxes/{id}", SCOPE_WRITE, 0, handle_delete, NULL, NULL },
 	{ "POST", "/v1/sandboxes/{id}/pause", SCOPE_WRITE, 0, handle_pause, NULL, NULL },
 	{ "POST", "/v1/sandboxes/{id}/resume", SCOPE_WRITE, 0, handle_resume, NULL, NULL },
-	{ "GET", "/v1/sandboxes/{id}/metrics", SCOPE_READ, 0, handle_metrics, NULL, NULL },
-	{ "POST", "/v1/templates", SCOPE_WRITE, 0, handle_templates, NULL, NULL },
-	{ "GET", "/v1/templates", SCOPE_READ, 0, handle_templates, NULL, NULL },
-	{ "GET", "/v1/templates/{id}", SCOPE_READ, 0, handle_templates, NULL, NULL },
-	{ "DELETE", "/v1/templates/{id}", SCOPE_WRITE, 0, handle_templates, NULL, NULL },
 	{ "POST", "/api/sandboxes/mcp", SCOPE_READ, 0, handle_mcp, NULL, NULL },
 	{ "POST", "/mcp", SCOPE_READ, 0, handle_mcp, NULL, NULL },
 };

@@ -3,6 +3,7 @@
 #include "api/summary.h"
 
 #include "api/control.h"
+#include "emulator/base/log.h"
 
 static int add_live(void *arg, const struct sandbox_row *row)
 {
@@ -49,11 +50,27 @@ static struct json_object *slowest(const struct journal *j)
 	return list;
 }
 
+/* Of every account; of an earlier run in the same state dir, too. */
+static struct json_object *usage_object(const struct api *api)
+{
+	struct json_object *o = json_object_new_object();
+	struct usage u = { 0 };
+	struct err e = ERR_INIT;
+
+	if (meter_flush(sandboxes_meter(api->sandboxes), &e) < 0 ||
+	    store_usage_total(api->store, &u.cpu_usec, &u.mem_kib_ms, &e) < 0)
+		log_warn("the usage of this run can't be told: %s", e.msg);
+	json_object_object_add(o, "cpu_seconds", json_object_new_double(usage_cpu_hours(&u) * 3600));
+	json_object_object_add(o, "gb_seconds", json_object_new_double(usage_gb_hours(&u) * 3600));
+	return o;
+}
+
 struct json_object *api_summary(const struct api *api)
 {
 	struct json_object *o = json_object_new_object();
 
 	json_object_object_add(o, "sandboxes", sandboxes_object(api));
+	json_object_object_add(o, "usage", usage_object(api));
 	json_object_object_add(o, "slowest", slowest(api->journal));
 	return o;
 }

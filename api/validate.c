@@ -6,26 +6,45 @@
 #include <stdarg.h>
 #include <string.h>
 
+/* Both take v, which may be NULL where memory ran out. */
+static bool append(struct json_object *array, struct json_object *v)
+{
+	if (v && json_object_array_add(array, v) == 0)
+		return true;
+	json_object_put(v);
+	return false;
+}
+
+static bool put(struct json_object *o, const char *key, struct json_object *v)
+{
+	if (v && json_object_object_add(o, key, v) == 0)
+		return true;
+	json_object_put(v);
+	return false;
+}
+
 void validate_add(struct validate_errors *errs, const char *where, const char *field, int index, const char *type,
 		  const char *fmt, ...)
 {
 	struct json_object *item = json_object_new_object(), *loc = json_object_new_array();
+	bool ok = item && loc;
 	char msg[256];
 	va_list ap;
 
 	va_start(ap, fmt);
 	(void)vsnprintf(msg, sizeof(msg), fmt, ap);
 	va_end(ap);
-	json_object_array_add(loc, json_object_new_string(where));
-	json_object_array_add(loc, json_object_new_string(field));
-	if (index >= 0)
-		json_object_array_add(loc, json_object_new_int(index));
-	json_object_object_add(item, "loc", loc);
-	json_object_object_add(item, "msg", json_object_new_string(msg));
-	json_object_object_add(item, "type", json_object_new_string(type));
-	if (!errs->list)
+	ok = ok && append(loc, json_object_new_string(where)) && append(loc, json_object_new_string(field));
+	if (ok && index >= 0)
+		ok = append(loc, json_object_new_int(index));
+	ok = ok && put(item, "loc", json_object_get(loc)) && put(item, "msg", json_object_new_string(msg)) &&
+	     put(item, "type", json_object_new_string(type));
+	if (ok && !errs->list)
 		errs->list = json_object_new_array();
-	json_object_array_add(errs->list, item);
+	ok = ok && errs->list && append(errs->list, json_object_get(item));
+	errs->lost |= !ok;
+	json_object_put(loc);
+	json_object_put(item);
 }
 
 bool validate_env_name(const char *s)

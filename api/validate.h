@@ -31,6 +31,7 @@ struct validate_field {
 /* Collected faults: NULL while there are none. */
 struct validate_errors {
 	struct json_object *list;
+	bool lost; /* memory ran out for one: the request is refused all the same */
 };
 
 void validate_object(struct json_object *o, const struct validate_field *f, size_t n, void *into,

@@ -3,6 +3,7 @@
 #include "api/validate.h"
 
 #include <ctype.h>
+#include <errno.h>
 #include <string.h>
 
 #include "emulator/base/log.h"
@@ -15,7 +16,14 @@
 bool validate_reply(struct req *r, struct validate_errors *errs)
 {
 	struct json_object *o;
+	struct err e;
 
+	if (errs->lost) {
+		json_object_put(TAKE_PTR(errs->list));
+		(void)err_set(&e, ERR_CAPACITY, ENOMEM, "capacity", "out of memory while the request was checked");
+		req_reply_err(r, &e);
+		return true;
+	}
 	if (!errs->list)
 		return false;
 	o = json_object_new_object();

@@ -1,5 +1,5 @@
 #pragma once
-/* What account.c (who is it), account_spec.c (the command line) and account_key.c (run time) share. */
+/* What account.c (who is it), account_id.c (names), account_spec.c (the command line) and account_key.c (run time) share. */
 
 #include <nettle/sha2.h>
 
@@ -18,6 +18,7 @@ struct entry {
 
 struct accounts {
 	bool accept_any;
+	enum plan_id default_plan;
 	struct entry *list;
 	size_t n, cap;
 	struct store *store; /* NULL: nothing is kept */
@@ -25,6 +26,8 @@ struct accounts {
 
 /* NULL if the n bytes can be a key, or what is wrong with them. */
 const char *account_key_fault(const char *key, size_t n);
+void account_key_digest(const char *key, size_t n, unsigned char ret[static SHA256_DIGEST_SIZE]);
+void account_ids_of(const unsigned char *digest, struct account *ret);
 /* Digest, and the ids that derive from it. */
 void account_entry_init(struct entry *en, const char *key, size_t n);
 /* The id of a named account: "acc_" before it unless it is there. -EINVAL for what can't be one. */

@@ -22,8 +22,14 @@ int accounts_new(bool accept_any, struct accounts **ret)
 	if (!a)
 		return -ENOMEM;
 	a->accept_any = accept_any;
+	a->default_plan = PLAN_TEAM;
 	*ret = a;
 	return 0;
+}
+
+void accounts_set_default_plan(struct accounts *a, enum plan_id plan)
+{
+	a->default_plan = plan;
 }
 
 void accounts_free(struct accounts *a)
@@ -32,57 +38,6 @@ void accounts_free(struct accounts *a)
 		return;
 	free(a->list);
 	free(a);
-}
-
-static void digest_of(const char *key, size_t n, unsigned char ret[static SHA256_DIGEST_SIZE])
-{
-	struct sha256_ctx ctx;
-
-	sha256_init(&ctx);
-	sha256_update(&ctx, n, (const uint8_t *)key);
-	sha256_digest(&ctx, SHA256_DIGEST_SIZE, ret);
-	explicit_bzero(&ctx, sizeof(ctx));
-}
-
-static void ids_of(const unsigned char *digest, struct account *ret)
-{
-	memcpy(ret->id, "acc_", 4);
-	for (size_t i = 0; i < 8; i++)
-		(void)snprintf(ret->id + 4 + 2 * i, 3, "%02x", digest[i]);
-	/* Another part of it: the account's id of one key is not to look like the id of another. */
-	memcpy(ret->key_id, "key_", 4);
-	for (size_t i = 0; i < 6; i++)
-		(void)snprintf(ret->key_id + 4 + 2 * i, 3, "%02x", digest[8 + i]);
-}
-
-void account_entry_init(struct entry *en, const char *key, size_t n)
-{
-	*en = (struct entry){ .account = { .plan = PLAN_TEAM, .scopes = SCOPE_READ | SCOPE_WRITE } };
-	digest_of(key, n, en->digest);
-	ids_of(en->digest, &en->account);
-}
-
-const char *account_key_fault(const char *key, size_t n)
-{
-	if (n < KEY_MIN)
-		return "the key is shorter than 8 characters";
-	if (n > KEY_MAX)
-		return "the key is longer than 256 characters";
-	for (size_t i = 0; i < n; i++)
-		if (key[i] <= ' ' || key[i] >= 0x7f || key[i] == ':')
-			return "the key may only have printable ASCII characters, no space and no colon";
-	return NULL;
-}
-
-int account_id_parse(const char *s, char ret[static ACCOUNT_ID_SIZE])
-{
-	const char *name = strncmp(s, "acc_", 4) == 0 ? s + 4 : s;
-	size_t n = strspn(name, "abcdefghijklmnopqrstuvwxyz0123456789_-");
-
-	if (n == 0 || name[n] || n + 5 > ACCOUNT_ID_SIZE)
-		return -EINVAL;
-	(void)snprintf(ret, ACCOUNT_ID_SIZE, "acc_%.*s", (int)n, name);
-	return 0;
 }
 
 struct entry *account_entry_find(const struct accounts *a, const unsigned char *digest)
@@ -134,7 +89,7 @@ int accounts_find(const struct accounts *a, const char *token, struct account *r
 			       "Missing API key: send Authorization: Bearer <key>");
 	if (account_key_fault(token, n))
 		return err_set(e, ERR_DENIED, EACCES, "unauthorized", "Invalid API key");
-	digest_of(token, n, digest);
+	account_key_digest(token, n, digest);
 	found = account_entry_find(a, digest);
 	if (found) {
 		if (found->revoked_ms || (found->expires_ms && clock_now_ms() >= found->expires_ms))
@@ -143,8 +98,8 @@ int accounts_find(const struct accounts *a, const char *token, struct account *r
 		return 0;
 	}
 	if (a->accept_any && (strncmp(token, "ork_", 4) == 0 || strncmp(token, "sp_live_", 8) == 0)) {
-		*ret = (struct account){ .plan = PLAN_TEAM, .scopes = SCOPE_READ | SCOPE_WRITE };
-		ids_of(digest, ret);
+		*ret = (struct account){ .plan = a->default_plan, .scopes = SCOPE_READ | SCOPE_WRITE };
+		account_ids_of(digest, ret);
 		return 0;
 	}
 	return err_set(e, ERR_DENIED, EACCES, "unauthorized", "Invalid API key");

@@ -54,6 +54,8 @@ struct store;
 struct accounts;
 int accounts_new(bool accept_any, struct accounts **ret);
 void accounts_free(struct accounts *a);
+/* Of keys that come without one: those added from now on, and those of accept_any. PLAN_TEAM unless it was set. */
+void accounts_set_default_plan(struct accounts *a, enum plan_id plan);
 
 /* "KEY[:PLAN[:SCOPES[:OPTION]...]]" as on the command line: SCOPES "read,write", OPTION account=NAME,
  * rate=REQUESTS/SECONDS, revoked, expires=TIME (ISO 8601, the last). Default plan team, both scopes. ERR_INVALID tells
@@ -115,6 +117,9 @@ struct key_change {
 int accounts_key_change(struct accounts *a, const char *key_id, const struct key_change *c, struct key_info *ret,
 			struct err *e);
 
+/* What names that key, whether it is known or not. */
+void accounts_key_id(const char *key, char ret[static KEY_ID_SIZE]);
+
 /* As if it had never been. */
 int accounts_key_forget(struct accounts *a, const char *key_id, struct err *e);
 /* The same for every key that was made at run time: of that account, or all (NULL). For a reset. */
@@ -123,6 +128,12 @@ int accounts_forget_made(struct accounts *a, const char *account, struct err *e)
 /* In the order in which they were added. fn ends the walk with anything but 0, which is returned; it may not change
  * keys. */
 int accounts_each_key(const struct accounts *a, int (*fn)(void *arg, const struct key_info *k), void *arg);
+
+/* The id of the account that a key stands for unless it was given another. ERR_INVALID. */
+int account_id_of(const char *key, char ret[static ACCOUNT_ID_SIZE], struct err *e);
+
+/* Whether it is an account's whole id, as in a row. */
+bool account_id_valid(const char *id);
 
 /* Makes a key ("ork_" + 40 random characters). */
 #define ACCOUNT_KEY_SIZE 64

@@ -98,6 +98,15 @@ static int load(void *arg, const struct store_key *k)
 	return account_entry_append(l->a, &en, l->e);
 }
 
+void accounts_key_id(const char *key, char ret[static KEY_ID_SIZE])
+{
+	struct entry en = { 0 };
+
+	account_entry_init(&en, key, strlen(key));
+	memcpy(ret, en.account.key_id, KEY_ID_SIZE);
+	explicit_bzero(&en, sizeof(en));
+}
+
 int accounts_use_store(struct accounts *a, struct store *s, struct err *e)
 {
 	struct loading l = { .a = a, .e = e };

@@ -110,6 +110,7 @@ int accounts_add(struct accounts *a, const char *spec, struct err *e)
 
 	if (!fault) {
 		account_entry_init(&en, spec, key_len);
+		en.account.plan = a->default_plan;
 		if (spec[key_len])
 			fault = parse_rest(spec + key_len + 1, &en);
 	}

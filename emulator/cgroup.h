@@ -72,6 +72,20 @@ void cgroup_counters_close(struct cgroup_counters *c);
 int cgroup_counters_oom_kills(const struct cgroup_counters *c, uint64_t *ret);
 int cgroup_counters_pids_denied(const struct cgroup_counters *c, uint64_t *ret);
 
+/* On-CPU time, what is charged, and the part of that which is inactive file cache, from files held open: a reading
+ * each second of every sandbox. The cache costs the most. -ENOTSUP where that isn't counted, -ENODEV once the group is
+ * gone; *ret is then as it was. (emulator/cgroup_gauge.c) */
+struct cgroup_gauge {
+	int cpu_fd, memory_fd, stat_fd; /* -1: none */
+	bool v2;
+};
+#define CGROUP_GAUGE_NONE ((struct cgroup_gauge){ -1, -1, -1, false })
+void cgroup_gauge_open(struct cgroup_root *r, const char *slot, struct cgroup_gauge *ret);
+void cgroup_gauge_close(struct cgroup_gauge *g);
+int cgroup_gauge_cpu(const struct cgroup_gauge *g, uint64_t *ret_usec);
+int cgroup_gauge_memory(const struct cgroup_gauge *g, uint64_t *ret_bytes);
+int cgroup_gauge_cache(const struct cgroup_gauge *g, uint64_t *ret_bytes);
+
 int cgroup_freeze(struct cgroup_root *r, const char *slot, bool freeze, struct err *e);
 int cgroup_kill(struct cgroup_root *r, const char *slot); /* SIGKILL to everything inside */
 
@@ -90,3 +104,5 @@ void cgroup_destroy_root(struct cgroup_root *r);
 /* For a CLI command, with the caller's rights, when no emulator of that name runs: kills and removes what
  * one left that could not clean up behind itself. 0 also when there is nothing. */
 int cgroup_sweep(const char *name, struct err *e);
+/* How many groups of that name there are, in all hierarchies; 0 where there are no cgroups. */
+unsigned int cgroup_count(const char *name);

@@ -54,6 +54,38 @@ static int sweep_mount(struct cgroup_mount *m, const char *top)
 	return r;
 }
 
+static unsigned int count_mount(struct cgroup_mount *m, const char *top)
+{
+	unsigned int n = 0;
+	char *slash;
+
+	while (strlen(m->own) >= strlen(m->base)) {
+		_cleanup_close_ int fd = cgroup_open_dir(AT_FDCWD, m->own);
+		_cleanup_close_ int found = fd < 0 ? -1 : cgroup_open_dir(fd, top);
+
+		n += found >= 0;
+		slash = strrchr(m->own, '/');
+		if (!slash)
+			break;
+		*slash = '\0';
+	}
+	return n;
+}
+
+unsigned int cgroup_count(const char *name)
+{
+	_cleanup_free_ struct cgroup_layout *l = malloc(sizeof(*l));
+	char top[CGROUP_NAME_MAX + sizeof(CGROUP_PREFIX)];
+	unsigned int n = 0;
+
+	if (!l || !cgroup_word_valid(name, CGROUP_NAME_MAX) || cgroup_layout_read(l, NULL) < 0)
+		return 0;
+	(void)text_format(top, sizeof(top), CGROUP_PREFIX "%s", name);
+	for (size_t i = 0; i < l->n; i++)
+		n += count_mount(&l->m[i], top);
+	return n;
+}
+
 int cgroup_sweep(const char *name, struct err *e)
 {
 	_cleanup_free_ struct cgroup_layout *l = malloc(sizeof(*l));

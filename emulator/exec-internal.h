@@ -108,6 +108,8 @@ struct exec {
 	struct exec_result res;
 	struct exec_blocked *blocked; /* res.blocked */
 	uint64_t net_before;	      /* the ledger's newest entry when it began */
+	uint64_t net_token;	      /* not 0: its process has ended, and its last network events are waited for */
+	struct init_exit exit;	      /* and this is how */
 	bool exited, finished;
 	enum fault_exec faulted; /* what went wrong with it on purpose */
 	bool held;		 /* the sandbox is paused: the timer goes on with held_ms afterwards */

@@ -117,11 +117,12 @@ static int add_blocked(void *arg, const struct ledger_entry *en)
 	struct exec *x = arg;
 	struct exec_blocked *b = &x->blocked[x->res.n_blocked];
 
-	if (en->verdict != EGRESS_BLOCKED)
+	if (en->verdict != EGRESS_BLOCKED || (en->owner[0] && strcmp(en->owner, x->name) != 0))
 		return 0;
 	*b = (struct exec_blocked){ .port = en->port, .proto = proto_name(en) };
 	(void)snprintf(b->host, sizeof(b->host), "%.253s", en->host);
 	(void)snprintf(b->rule, sizeof(b->rule), "%.63s", en->rule);
+	(void)snprintf(b->owner, sizeof(b->owner), "%.31s", en->owner);
 	if (IN6_IS_ADDR_V4MAPPED(&en->address))
 		(void)inet_ntop(AF_INET, en->address.s6_addr + 12, b->ip, sizeof(b->ip));
 	else if (!IN6_IS_ADDR_UNSPECIFIED(&en->address))
@@ -131,7 +132,7 @@ static int add_blocked(void *arg, const struct ledger_entry *en)
 	return x->res.n_blocked == EXEC_BLOCKED_MAX; /* enough */
 }
 
-/* What the policy refused since the command began. */
+/* What the policy refused of the command's, or maybe of its, since it began. */
 static void collect_blocked(struct exec *x)
 {
 	if (!x->sb || sandbox_net_seq(x->sb) == x->net_before)
@@ -280,10 +281,51 @@ void exec_on_exited(struct sandbox *sb, uint64_t id, const struct init_exit *ie)
 {
 	struct exec *x = find_running(sb, id);
 
-	if (!x || x->exited)
+	if (!x || x->exited || x->net_token)
+		return;
+	sb->net_strays |= ie->background != 0;
+	/* What it did to the network last may still be on its way to the ledger. */
+	x->exit = *ie;
+	x->net_token = sandbox_net_sync(sb);
+	if (x->net_token)
 		return;
 	judge(x, ie);
 	ended(x);
+}
+
+void exec_on_net_synced(struct sandbox *sb, uint64_t token)
+{
+	struct exec *x;
+
+	/* Callbacks may change the list. */
+	do {
+		DL_FOREACH(sb->execs, x)
+		{
+			if (x->net_token && x->net_token <= token && !x->exited)
+				break;
+		}
+		if (x) {
+			judge(x, &x->exit);
+			ended(x);
+		}
+	} while (x);
+}
+
+const char *exec_name_of(const struct sandbox *sb, uint64_t id)
+{
+	struct exec *x;
+
+	DL_FOREACH(sb->execs, x)
+	{
+		if (x->id == id)
+			return x->name;
+	}
+	DL_FOREACH(sb->ended, x)
+	{
+		if (x->id == id)
+			return x->name;
+	}
+	return NULL;
 }
 
 void exec_end_all(struct sandbox *sb)
@@ -298,6 +340,8 @@ void exec_end_all(struct sandbox *sb)
 		sb->n_execs--;
 		count_events(x);
 		set_killed(x, oom ? EXEC_OOM : EXEC_TERMINATED);
+		if (x->net_token)
+			judge(x, &x->exit);
 		exec_tell_ended(x);
 		x->sb = NULL;
 		x->phase = PHASE_KILL; /* no one is left to be killed */

@@ -60,8 +60,8 @@ struct exec_spec {
 	uint32_t fault_after_ms;
 };
 
-/* A connection or a look-up that the network policy refused while the command ran. With several commands at
- * once in a sandbox each of them gets it: whose it was can't be told. */
+/* A connection or a look-up of the command's that the network policy refused. Where it can't be told whose of several
+ * commands it was, each of them gets it, without an owner. */
 #define EXEC_BLOCKED_MAX 32
 struct exec_blocked {
 	char host[254];	   /* "" if no name is known */
@@ -69,6 +69,7 @@ struct exec_blocked {
 	uint16_t port;	   /* 0: none */
 	const char *proto; /* static: "tcp", "udp", "dns", "icmp", "other" */
 	char rule[64];
+	char owner[EXEC_ID_SIZE]; /* the command's id; "": it can't be told whether it was this one */
 };
 
 struct exec_result {

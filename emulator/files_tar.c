@@ -76,7 +76,7 @@ static int unpack(struct files_tar *t)
 				 .root_fd = t->dir_fd,
 				 .live = true,
 				 .stop = &t->shared->stop,
-				 .limits = { t->max_bytes, t->max_entries } };
+				 .limits = { .max_bytes = t->max_bytes, .max_entries = t->max_entries } };
 	struct unpack_result res;
 	int r = unpack_archive(&s, &res, &t->shared->err);
 

@@ -71,6 +71,16 @@ static void on_failed(struct init *i, const struct init_failed_msg *m)
 	i->ev.ready(i->ev.arg, &e, -1);
 }
 
+/* It is ready, but its root can't be taken: not its fault. */
+static void on_starved(struct init *i)
+{
+	struct err e;
+
+	i->ready = true;
+	(void)err_errno(&e, EMFILE, "taking over the sandbox's root");
+	i->ev.ready(i->ev.arg, &e, -1);
+}
+
 static void on_started(struct init *i, const struct init_started_msg *m)
 {
 	if (m->pid < 2 || m->pid > 1 << 22) {
@@ -105,6 +115,10 @@ static void receive(struct init *i, int status)
 
 		if (n == -EAGAIN)
 			return;
+		if (n == -EMFILE && !i->ready) {
+			on_starved(i);
+			return;
+		}
 		if (n < (ssize_t)sizeof(m.h) || m.h.magic != INIT_MAGIC) {
 			closep(&fd);
 			lost(i, n == 0 ? "it ended" : "it sent a message that makes no sense");

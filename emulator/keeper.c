@@ -22,6 +22,7 @@
 #include "emulator/base/sys.h"
 #include "emulator/isolate.h"
 #include "emulator/keeper_net.h"
+#include "emulator/keeper_share.h"
 #include "emulator/pid1.h"
 #include "emulator/proto.h"
 #include "rootfs/tree.h"
@@ -466,6 +467,10 @@ static int keeper_prepare(struct keeper_process *k, struct err *e)
 	sigset_t heard;
 	int r = tree_prepare_state(k->c->state_fd, e);
 
+	if (r < 0)
+		return r;
+	if (k->c->shared_layers)
+		r = keeper_share_layers(e);
 	if (r < 0)
 		return r;
 	disk = open("disk", O_PATH | O_DIRECTORY | O_CLOEXEC | O_NOFOLLOW);

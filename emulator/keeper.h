@@ -22,8 +22,9 @@ struct keeper; /* the daemon's connection */
 struct keeper_config {
 	const struct idmap *idmap;
 	struct cgroup_root *cgroups;
-	int state_fd; /* the state dir; the keeper mounts its "disk" folder */
-	bool network; /* make the gateway (netpolicy/gateway.h) */
+	int state_fd;	    /* the state dir; the keeper mounts its "disk" folder */
+	bool shared_layers; /* the state dir lies in another one, whose layers it has (emulator/keeper_share.h) */
+	bool network;	    /* make the gateway (netpolicy/gateway.h) */
 	/* The launcher's own (lock, listening sockets, port file): not for a process that outlives it. -1 is skipped. */
 	const int *not_inherited;
 	size_t n_not_inherited;

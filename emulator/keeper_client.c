@@ -92,6 +92,19 @@ static void on_answer(struct keeper *k, const struct keeper_msg *m, const int fd
 	free(p);
 }
 
+/* An init was made, but its sockets can't be taken: without them it is of no use. */
+static void on_starved(struct keeper *k, const struct keeper_msg *m)
+{
+	const int none[2] = { -1, -1 };
+	struct keeper_msg failed = { .type = KEEPER_FAILED, .value = EMFILE, .text = "too many open files" };
+
+	if (!proto_slot_ok(m->slot))
+		return;
+	memcpy(failed.slot, m->slot, sizeof(failed.slot));
+	(void)keeper_kill(k, m->slot);
+	on_answer(k, &failed, none);
+}
+
 static void on_readable(uv_poll_t *h, int status, int events)
 {
 	struct keeper *k = h->data;
@@ -99,15 +112,20 @@ static void on_readable(uv_poll_t *h, int status, int events)
 
 	/* A bounded number a turn, so that many deaths don't hold up the requests. */
 	for (int i = 0; i < 64 && !k->lost; i++) {
-		struct keeper_msg m;
+		struct keeper_msg m = { 0 };
 		int fds[2] = { -1, -1 };
 		size_t n_fds = 0;
 		ssize_t n = status < 0 ? status : fd_recv_msg(k->sock, &m, sizeof(m), fds, 2, &n_fds);
 
 		if (n == -EAGAIN)
 			return;
+		if (n == -EMFILE && m.type == KEEPER_SPAWNED) {
+			on_starved(k, &m);
+			continue;
+		}
 		if (n != sizeof(m) || m.magic != KEEPER_MAGIC || !proto_slot_ok(m.slot) ||
-		    !proto_string_ok(m.text, sizeof(m.text)) || (m.type == KEEPER_SPAWNED) != (n_fds > 0)) {
+		    !proto_string_ok(m.text, sizeof(m.text)) || (m.type == KEEPER_SPAWNED) != (n_fds > 0) ||
+		    (m.type == KEEPER_SPAWNED && m.value <= 0)) {
 			closep(&fds[0]);
 			closep(&fds[1]);
 			lost(k, n == 0 ? "end of file" : n < 0 ? strerror((int)-n) : "a message it should not send");

@@ -42,8 +42,6 @@ struct command {
 	int64_t started_us;
 };
 
-#define MARK_BASE (UINT64_C(1) << 40) /* far from what anybody sets with ulimit -x */
-
 struct pid1 {
 	int sock;
 	rlim_t mark_max; /* the hard limit, which stays as it is */
@@ -302,7 +300,7 @@ static void report_start(struct pid1 *p, const struct command *c)
 /* The next process this one makes belongs to command `id`. */
 static void set_mark(const struct pid1 *p, uint64_t id)
 {
-	const struct rlimit l = { .rlim_cur = MIN(MARK_BASE + id, p->mark_max), .rlim_max = p->mark_max };
+	const struct rlimit l = { .rlim_cur = MIN(PID1_MARK_BASE + id, p->mark_max), .rlim_max = p->mark_max };
 
 	(void)setrlimit(RLIMIT_LOCKS, &l);
 }
@@ -395,7 +393,7 @@ static size_t list_procs(uint64_t id, pid_t leader, struct proc **ret)
 		}
 		if (!read_proc(d->d_name, &(*ret)[n]))
 			continue;
-		(*ret)[n].member = (leader && (*ret)[n].session == leader) || has_mark(d->d_name, MARK_BASE + id);
+		(*ret)[n].member = (leader && (*ret)[n].session == leader) || has_mark(d->d_name, PID1_MARK_BASE + id);
 		n++;
 	}
 	if (dir)

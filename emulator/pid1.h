@@ -4,6 +4,10 @@
 #include "emulator/base/util.h"
 #include "emulator/isolate.h"
 
+/* Every process of command `id` has this and id as its soft RLIMIT_LOCKS (pid1.c), unless it changed that. Far from
+ * what anybody sets with ulimit -x. */
+#define PID1_MARK_BASE (UINT64_C(1) << 40)
+
 struct pid1_config {
 	int ctl_sock;
 	const struct isolate_filter *filter;

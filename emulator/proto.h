@@ -61,10 +61,10 @@ struct keeper_msg {
 };
 
 /* The listening socket's address, short enough wherever the state dir is (unix(7): 108 bytes). */
-static inline void proto_keeper_address(int state_fd, struct sockaddr_un *ret)
+static inline void proto_keeper_address(int dirfd, struct sockaddr_un *ret)
 {
 	*ret = (struct sockaddr_un){ .sun_family = AF_UNIX };
-	(void)snprintf(ret->sun_path, sizeof(ret->sun_path), "/proc/self/fd/%d/" KEEPER_SOCKET_NAME, state_fd);
+	(void)snprintf(ret->sun_path, sizeof(ret->sun_path), "/proc/self/fd/%d/" KEEPER_SOCKET_NAME, dirfd);
 }
 
 #define INIT_MAGIC 0x6f6b6932u /* "oki2" */

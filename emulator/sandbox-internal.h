@@ -51,6 +51,7 @@
 #define SANDBOX_MAX_JOBS 6 /* workers for snapshots at the same time; more wait in line */
 
 struct sandbox;
+struct sandbox_meter;
 struct exec_linger;
 struct parked;
 
@@ -85,6 +86,7 @@ struct slot {
 	bool counting;
 	pid_t pid;
 	struct slot_kept *kept; /* what an earlier daemon left of it; NULL once it is taken over */
+	uint32_t net_number;	/* connected while parked: its number in the gateway plus one; 0: not so */
 	bool spawn_pending;	/* keeper_spawn's answer is due: this memory must stay */
 	bool died_early;	/* died() overtook that answer */
 	bool closed;		/* the timer's handle is gone */
@@ -131,8 +133,9 @@ void slot_on_keeper_lost(struct sandboxes *m);
 /* From now on sandboxes_config.warm slots are kept parked. */
 void pool_start(struct sandboxes *m);
 
-/* A parked slot, now the caller's with these events (slot_use comes next), or NULL. */
-struct slot *pool_take(struct sandboxes *m, const struct slot_events *ev);
+/* A parked slot, now the caller's with these events (slot_use comes next), or NULL. networked: it will have a
+ * network, and may be connected already (sandbox_net_connect sees to it). */
+struct slot *pool_take(struct sandboxes *m, const struct slot_events *ev, bool networked);
 
 /* ---- templates, kept in memory while their file stays the same ---- */
 
@@ -208,6 +211,7 @@ struct sandbox {
 
 	uint64_t oom_seen;		/* the cgroup's count when a command last ended */
 	uint64_t oom_last, denied_last; /* the cgroup's counts when last looked at */
+	struct sandbox_meter *meter;	/* NULL: it does not run, or the next tick begins it */
 	uint64_t next_exec;
 	struct exec *execs, *ended; /* running; remembered, the oldest first */
 	unsigned int n_execs, n_ended;
@@ -223,6 +227,8 @@ struct sandbox {
 	void (*net_done)(struct sandbox *sb, const struct err *e);
 	struct waiter *net_changer; /* who waits for another mode */
 	enum net_mode net_wanted;   /* and which */
+	bool net_strays;	    /* a command left processes behind, so that not all are a running one's */
+	int64_t owner_at, owner_us; /* what looking for owners may still cost (sandbox_owner.c) */
 };
 
 struct deferred {
@@ -240,12 +246,15 @@ struct sandboxes {
 	struct sandbox *by_id;
 	struct slot *slots;
 	uv_poll_t egress_poll;
+	uv_timer_t sync_timer; /* gives up waiting for EGRESS_SYNCED */
+	uint64_t sync_asked, sync_heard, sync_due;
 	bool egress_lost;
 	struct sandbox **by_net_index; /* GATEWAY_MAX of them, made with the first */
 	uint32_t net_hint;	       /* where to look for a free number */
 
 	struct parked *pool;
-	uint32_t n_pool; /* parked or on their way there */
+	uint32_t n_pool;      /* parked or on their way there */
+	uint32_t pool_recent; /* a bit for each of the last creates: whether it wanted a network */
 	uv_timer_t pool_timer;
 	struct template_ref *templates;
 	struct exec *ended; /* of all sandboxes: remembered, the oldest first */
@@ -266,6 +275,10 @@ struct sandboxes {
 	void (*stopped)(void *arg);
 	void *stopped_arg;
 	uv_timer_t stop_timer;
+
+	struct meter *meter;
+	uv_timer_t meter_timer; /* each second while anything runs */
+	unsigned int meter_ticks;
 
 	uv_timer_t jobs_timer;
 	struct job *jobs_waiting;
@@ -388,6 +401,19 @@ void sandboxes_check_stopped(struct sandboxes *m);
 /* Frees the manager once its last handle and its worker are gone. */
 void sandboxes_maybe_free(struct sandboxes *m);
 
+/* ---- the meter (sandbox_meter.c) ---- */
+
+/* Its row says running and it has a slot; a second call changes nothing. One that nobody tells of is found by the next
+ * tick, if sandboxes_meter_start was called. */
+void sandbox_meter_begin(struct sandbox *sb);
+/* It stops running: a last reading, written at once. Nothing happens if it is not metered. */
+void sandbox_meter_end(struct sandbox *sb);
+void sandboxes_meter_start(struct sandboxes *m);
+/* This process stops and what runs goes on: all of it is charged and written up to now. */
+void sandboxes_meter_leave(struct sandboxes *m);
+/* Has the account anything left this month? ERR_PLAN "usage_exhausted". */
+int sandbox_check_usage(struct sandboxes *m, const struct account *a, struct err *e);
+
 /* ---- network (sandbox_net.c) ---- */
 
 /* Takes the slot's refused_sock and listens. Does nothing where there is none. */
@@ -396,6 +422,12 @@ void sandbox_net_stop(struct sandbox *sb);
 
 /* For a network that is not off: a number in the gateway, the veth pair, the rules; done() once it is so. */
 int sandbox_net_connect(struct sandbox *sb, void (*done)(struct sandbox *sb, const struct err *e), struct err *e);
+
+/* Connects a parked slot; done() is called unless it fails here. Its number goes with it. */
+int slot_connect(struct slot *s, keeper_done_fn done, void *arg);
+/* Of one that an earlier daemon connected: its number is not given to anybody until it is gone. */
+void slot_reserve(struct slot *s, int index);
+void slot_disconnect(struct slot *s); /* gives the number back, if it still has it */
 
 /* May an account of this plan have it, on this host (sandbox_create.c)? */
 int sandbox_check_network(struct sandboxes *m, const struct plan *p, const char *network, struct err *e);
@@ -406,7 +438,7 @@ int sandbox_net_adopt(struct sandbox *sb, int index);
 /* The manager's part: the egress process's socket. */
 int sandboxes_net_start(struct sandboxes *m, struct err *e);
 /* Tells the egress process all that there is, in place of what it has. */
-int sandboxes_net_sync(struct sandboxes *m, struct err *e);
+int sandboxes_net_restate(struct sandboxes *m, struct err *e);
 void sandboxes_net_stop(struct sandboxes *m);
 
 /* A message to the egress process; -EPIPE when there is none. */
@@ -414,6 +446,12 @@ struct egress_msg;
 int sandboxes_tell_egress(struct sandboxes *m, const struct egress_msg *msg);
 /* sandbox_fault.c: the egress process made a question fail. */
 void sandbox_fault_hit(const struct sandbox *sb, const char *id, const char *host);
+/* A command of a connected sandbox has ended: asks the egress process for what it still has to tell, and calls
+ * exec_on_net_synced with this number or a later one when it has, or 50 ms later. 0: there is nothing to wait for. */
+uint64_t sandbox_net_sync(struct sandbox *sb);
+
+/* sandbox_owner.c: which command has the socket with this local port, by its id, or "": it can't be told. */
+void sandbox_net_owner(struct sandbox *sb, uint8_t proto, uint16_t port, char ret[static EXEC_ID_SIZE]);
 
 /* Takes in what is queued: afterwards the ledger knows all that the sandbox's programs know. */
 void sandbox_net_catch_up(struct sandbox *sb);
@@ -427,6 +465,9 @@ int sandbox_net_each(struct sandbox *sb, uint64_t since_seq, int (*fn)(void *arg
 
 void exec_on_started(struct sandbox *sb, uint64_t id, pid_t pid);
 void exec_on_exited(struct sandbox *sb, uint64_t id, const struct init_exit *ie);
+void exec_on_net_synced(struct sandbox *sb, uint64_t token);
+/* The id of the command with this number, running or remembered; NULL: forgotten. */
+const char *exec_name_of(const struct sandbox *sb, uint64_t id);
 /* The sandbox's processes are gone. */
 void exec_end_all(struct sandbox *sb);
 /* Their time-outs stand still, and go on with what was left; held_us: how long they stood. */

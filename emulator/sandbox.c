@@ -45,8 +45,8 @@ int sandboxes_new(const struct sandboxes_config *c, struct sandboxes **ret, stru
 		m->c.stop_trash_ms = STOP_TRASH_MS;
 	m->scratch = malloc(SANDBOX_SCRATCH_SIZE);
 	m->null_fd = open("/dev/null", O_RDONLY | O_CLOEXEC);
-	if (!m->scratch || m->null_fd < 0) {
-		r = err_errno(e, m->scratch ? errno : ENOMEM, "can't open /dev/null");
+	if (m->null_fd < 0 || !m->scratch || meter_new(c->store, &m->meter) < 0) {
+		r = err_errno(e, m->null_fd < 0 ? errno : ENOMEM, "can't start");
 		closep(&m->null_fd);
 		free(m->scratch);
 		free(m);
@@ -61,6 +61,7 @@ int sandboxes_new(const struct sandboxes_config *c, struct sandboxes **ret, stru
 	add_timer(m, &m->trash_timer);
 	add_timer(m, &m->stop_timer);
 	add_timer(m, &m->jobs_timer);
+	add_timer(m, &m->meter_timer);
 	add_timer(m, &m->look_timer);
 	*ret = m;
 	return sandboxes_net_start(m, e);
@@ -91,6 +92,7 @@ void sandboxes_set_keeper(struct sandboxes *m, struct keeper *k)
 void sandboxes_start(struct sandboxes *m)
 {
 	pool_start(m);
+	sandboxes_meter_start(m);
 	sandboxes_look_start(m);
 }
 
@@ -351,6 +353,8 @@ void sandboxes_shutdown(struct sandboxes *m, bool keep, void (*done)(void *arg),
 	m->stopped_arg = arg;
 	(void)uv_timer_start(&m->stop_timer, on_stop_limit, SANDBOX_SHUTDOWN_MS, 0);
 	(void)uv_timer_stop(&m->look_timer);
+	if (keep)
+		sandboxes_meter_leave(m);
 	HASH_ITER(hh, m->by_id, sb, next_sb)
 	if (keep && sb->row.status != SANDBOX_CREATING)
 		continue;
@@ -381,6 +385,7 @@ void sandboxes_maybe_free(struct sandboxes *m)
 		sandbox_row_clear(&d->row);
 		free(d);
 	}
+	meter_free(m->meter);
 	template_refs_free(m);
 	closep(&m->null_fd);
 	free(m->scratch);
@@ -403,5 +408,6 @@ void sandboxes_free(struct sandboxes *m)
 	uv_close((uv_handle_t *)&m->trash_timer, on_handle_closed);
 	uv_close((uv_handle_t *)&m->stop_timer, on_handle_closed);
 	uv_close((uv_handle_t *)&m->jobs_timer, on_handle_closed);
+	uv_close((uv_handle_t *)&m->meter_timer, on_handle_closed);
 	uv_close((uv_handle_t *)&m->look_timer, on_handle_closed);
 }

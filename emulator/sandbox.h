@@ -11,6 +11,7 @@
 #include "emulator/fault.h"
 #include "emulator/idmap.h"
 #include "emulator/journal.h"
+#include "emulator/meter.h"
 #include "emulator/store.h"
 #include "netpolicy/policy.h"
 #include "rootfs/snapshot_dir.h"
@@ -58,6 +59,7 @@ struct sandbox_spec {
 	const char *region;   /* or NULL */
 	const char *env;      /* JSON object text */
 	const char *metadata; /* JSON object text */
+	bool build; /* the emulator's own (tmpl.h): no plan counts it, and whose the template is was checked */
 };
 
 int sandboxes_new(const struct sandboxes_config *c, struct sandboxes **ret, struct err *e);
@@ -78,9 +80,24 @@ typedef void (*sandbox_done_fn)(void *arg, const struct err *e, const struct san
 void sandboxes_start(struct sandboxes *m);
 
 /* Plan checks, row, kernel objects; done when a command can be run. Errors by reason: size_not_allowed,
- * concurrent_limit, network_not_allowed, template_not_found, template_unavailable, network_unavailable. */
+ * concurrent_limit, usage_exhausted, network_not_allowed, template_not_found, template_unavailable, network_unavailable. */
 int sandbox_create(struct sandboxes *m, const struct account *a, const struct sandbox_spec *s, sandbox_done_fn done,
 		   void *arg, struct err *e);
+
+/* May the account make a sandbox of it? A custom one must be its own (ERR_NOT_FOUND "template_not_found") and
+ * built (ERR_NOT_READY "template_not_ready"). Whether there is such a template is not asked. */
+int sandbox_check_template(struct sandboxes *m, const struct account *a, const char *name, struct err *e);
+
+/* The rows (borrowed) of all that live, paused ones too, and were made of this template, whosoever they are. */
+void sandboxes_each_of_template(struct sandboxes *m, const char *name,
+				void (*fn)(void *arg, const struct sandbox_row *row), void *arg);
+
+/* Ends every sandbox that is a build's: their accounts begin with this. */
+#define SANDBOX_BUILD_ACCOUNT "bld_"
+void sandboxes_end_builds(struct sandboxes *m);
+
+/* Something was moved to the trash. */
+void sandboxes_kick_trash(struct sandboxes *m);
 
 /* Copies the row (the caller clears it). ERR_NOT_FOUND "sandbox_not_found" also for another account's. */
 int sandbox_get(struct sandboxes *m, const struct account *a, const char *id, struct sandbox_row *ret, struct err *e);
@@ -156,12 +173,36 @@ struct sandboxes_reset_result {
 };
 typedef void (*sandboxes_reset_fn)(void *arg, const struct err *e, const struct sandboxes_reset_result *r);
 int sandboxes_reset(struct sandboxes *m, const char *account, sandboxes_reset_fn done, void *arg, struct err *e);
+/* ---- usage ---- */
+
+/* What the account has used this month (UTC, by the emulator's clock), up to a second ago. */
+int sandboxes_usage(struct sandboxes *m, const struct account *a, struct usage *ret, struct err *e);
+/* Borrowed: to set and forget what is used. */
+struct meter *sandboxes_meter(struct sandboxes *m);
+
+struct sandbox_metrics {
+	enum sandbox_status status;
+	double cores; /* allocated */
+	uint64_t limit_bytes;
+	bool live; /* it runs; else only what is above and lifetime mean something */
+	double used_cores;
+	uint64_t used_bytes; /* the working set */
+	struct meter_totals lifetime;
+	struct meter_sample samples[METER_SAMPLES]; /* the oldest first */
+	size_t n_samples;
+};
+/* since_ms: only samples newer than that; 0: all of the window. ERR_NOT_FOUND. */
+int sandbox_metrics(struct sandboxes *m, const struct account *a, const char *id, int64_t since_ms,
+		    struct sandbox_metrics *ret, struct err *e);
+
 /* ---- the clock ---- */
 
 struct vclock_listener;
 
 /* Deadlines go by emulator/vclock.h: vclock_listen with this. */
 void sandboxes_clock_listener(struct sandboxes *m, struct vclock_listener *ret);
+/* The time that was let pass is charged: vclock_listen with this, too. */
+void sandboxes_meter_listener(struct sandboxes *m, struct vclock_listener *ret);
 
 /* Calls done, from the loop, once nothing is left of those that are ending now. */
 int sandboxes_await_ends(struct sandboxes *m, void (*done)(void *arg), void *arg, struct err *e);

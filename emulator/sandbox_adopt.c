@@ -37,6 +37,7 @@ void sandboxes_drop_unused(struct sandboxes *m)
 
 	HASH_ITER(hh, m->slots, s, next)
 	if (s->kept) {
+		slot_reserve(s, s->kept->net_index);
 		/* One that is frozen could not die (v1). */
 		(void)cgroup_kill(m->c.cgroups, s->name);
 		slot_discard(s);
@@ -77,6 +78,7 @@ static void set_clock(struct sandbox *sb)
 static void take_network(struct sandbox *sb, const struct slot_kept *k)
 {
 	sandbox_net_start(sb);
+	sb->net_strays = true; /* what the commands of before left behind */
 	if (k->net_index < 0)
 		return;
 	if (sandbox_net_adopt(sb, k->net_index) < 0) {

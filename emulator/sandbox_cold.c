@@ -82,6 +82,7 @@ void sandbox_cold_ready(struct sandbox *sb, const struct err *e, int root_fd)
 	sb->held_us = 0;
 	sb->deadline_us = clock_now_us() + left_ms * 1000;
 	sandbox_arm_deadline(sb);
+	sandbox_meter_begin(sb);
 	template_ref_put(TAKE_PTR(sb->template));
 	sandbox_drop_snapshot(sb);
 	log_info("%s: resumed from its disk alone", row->id);
@@ -190,7 +191,7 @@ static int start(struct sandbox *sb, struct err *e)
 {
 	const struct slot_events ev = { .ready = on_slot_ready, .dead = sandbox_on_slot_dead, .arg = sb };
 	struct sandboxes *m = sb->m;
-	struct slot *warm = pool_take(m, &ev);
+	struct slot *warm = pool_take(m, &ev, strcmp(sb->row.network, "off") != 0);
 	int r;
 
 	if (warm)

@@ -9,6 +9,7 @@
 #include "emulator/base/clock.h"
 #include "emulator/base/log.h"
 #include "emulator/base/text.h"
+#include "emulator/ids.h"
 #include "emulator/sandbox-internal.h"
 
 /* wire.md, Create */
@@ -126,7 +127,7 @@ static int check_host(struct sandboxes *m, struct err *e)
 
 static int choose_timeout(const struct plan *p, const struct sandbox_spec *s, uint32_t *ret, struct err *e)
 {
-	if (s->timeout_s > p->max_timeout_s)
+	if (!s->build && s->timeout_s > p->max_timeout_s)
 		return err_set(e, ERR_INVALID, ERANGE, NULL, "timeout_seconds %u is more than the %u of plan \"%s\"",
 			       s->timeout_s, p->max_timeout_s, p->name);
 	*ret = s->timeout_s ? s->timeout_s : MIN(DEFAULT_TIMEOUT_S, p->max_timeout_s);
@@ -146,7 +147,9 @@ static int check(struct sandboxes *m, const struct account *a, const struct sand
 		r = choose_timeout(p, s, &row->timeout_s, e);
 	if (r < 0)
 		return r;
-	r = sandbox_check_concurrent(m, a, e);
+	r = s->build ? 0 : sandbox_check_concurrent(m, a, e);
+	if (r >= 0 && !s->build)
+		r = sandbox_check_usage(m, a, e);
 	return r < 0 ? r : check_host(m, e);
 }
 
@@ -164,8 +167,7 @@ static int fill_row(const struct account *a, const struct sandbox_spec *s, struc
 {
 	char ulid[TEXT_ULID_SIZE];
 
-	row->created_ms = clock_now_ms();
-	text_ulid(row->created_ms, ulid);
+	ids_sandbox(&row->created_ms, ulid);
 	(void)snprintf(row->id, sizeof(row->id), "sbx_%s", ulid);
 	slot_new_name(row->slot);
 	(void)snprintf(row->account, sizeof(row->account), "%s", a->id);
@@ -193,6 +195,8 @@ static int prepare(struct sandbox *sb, const struct account *a, const struct san
 
 	if (r >= 0)
 		r = exec_env_build(NULL, s->env, false, &sb->env, e);
+	if (r >= 0)
+		r = s->build ? 0 : sandbox_check_template(sb->m, a, s->template_name, e);
 	if (r >= 0)
 		r = template_ref_get(sb->m, s->template_name, &sb->template, e);
 	if (r >= 0)
@@ -258,6 +262,7 @@ static void set_running(struct sandbox *sb)
 	}
 	sb->deadline_us = clock_now_us() + (int64_t)row->timeout_s * 1000000;
 	sandbox_arm_deadline(sb);
+	sandbox_meter_begin(sb);
 	template_ref_put(TAKE_PTR(sb->template));
 	m->created++;
 	sandbox_tell(sb, JOURNAL_SANDBOX_RUNNING, NULL);
@@ -455,7 +460,7 @@ static int start(struct sandbox *sb, struct err *e)
 {
 	const struct slot_events ev = { .ready = on_slot_ready, .dead = sandbox_on_slot_dead, .arg = sb };
 	struct sandboxes *m = sb->m;
-	struct slot *warm = pool_take(m, &ev);
+	struct slot *warm = pool_take(m, &ev, strcmp(sb->row.network, "off") != 0);
 	int r;
 
 	if (warm)

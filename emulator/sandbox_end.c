@@ -54,6 +54,7 @@ void sandbox_end(struct sandbox *sb, const char *reason, const struct err *failu
 	if (failure)
 		sb->failure = *failure;
 	(void)uv_timer_stop(&sb->timer);
+	sandbox_meter_end(sb);
 	/* A create that is undone goes from creating to failed in its row, with nothing between. */
 	sb->row.status = SANDBOX_TERMINATING;
 	if (!failure) {
@@ -157,6 +158,7 @@ void sandbox_ended(struct sandbox *sb, int status)
 	const char *reason = reason_of(sb, status);
 
 	(void)uv_timer_stop(&sb->timer);
+	sandbox_meter_end(sb);
 	sb->slot = NULL;
 	if (sb->init)
 		init_free(TAKE_PTR(sb->init));

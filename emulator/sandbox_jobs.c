@@ -10,6 +10,8 @@
 #include "emulator/sandbox-internal.h"
 #include "emulator/worker.h"
 
+#define JOB_FAILED 1 /* a worker's exit status */
+
 static void start_next(struct sandboxes *m);
 
 static void job_free(struct job *j)
@@ -60,7 +62,7 @@ static int job_main(void *arg)
 
 	if (r < 0 && j->shared->e.kind == ERR_NONE)
 		(void)err_errno(&j->shared->e, -r, "a worker failed");
-	return r < 0;
+	return r < 0 ? JOB_FAILED : 0;
 }
 
 /* ---- the loop ---- */
@@ -84,7 +86,8 @@ static void on_worker_done(void *arg, int status)
 
 	m->n_jobs--;
 	if (status != 0) {
-		e = j->shared->e;
+		if (status == JOB_FAILED) /* else it did not get to say anything */
+			e = j->shared->e;
 		e.msg[sizeof(e.msg) - 1] = '\0';
 		if (e.kind == ERR_NONE)
 			(void)err_set(&e, ERR_INTERNAL, EIO, NULL, "a worker ended with status %d", status);

@@ -14,6 +14,9 @@
 #include "netpolicy/egress.h"
 #include "netpolicy/gateway.h"
 
+/* Stands in the table of numbers for a slot that no sandbox has taken yet. */
+static struct sandbox nobody;
+
 static void tell_blocked(const struct sandbox *sb, const struct egress_event *ev)
 {
 	char ip[INET6_ADDRSTRLEN] = "";
@@ -31,10 +34,14 @@ static void tell_blocked(const struct sandbox *sb, const struct egress_event *ev
 
 static void enter(struct sandbox *sb, const struct egress_event *ev)
 {
+	char owner[EXEC_ID_SIZE] = "";
+
 	/* A sandbox that never tries anything has no ledger. */
 	if (!sb->ledger && ledger_new(&sb->ledger) < 0)
 		return;
-	(void)ledger_add(sb->ledger, ev);
+	if (ev->kind != EGRESS_CLOSED)
+		sandbox_net_owner(sb, ev->proto, ev->from_port, owner);
+	(void)ledger_add(sb->ledger, ev, owner);
 	if (ev->verdict == EGRESS_BLOCKED)
 		tell_blocked(sb, ev);
 }
@@ -124,11 +131,22 @@ static int tell_text(struct sandboxes *m, enum egress_msg_type type, uint32_t in
 static void on_event(struct sandboxes *m, const struct egress_event *ev)
 {
 	struct sandbox *sb = m->by_net_index && ev->index < GATEWAY_MAX ? m->by_net_index[ev->index] : NULL;
+	const struct egress_msg noted = { .magic = EGRESS_MAGIC, .type = EGRESS_NOTED, .token = ev->token };
 
+	if (sb == &nobody)
+		sb = NULL;
+	if (ev->type == EGRESS_SYNCED) {
+		m->sync_heard = ev->token;
+		if (sb)
+			exec_on_net_synced(sb, ev->token);
+		return;
+	}
 	if (sb && strncmp(ev->rule, EGRESS_FAULT_RULE, sizeof(EGRESS_FAULT_RULE) - 1) == 0)
 		sandbox_fault_hit(sb, ev->rule + sizeof(EGRESS_FAULT_RULE) - 1, ev->host);
 	if (sb)
 		enter(sb, ev);
+	if (ev->token)
+		(void)sandboxes_tell_egress(m, &noted);
 }
 
 static void read_events(struct sandboxes *m)
@@ -140,7 +158,8 @@ static void read_events(struct sandboxes *m)
 
 		if (n == -EAGAIN)
 			return;
-		if (n != sizeof(ev) || ev.magic != EGRESS_MAGIC || ev.type != EGRESS_EVENT) {
+		if (n != sizeof(ev) || ev.magic != EGRESS_MAGIC ||
+		    (ev.type != EGRESS_EVENT && ev.type != EGRESS_SYNCED)) {
 			m->egress_lost = true;
 			(void)uv_poll_stop(&m->egress_poll);
 			log_error("the egress process is gone: sandboxes have no network until the emulator is "
@@ -172,7 +191,9 @@ int sandboxes_net_start(struct sandboxes *m, struct err *e)
 	if (r < 0)
 		return err_errno(e, -r, "watching the egress process");
 	m->egress_poll.data = m;
-	m->handles++;
+	(void)uv_timer_init(m->c.loop, &m->sync_timer);
+	m->sync_timer.data = m;
+	m->handles += 2;
 	m->egress_lost = false;
 	(void)uv_poll_start(&m->egress_poll, UV_READABLE, on_egress);
 	return 0;
@@ -192,16 +213,56 @@ void sandboxes_net_stop(struct sandboxes *m)
 		return;
 	m->egress_lost = true;
 	uv_close((uv_handle_t *)&m->egress_poll, on_egress_closed);
+	uv_close((uv_handle_t *)&m->sync_timer, on_egress_closed);
 	closep(&m->c.network.egress_sock);
 	free(TAKE_PTR(m->by_net_index));
 }
 
-/* ---- a sandbox with a network ---- */
+/* ---- what a command that has ended did last ---- */
 
-static int take_index(struct sandbox *sb, struct err *e)
+#define SYNC_MS 50
+
+/* It did not answer in time: the commands that wait have ended all the same. */
+static void on_sync_late(uv_timer_t *t)
+{
+	struct sandboxes *m = t->data;
+	struct sandbox *sb, *next;
+	uint64_t due = m->sync_due;
+
+	if (m->sync_heard < m->sync_asked) {
+		m->sync_due = m->sync_asked;
+		(void)uv_timer_start(t, on_sync_late, SYNC_MS, 0);
+	}
+	if (m->sync_heard >= due)
+		return;
+	m->sync_heard = due;
+	HASH_ITER(hh, m->by_id, sb, next)
+	exec_on_net_synced(sb, due);
+}
+
+uint64_t sandbox_net_sync(struct sandbox *sb)
 {
 	struct sandboxes *m = sb->m;
+	struct egress_msg msg = { .magic = EGRESS_MAGIC, .type = EGRESS_SYNC };
 
+	if (sb->net_index < 0 || m->egress_lost)
+		return 0;
+	msg.index = (uint32_t)sb->net_index;
+	msg.token = m->sync_asked + 1;
+	if (fd_send_msg(m->c.network.egress_sock, &msg, sizeof(msg), NULL, 0) < 0)
+		return 0;
+	m->sync_asked++;
+	if (!uv_is_active((uv_handle_t *)&m->sync_timer)) {
+		m->sync_due = m->sync_asked;
+		(void)uv_timer_start(&m->sync_timer, on_sync_late, SYNC_MS, 0);
+	}
+	return msg.token;
+}
+
+/* ---- a sandbox with a network ---- */
+
+static int take_index(struct sandboxes *m, struct sandbox *whose, uint32_t *ret, struct err *e)
+{
 	if (!m->by_net_index)
 		m->by_net_index = calloc(GATEWAY_MAX, sizeof(struct sandbox *));
 	if (!m->by_net_index)
@@ -212,12 +273,49 @@ static int take_index(struct sandbox *sb, struct err *e)
 
 		if (m->by_net_index[at])
 			continue;
-		m->by_net_index[at] = sb;
+		m->by_net_index[at] = whose;
 		m->net_hint = at + 1;
-		sb->net_index = (int)at;
+		*ret = at;
 		return 0;
 	}
 	return err_set(e, ERR_CAPACITY, EAGAIN, NULL, "no more sandboxes with a network fit on this host");
+}
+
+int slot_connect(struct slot *s, keeper_done_fn done, void *arg)
+{
+	struct err e = ERR_INIT;
+	uint32_t index;
+	int r = take_index(s->m, &nobody, &index, &e);
+
+	if (r < 0)
+		return r;
+	s->net_number = index + 1;
+	/* What most will be; nothing runs in it that could use it before its rules are told. */
+	r = keeper_attach(s->m->keeper, s->name, index, NET_RESTRICTED, done, arg, &e);
+	if (r < 0)
+		slot_disconnect(s);
+	return r;
+}
+
+void slot_reserve(struct slot *s, int index)
+{
+	struct sandboxes *m = s->m;
+
+	if (index < 0 || s->net_number)
+		return;
+	if (!m->by_net_index)
+		m->by_net_index = calloc(GATEWAY_MAX, sizeof(struct sandbox *));
+	if (!m->by_net_index || m->by_net_index[index])
+		return;
+	m->by_net_index[index] = &nobody;
+	s->net_number = (uint32_t)index + 1;
+}
+
+void slot_disconnect(struct slot *s)
+{
+	if (s->net_number && s->m->by_net_index)
+		s->m->by_net_index[s->net_number - 1] = NULL;
+	s->net_number = 0;
 }
 
 static int send_rules(struct sandbox *sb, enum net_mode mode, struct err *e)
@@ -238,9 +336,9 @@ static int send_rules(struct sandbox *sb, enum net_mode mode, struct err *e)
 }
 
 /* A lost egress process is no error here: whoever asks for a network is told. */
-int sandboxes_net_sync(struct sandboxes *m, struct err *e)
+int sandboxes_net_restate(struct sandboxes *m, struct err *e)
 {
-	struct egress_msg sync = { .magic = EGRESS_MAGIC, .type = EGRESS_SYNC, .value = 1 };
+	struct egress_msg sync = { .magic = EGRESS_MAGIC, .type = EGRESS_RESTATE, .value = 1 };
 	const struct sandboxes_network *n = &m->c.network;
 	struct sandbox *sb, *next;
 	enum net_mode mode;
@@ -290,21 +388,43 @@ static void on_attached(void *arg, const struct err *e)
 	sb->net_done(sb, e);
 }
 
+/* The number of the slot it got, if that was connected while it was parked. */
+static bool take_over(struct sandbox *sb)
+{
+	if (!sb->slot->net_number)
+		return false;
+	sb->net_index = (int)sb->slot->net_number - 1;
+	sb->m->by_net_index[sb->net_index] = sb;
+	sb->slot->net_number = 0;
+	return true;
+}
+
 int sandbox_net_connect(struct sandbox *sb, void (*done)(struct sandbox *sb, const struct err *e), struct err *e)
 {
 	enum net_mode mode = NET_OFF;
+	uint32_t index = 0;
+	bool connected;
 	int r = net_mode_parse(sb->row.network, &mode);
 
 	if (r < 0)
 		return err_errno(e, -r, "network %s", sb->row.network);
-	r = take_index(sb, e);
+	connected = take_over(sb);
+	if (!connected) {
+		r = take_index(sb->m, sb, &index, e);
+		if (r >= 0)
+			sb->net_index = (int)index;
+	}
 	/* The rules are there before the first packet can be. */
 	if (r >= 0)
 		r = send_rules(sb, mode, e);
-	if (r >= 0) {
-		sb->net_done = done;
-		r = keeper_attach(sb->m->keeper, sb->row.slot, (uint32_t)sb->net_index, mode, on_attached, sb, e);
+	if (r >= 0 && connected && mode == NET_RESTRICTED) {
+		done(sb, NULL);
+		return 0;
 	}
+	sb->net_done = done;
+	if (r >= 0)
+		r = (connected ? keeper_set_mode : keeper_attach)(sb->m->keeper, sb->row.slot, (uint32_t)sb->net_index,
+								  mode, on_attached, sb, e);
 	sb->net_pending = r >= 0;
 	return r;
 }

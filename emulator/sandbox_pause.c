@@ -57,6 +57,7 @@ void sandbox_hold_clocks(struct sandbox *sb)
 	sb->held_offset_ms = clock_offset_ms();
 	(void)uv_timer_stop(&sb->timer);
 	exec_hold_all(sb);
+	sandbox_meter_end(sb);
 }
 
 void sandbox_release_clocks(struct sandbox *sb)
@@ -67,6 +68,7 @@ void sandbox_release_clocks(struct sandbox *sb)
 	sb->deadline_us += held + (clock_offset_ms() - sb->held_offset_ms) * 1000;
 	sandbox_arm_deadline(sb);
 	exec_release_all(sb, held);
+	sandbox_meter_begin(sb);
 }
 
 /* The row of one that runs again. */
@@ -171,6 +173,7 @@ static int check_pause(struct sandboxes *m, const struct account *a, const struc
 			"`orkestr-emulator doctor`");
 	if (m->stopping)
 		return err_set(e, ERR_CAPACITY, ESHUTDOWN, NULL, "the emulator is stopping");
+	sandboxes_look(m);
 	HASH_ITER(hh, m->by_id, other, next)
 	n += (other->row.status == SANDBOX_PAUSED || other->row.status == SANDBOX_PAUSING) &&
 	     strcmp(other->row.account, a->id) == 0;

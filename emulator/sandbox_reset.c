@@ -38,6 +38,8 @@ static void finish(struct reset *rs)
 	struct err e = ERR_INIT;
 	int r = store_forget(m->c.store, account, &rs->result.rows, &e);
 
+	if (r >= 0)
+		r = meter_forget(m->meter, account, &e);
 	if (r >= 0 && m->c.faults) {
 		rs->result.faults = faults_clear(m->c.faults, account);
 		sandboxes_fault_names(m);

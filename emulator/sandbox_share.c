@@ -131,14 +131,18 @@ void sandboxes_look(struct sandboxes *m)
 {
 	struct sandbox *sb, *next;
 	struct err e = ERR_INIT;
+	int r;
 
 	if (m->stopping || !has_changed(m))
 		return;
 	m->looks++;
-	if (snapshot_each(&m->c.snapshots, on_snapshot, m, &e) < 0) {
+	r = snapshot_each(&m->c.snapshots, on_snapshot, m, &e);
+	if (r < 0) {
 		log_warn("%s", e.msg);
 		return;
 	}
+	if (r > 0) /* look again in any case */
+		m->looked_at = (struct timespec){ 0 };
 	HASH_ITER(hh, m->by_id, sb, next)
 	if (sb->row.status == SANDBOX_PAUSED && sb->snapshot && sb->looked != m->looks &&
 	    !snapshot_available(&m->c.snapshots, sb->row.id))

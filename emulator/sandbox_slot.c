@@ -62,6 +62,7 @@ static void leave(struct slot *s)
 {
 	struct sandboxes *m = s->m;
 
+	slot_disconnect(s);
 	HASH_DEL(m->slots, s);
 	uv_close((uv_handle_t *)&s->timer, on_closed);
 	sandboxes_check_stopped(m);

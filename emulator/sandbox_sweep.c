@@ -80,6 +80,11 @@ void sandbox_trash_kick(struct sandboxes *m)
 		(void)uv_timer_start(&m->trash_timer, on_trash_timer, TRASH_DELAY_MS, 0);
 }
 
+void sandboxes_kick_trash(struct sandboxes *m)
+{
+	sandbox_trash_kick(m);
+}
+
 /* ---- start-up ---- */
 
 struct names {
@@ -252,7 +257,7 @@ int sandboxes_sweep(struct sandboxes *m, struct err *e)
 		r = snapshot_sweep(&m->c.snapshots, snapshot_fate, m, e);
 	}
 	if (r >= 0)
-		r = sandboxes_net_sync(m, e);
+		r = sandboxes_net_restate(m, e);
 	/* Also what a killed worker left in the trash itself. */
 	sandbox_trash_kick(m);
 	return r;

@@ -8,6 +8,8 @@
 
 #include "emulator/base/text.h"
 #include "emulator/sandbox-internal.h"
+#include "emulator/store_tmpl.h"
+#include "rootfs/template_custom.h"
 
 /* Templates of one state dir are few; more names than this in memory means somebody makes them up. */
 #define CACHE_MAX 256
@@ -82,4 +84,47 @@ int template_ref_get(struct sandboxes *m, const char *name, struct template_ref 
 	}
 	*ret = r;
 	return 0;
+}
+
+/* ---- custom templates ---- */
+
+int sandbox_check_template(struct sandboxes *m, const struct account *a, const char *name, struct err *e)
+{
+	_cleanup_(tmpl_row_clear) struct tmpl_row row = { .id = "" };
+	int r;
+
+	if (strncmp(name, TEMPLATE_CUSTOM_PREFIX, strlen(TEMPLATE_CUSTOM_PREFIX)) != 0)
+		return 0;
+	r = store_tmpl_get(m->c.store, name, &row, e);
+	if (r < 0)
+		return r;
+	if (strcmp(row.account, a->id) != 0)
+		return err_set(e, ERR_NOT_FOUND, ENOENT, "template_not_found", "there is no template %.64s here", name);
+	if (row.status != TMPL_READY)
+		return err_set(e, ERR_NOT_READY, EBUSY, "template_not_ready", "template %s is %s, not ready", name,
+			       row.status == TMPL_BUILDING ? "still being built" : "one whose build failed");
+	return 0;
+}
+
+void sandboxes_each_of_template(struct sandboxes *m, const char *name,
+				void (*fn)(void *arg, const struct sandbox_row *row), void *arg)
+{
+	struct sandbox *sb, *next;
+
+	HASH_ITER(hh, m->by_id, sb, next)
+	{
+		if (strcmp(sb->row.template_name, name) == 0)
+			fn(arg, &sb->row);
+	}
+}
+
+void sandboxes_end_builds(struct sandboxes *m)
+{
+	struct sandbox *sb, *next;
+
+	HASH_ITER(hh, m->by_id, sb, next)
+	{
+		if (strncmp(sb->row.account, SANDBOX_BUILD_ACCOUNT, strlen(SANDBOX_BUILD_ACCOUNT)) == 0)
+			sandbox_end(sb, "user", NULL);
+	}
 }

@@ -84,18 +84,12 @@ static int read_ms(struct json_object *o, const char *key, int64_t *ret, struct 
 	return 0;
 }
 
-static bool account_valid(const char *s)
-{
-	return strncmp(s, "acc_", 4) == 0 && strlen(s) < ACCOUNT_ID_SIZE && strspn(s + 4, "0123456789abcdef") == 16 &&
-	       s[20] == '\0';
-}
-
 static int read_names(struct json_object *o, struct sandbox_row *row, struct err *e)
 {
 	char region[16];
 	enum size_id size;
 
-	if (json_get_string(o, "account", row->account, sizeof(row->account)) < 0 || !account_valid(row->account))
+	if (json_get_string(o, "account", row->account, sizeof(row->account)) < 0 || !account_id_valid(row->account))
 		return wrong("account", e);
 	if (json_get_string(o, "size", row->size, sizeof(row->size)) < 0 ||
 	    (row->size[0] && size_parse(row->size, &size) < 0))

@@ -24,6 +24,16 @@ enum store_stmt {
 	STMT_KEY_PUT,
 	STMT_KEY_DELETE,
 	STMT_KEY_EACH,
+	STMT_USAGE_GET,
+	STMT_USAGE_PUT,
+	STMT_USAGE_MONTH_GET,
+	STMT_USAGE_MONTH_PUT,
+	STMT_USAGE_FORGET,
+	STMT_TMPL_INSERT,
+	STMT_TMPL_UPDATE,
+	STMT_TMPL_GET,
+	STMT_TMPL_DELETE,
+	STMT_TMPL_EACH,
 	STMT_COUNT,
 };
 
@@ -41,7 +51,9 @@ struct store_sql {
 extern const struct store_sql store_sandbox_sql[];     /* ends with a NULL sql */
 extern const struct store_sql store_idempotency_sql[]; /* likewise */
 extern const struct store_sql store_setting_sql[];     /* likewise */
+extern const struct store_sql store_usage_sql[];       /* likewise */
 extern const struct store_sql store_key_sql[];	       /* likewise */
+extern const struct store_sql store_tmpl_sql[];	       /* likewise */
 
 #define STORE_APPLICATION_ID 0x6f726b65 /* "orke", in the file's header: PRAGMA application_id */
 

@@ -259,6 +259,10 @@ int store_open(const char *name, struct store **ret, struct err *e)
 		r = prepare_all(s, store_setting_sql, e);
 	if (r >= 0)
 		r = prepare_all(s, store_key_sql, e);
+	if (r >= 0)
+		r = prepare_all(s, store_usage_sql, e);
+	if (r >= 0)
+		r = prepare_all(s, store_tmpl_sql, e);
 	if (r < 0) {
 		store_close(s);
 		return r;

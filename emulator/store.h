@@ -75,12 +75,33 @@ int store_sandbox_list(struct store *s, const struct store_list *q, int (*fn)(vo
 int store_sandbox_each_live(struct store *s, int (*fn)(void *arg, const struct sandbox_row *r), void *arg,
 			    struct err *e);
 
-/* Forgets the ended sandboxes, the idempotency keys and the usage of an account, or of all (NULL). All or nothing. */
+/* Forgets the ended sandboxes and the idempotency keys of an account, or of all (NULL). All or nothing. */
 int store_forget(struct store *s, const char *account, uint64_t *ret_sandboxes, struct err *e);
+
+/* What all accounts have used, in all months that are kept (units: emulator/meter.h), as far as it was flushed. */
+int store_usage_total(struct store *s, uint64_t *ret_cpu_usec, uint64_t *ret_mem_kib_ms, struct err *e);
 
 /* Numbers the emulator keeps about itself, by a name. get: *ret stays as it was if there is none. */
 int store_setting_get(struct store *s, const char *name, int64_t *ret, struct err *e);
 int store_setting_put(struct store *s, const char *name, int64_t value, struct err *e);
+
+/* Usage (emulator/meter.h): of a sandbox in its life, and of an account in a month (cpu_usec and mem_kib_ms alone; month
+ * as 202605). get: zeroes if there is none. forget: the months of an account, or of all (NULL). */
+struct store_usage {
+	char slot[32];
+	uint64_t seen_usec;
+	int64_t at_ms;
+	uint64_t cpu_usec, mem_kib_ms, run_ms, peak_bytes;
+};
+int store_usage_get(struct store *s, const char *id, struct store_usage *ret, struct err *e);
+int store_usage_put(struct store *s, const char *id, const struct store_usage *u, struct err *e);
+int store_usage_month_get(struct store *s, const char *account, int month, struct store_usage *ret, struct err *e);
+int store_usage_month_put(struct store *s, const char *account, int month, const struct store_usage *u, struct err *e);
+int store_usage_forget(struct store *s, const char *account, struct err *e);
+
+/* One transaction around several writes; every begin has its end, from the same place in the loop. */
+int store_begin(struct store *s, struct err *e);
+int store_end(struct store *s, bool commit, struct err *e);
 
 /* API keys made at run time (emulator/account.h), by the SHA-256 of the key. put: makes it, or changes all but whose
  * it is. each: the oldest first; fn may not use the store, and ends the walk with anything but 0. */

@@ -78,6 +78,26 @@ static const char *const steps[] = {
 	" rate_requests INTEGER NOT NULL,"
 	" rate_seconds INTEGER NOT NULL"
 	") STRICT, WITHOUT ROWID;",
+	/* 3: custom templates */
+	"CREATE TABLE template ("
+	" id TEXT NOT NULL PRIMARY KEY,"
+	" account TEXT NOT NULL,"
+	" status TEXT NOT NULL,"
+	" name TEXT NOT NULL,"
+	" base TEXT NOT NULL,"
+	" steps TEXT NOT NULL,"
+	" network TEXT NOT NULL,"
+	" timeout_s INTEGER NOT NULL,"
+	" created_ms INTEGER NOT NULL,"
+	" ended_ms INTEGER NOT NULL,"
+	" error_code TEXT NOT NULL,"
+	" error TEXT,"
+	" failed_step TEXT,"
+	" digest TEXT NOT NULL,"
+	" layer_bytes INTEGER NOT NULL,"
+	" size_bytes INTEGER NOT NULL"
+	") STRICT;"
+	"CREATE INDEX template_by_time ON template (account, created_ms, id);",
 };
 
 static int read_int(struct store *s, const char *sql, int64_t *ret, struct err *e)

@@ -28,12 +28,26 @@ int store_forget(struct store *s, const char *account, uint64_t *ret_sandboxes, 
 	if (r >= 0)
 		r = run(s, "DELETE FROM idempotency WHERE ?1 IS NULL OR account = ?1", account, NULL, e);
 	if (r >= 0)
-		r = run(s, "DELETE FROM usage_month WHERE ?1 IS NULL OR account = ?1", account, NULL, e);
-	if (r >= 0)
 		r = run(s, "DELETE FROM usage_sandbox WHERE id NOT IN (SELECT id FROM sandbox)", NULL, NULL, e);
 	if (r >= 0)
 		r = run(s, "COMMIT", NULL, NULL, e);
 	if (r < 0)
 		(void)sqlite3_exec(s->db, "ROLLBACK", NULL, NULL, NULL);
 	return r;
+}
+
+int store_usage_total(struct store *s, uint64_t *ret_cpu_usec, uint64_t *ret_mem_kib_ms, struct err *e)
+{
+	sqlite3_stmt *st = NULL;
+	int rc = sqlite3_prepare_v2(
+		s->db, "SELECT ifnull(sum(cpu_usec), 0), ifnull(sum(mem_kib_ms), 0) FROM usage_month", -1, &st, NULL);
+
+	if (rc == SQLITE_OK)
+		rc = store_step(st);
+	if (rc == SQLITE_ROW) {
+		*ret_cpu_usec = (uint64_t)sqlite3_column_int64(st, 0);
+		*ret_mem_kib_ms = (uint64_t)sqlite3_column_int64(st, 1);
+	}
+	(void)sqlite3_finalize(st);
+	return rc == SQLITE_ROW ? 0 : store_err(s, rc, e, "cannot add up the usage");
 }

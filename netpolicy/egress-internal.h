@@ -34,7 +34,7 @@ struct garbage {
 void egress_discard(struct egress *eg, struct garbage *g); /* g is the first member of what is freed */
 
 /* Deadlines of one kind last equally long, so each kind is a queue in order. */
-enum wait_kind { WAIT_UPSTREAM, WAIT_SNIFF, WAIT_DNS_TCP, WAIT_UDP, WAIT_KINDS };
+enum wait_kind { WAIT_UPSTREAM, WAIT_SNIFF, WAIT_DNS_TCP, WAIT_UDP, WAIT_HOLD, WAIT_KINDS };
 
 struct deadline {
 	TAILQ_ENTRY(deadline) link;
@@ -110,7 +110,7 @@ struct sandbox {
 	uint32_t index;
 	uint64_t serial; /* tells this one from the next with the same index */
 	bool allow_private;
-	bool named; /* since the last EGRESS_SYNC began */
+	bool named; /* since the last EGRESS_RESTATE began */
 	struct policy *policy;
 	struct known_bucket known[KNOWN_BUCKETS];
 	struct known_list ages;
@@ -124,6 +124,16 @@ void known_add(struct sandbox *s, const char *name, const struct in6_addr *a, ui
 void known_clear(struct sandbox *s);
 /* The next entry for a after `from` (NULL: the first). */
 const struct known *known_next(const struct sandbox *s, const struct in6_addr *a, const struct known *from);
+
+/* --- refusals that are held back (egress_ask.c) --- */
+
+struct hold {
+	TAILQ_ENTRY(hold) link;
+	uint64_t token; /* 0: not held */
+	struct deadline deadline;
+	void (*release)(struct egress *eg, struct hold *h);
+};
+TAILQ_HEAD(hold_list, hold);
 
 /* --- maps and the zone (egress_map.c) --- */
 
@@ -211,9 +221,9 @@ struct resolver {
 };
 
 struct egress {
-	bool syncing;
+	bool restating;
 	int ep, spare; /* spare: an fd to give up when there are no more (accept) */
-	struct source control, dialer, nflog, tcp[2], udp[2], dns_tcp[2], dns_udp[2];
+	struct source control, dialer, nflog, queue, tcp[2], udp[2], dns_tcp[2], dns_udp[2];
 	struct sandbox *sandboxes[GATEWAY_MAX];
 	uint64_t next_serial, next_flow;
 	struct deadline_list waits[WAIT_KINDS];
@@ -225,11 +235,21 @@ struct egress {
 	struct resolver dns;
 	struct event_queue events;
 	size_t n_events;
+	struct hold_list held;
+	size_t n_held;
+	uint64_t next_token;
+	struct sync { /* to be answered at the end of this turn */
+		uint32_t index;
+		uint64_t token;
+	} syncs[LOOP_BATCH];
+	size_t n_syncs;
 	struct flow *flows;
 	size_t n_flows;
 	unsigned int n_pipes;
 	int icmp[2];
 };
+
+int egress_filter(void); /* the system calls it may make from here on (egress_filter.c) */
 
 /* The sandbox with this source address, or NULL. */
 struct sandbox *egress_sandbox_of(struct egress *eg, const struct in6_addr *a);
@@ -238,7 +258,29 @@ socklen_t egress_to_sockaddr(const struct in6_addr *a, uint16_t port, struct soc
 
 /* Starts an event; the caller fills the rest in and hands it to event_send. */
 struct egress_event event_new(const struct sandbox *s, enum egress_verdict verdict, enum egress_kind kind);
-void event_send(struct egress *eg, struct sandbox *s, const struct egress_event *ev);
+/* False: the daemon won't hear of it (it is away, or the sandbox says too much). */
+bool event_send(struct egress *eg, struct sandbox *s, const struct egress_event *ev);
+bool event_queue(struct egress *eg, const struct egress_event *ev); /* the same, of no sandbox's account */
+
+/* Sends a refusal. True: release() is called once it was taken in; the caller waits with the refusal itself. */
+bool event_hold(struct egress *eg, struct sandbox *s, struct egress_event *ev, struct hold *h,
+		void (*release)(struct egress *eg, struct hold *h));
+void hold_cancel(struct egress *eg, struct hold *h);
+void hold_noted(struct egress *eg, uint64_t token);
+void hold_release_all(struct egress *eg);
+
+void asked_ready(struct source *s, uint32_t events);
+/* Reads what there is on every socket of the gateway, then answers eg->syncs. */
+void egress_sync(struct egress *eg);
+
+/* What becomes of a connection, as far as its address tells. */
+struct judgement {
+	bool allowed, by_name; /* by_name: if the name it says agrees */
+	struct target to;      /* where it really goes */
+	char host[POLICY_NAME_MAX];
+	char rule[POLICY_RULE_MAX];
+};
+void tcp_judge(struct egress *eg, struct sandbox *box, const struct in6_addr *a, uint16_t port, struct judgement *ret);
 
 void tcp_accept_ready(struct source *s, uint32_t events);
 void conn_abort(struct conn *c); /* RST both ways */

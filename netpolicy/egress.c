@@ -5,6 +5,7 @@
 #include <fcntl.h>
 #include <linux/capability.h>
 #include <poll.h>
+#include <sched.h>
 #include <signal.h>
 #include <string.h>
 #include <sys/prctl.h>
@@ -19,19 +20,17 @@
 
 /* Theory of operation. One epoll loop over: the gateway's transparent sockets (what sandboxes send), the
  * control socket (what the daemon says), the dialer's socket (blank host sockets coming in), NFLOG (what
- * nftables refused), and each connection, flow and question under way. Work in a turn is bounded for each
+ * nftables refused), its queue (what nftables asks about), and each connection, flow and question under way. Work in a turn is bounded for each
  * source, so nobody starves another; level-triggered, so what was left comes again.
  *
  * The daemon may be away: its socket then gives EAGAIN or EOF; events wait in a bounded queue, the newest are
  * dropped when it is full, and policy goes on as it was. */
 
-#define SYNC_MS 1000
+#define RESTATE_MS 1000
 
 static const int64_t WAIT_US[WAIT_KINDS] = {
-	[WAIT_UPSTREAM] = 1000000,
-	[WAIT_SNIFF] = 5000000,
-	[WAIT_DNS_TCP] = 10000000,
-	[WAIT_UDP] = 60000000,
+	[WAIT_UPSTREAM] = 1000000,	     [WAIT_SNIFF] = 5000000, [WAIT_DNS_TCP] = 10000000, [WAIT_UDP] = 60000000,
+	[WAIT_HOLD] = EGRESS_HOLD_MS * 1000,
 };
 
 int source_watch(struct source *s, uint32_t events)
@@ -182,20 +181,24 @@ static bool event_affordable(struct sandbox *s, const struct egress_event *ev)
 	return true;
 }
 
-void event_send(struct egress *eg, struct sandbox *s, const struct egress_event *ev)
+bool event_queue(struct egress *eg, const struct egress_event *ev)
 {
 	struct queued_event *q;
 
-	/* The end of a flow is always told: its start was. */
-	if (ev->kind != EGRESS_CLOSED && !event_affordable(s, ev))
-		return;
 	if (!eg->control.ready || eg->n_events >= EVENT_QUEUE_MAX || !(q = malloc(sizeof(*q))))
-		return;
+		return false;
 	q->ev = *ev;
 	STAILQ_INSERT_TAIL(&eg->events, q, link);
 	eg->n_events++;
 	if (!events_flush(eg))
 		(void)source_watch(&eg->control, EPOLLIN | EPOLLOUT);
+	return true;
+}
+
+bool event_send(struct egress *eg, struct sandbox *s, const struct egress_event *ev)
+{
+	/* The end of a flow is always told: its start was. */
+	return (ev->kind == EGRESS_CLOSED || event_affordable(s, ev)) && event_queue(eg, ev);
 }
 
 /* --- sandboxes --- */
@@ -304,7 +307,7 @@ static int sandbox_add(struct egress *eg, const struct egress_msg *m)
 		eg->sandboxes[m->index] = s;
 	}
 	/* What it was told holds no longer than the policy has it so: each connection is decided by that. */
-	if (!eg->syncing)
+	if (!eg->restating)
 		known_clear(s);
 	s->named = true;
 	policy_free(s->policy);
@@ -316,22 +319,22 @@ static int sandbox_add(struct egress *eg, const struct egress_msg *m)
 
 /* --- control --- */
 
-static void sync_begin(struct egress *eg)
+static void restate_begin(struct egress *eg)
 {
 	for (uint32_t i = 0; i < GATEWAY_MAX; i++)
 		if (eg->sandboxes[i])
 			eg->sandboxes[i]->named = false;
 	map_clear(&eg->map);
 	zone_clear(&eg->map);
-	eg->syncing = true;
+	eg->restating = true;
 }
 
-static void sync_end(struct egress *eg)
+static void restate_end(struct egress *eg)
 {
-	for (uint32_t i = 0; eg->syncing && i < GATEWAY_MAX; i++)
+	for (uint32_t i = 0; eg->restating && i < GATEWAY_MAX; i++)
 		if (eg->sandboxes[i] && !eg->sandboxes[i]->named)
 			sandbox_remove(eg, i);
-	eg->syncing = false;
+	eg->restating = false;
 }
 
 static int control_apply(struct egress *eg, const struct egress_msg *m)
@@ -368,11 +371,18 @@ static int control_apply(struct egress *eg, const struct egress_msg *m)
 			return name_fault_add(eg, m);
 		name_fault_clear(eg);
 		return 0;
-	case EGRESS_SYNC:
+	case EGRESS_RESTATE:
 		if (m->value)
-			sync_begin(eg);
+			restate_begin(eg);
 		else
-			sync_end(eg);
+			restate_end(eg);
+		return 0;
+	case EGRESS_NOTED:
+		hold_noted(eg, m->token);
+		return 0;
+	case EGRESS_SYNC:
+		if (eg->n_syncs < ARRAY_SIZE(eg->syncs)) /* as many as are read in a turn */
+			eg->syncs[eg->n_syncs++] = (struct sync){ m->index, m->token };
 		return 0;
 	default:
 		return -EBADMSG;
@@ -386,21 +396,22 @@ static void control_ready(struct source *s, uint32_t events)
 
 	if ((events & EPOLLOUT) && events_flush(eg))
 		(void)source_watch(s, EPOLLIN);
-	for (int i = 0; i < LOOP_BATCH || eg->syncing; i++) {
+	for (int i = 0; i < LOOP_BATCH || eg->restating; i++) {
 		struct pollfd p = { .fd = s->fd, .events = POLLIN };
 		ssize_t n;
 		int r;
 
 		/* A daemon that dies half way does not hold up the others: what is there stays. */
-		if (eg->syncing && poll(&p, 1, SYNC_MS) <= 0)
-			eg->syncing = false;
+		if (eg->restating && poll(&p, 1, RESTATE_MS) <= 0)
+			eg->restating = false;
 		n = fd_recv_msg(s->fd, &m, sizeof(m), NULL, 0, NULL);
 		if (n == -EAGAIN || n == -EINTR)
 			return;
 		if (n <= 0) {
-			eg->syncing = false;
+			eg->restating = false;
 			source_close(s); /* the daemon is gone; what it said holds */
 			(void)events_flush(eg);
+			hold_release_all(eg);
 			return;
 		}
 		if (n != sizeof(m) || m.magic != EGRESS_MAGIC || !memchr(m.text, '\0', sizeof(m.text))) {
@@ -494,6 +505,8 @@ static int watch_all(struct egress *eg, const struct egress_config *c)
 	if (r >= 0)
 		r = watch_new(eg, &eg->nflog, g->nflog, nflog_ready);
 	if (r >= 0)
+		r = watch_new(eg, &eg->queue, g->queue, asked_ready);
+	if (r >= 0)
 		r = watch_new(eg, &eg->dialer, c->dialer, blank_ready);
 	return r < 0 ? r : watch_new(eg, &eg->control, c->control, control_ready);
 }
@@ -529,7 +542,7 @@ static int fd_cmp(const void *a, const void *b)
 static int close_others(const struct egress_config *c)
 {
 	const struct gateway_sockets *g = c->sockets;
-	int keep[] = { STDERR_FILENO, c->control, c->dialer,	 g->nflog,	g->tcp[0],     g->tcp[1],
+	int keep[] = { STDERR_FILENO, c->control, c->dialer,	 g->nflog,	g->queue,      g->tcp[0],    g->tcp[1],
 		       g->udp[0],     g->udp[1],  g->dns_tcp[0], g->dns_tcp[1], g->dns_udp[0], g->dns_udp[1] };
 	size_t n = ARRAY_SIZE(keep);
 
@@ -545,6 +558,21 @@ static int close_others(const struct egress_config *c)
 	return 0;
 }
 
+/* A short slice, which Linux 6.12 and later take as a wish to be woken soon (sched(7), sched_setattr(2)): each
+ * connection waits for this process several times, and each time it has little to do. Elsewhere it means nothing. */
+static void ask_for_short_slices(void)
+{
+	struct {
+		uint32_t size, policy;
+		uint64_t flags;
+		int32_t nice;
+		uint32_t priority;
+		uint64_t runtime, deadline, period;
+	} a = { .size = sizeof(a), .policy = SCHED_OTHER, .runtime = 100000 };
+
+	(void)syscall(SYS_sched_setattr, 0, &a, 0);
+}
+
 static int egress_init(struct egress *eg, const struct egress_config *c)
 {
 	struct rlimit files;
@@ -555,10 +583,12 @@ static int egress_init(struct egress *eg, const struct egress_config *c)
 		(void)setrlimit(RLIMIT_NOFILE, &files);
 	}
 	(void)signal(SIGPIPE, SIG_IGN);
+	ask_for_short_slices();
 	r = close_others(c);
 	if (r < 0)
 		return r;
 	STAILQ_INIT(&eg->events);
+	TAILQ_INIT(&eg->held);
 	for (size_t i = 0; i < WAIT_KINDS; i++)
 		TAILQ_INIT(&eg->waits[i]);
 	for (size_t i = 0; i < BLANK_KINDS; i++)
@@ -575,6 +605,8 @@ static int egress_init(struct egress *eg, const struct egress_config *c)
 		r = watch_all(eg, c);
 	if (r >= 0)
 		r = drop_privileges();
+	if (r >= 0)
+		r = egress_filter();
 	if (r >= 0)
 		blank_fill(eg);
 	return r;
@@ -620,6 +652,8 @@ _noreturn_ void egress_main(const struct egress_config *c)
 		int n = epoll_wait(eg->ep, ev, LOOP_BATCH, eg->garbage ? 0 : wait);
 
 		turn(eg, ev, n);
+		if (eg->n_syncs)
+			egress_sync(eg);
 		sweep(eg);
 	}
 	log_error("egress: the dialer is gone");

@@ -43,11 +43,14 @@ enum egress_msg_type {
 	EGRESS_ZONE,	/* text: "NAME=ADDR": the built-in zone; "" removes all */
 	EGRESS_FAULT,	/* text: "flt_1 HOST": questions for it fail, value times (0: always), those of index or of
 			 * EGRESS_ALL; "" removes all */
+	/* value 1: from here to value 0 all that there is is said again, maps and zone included. Nothing else happens
+	 * meanwhile; who is not named is removed, who is keeps its connections and its names. */
+	EGRESS_RESTATE,
+	EGRESS_NOTED, /* token: the event with it was taken in; its refusal may go out */
+	EGRESS_SYNC,  /* index, token: answered with EGRESS_SYNCED behind the events of all that was sent before */
 	/* from egress */
-	EGRESS_EVENT, /* a struct egress_event, by itself */
-	/* to egress: value 1: from here to value 0 all that there is is said again, maps and zone included. Nothing
-	 * else happens meanwhile; who is not named is removed, who is keeps its connections and its names. */
-	EGRESS_SYNC,
+	EGRESS_EVENT,  /* a struct egress_event, by itself */
+	EGRESS_SYNCED, /* the same struct, of which only index and token count */
 };
 
 #define EGRESS_ALL UINT32_MAX
@@ -58,6 +61,7 @@ enum egress_msg_type {
 struct egress_msg {
 	uint32_t magic, type, index, mode, flags;
 	int32_t value;
+	uint64_t token;
 	char text[POLICY_RULE_MAX + 64];
 };
 
@@ -74,6 +78,9 @@ struct egress_event {
 	uint32_t magic, type, index;
 	uint32_t verdict, kind;
 	uint64_t flow; /* the same for a flow's start and end */
+	/* Not 0: a refusal that is held back until EGRESS_NOTED says that it was taken in (or EGRESS_HOLD_MS have
+	 * passed), so that whose it was can be found out while its socket is still there. */
+	uint64_t token;
 	int64_t time_ms;
 	struct in6_addr address;
 	uint16_t port, from_port;
@@ -82,4 +89,5 @@ struct egress_event {
 	char host[POLICY_NAME_MAX]; /* the name, where one is known */
 	char rule[POLICY_RULE_MAX]; /* which rule allowed or refused it */
 };
-#define EGRESS_MAGIC 0x6f6b6531u /* "oke1" */
+#define EGRESS_MAGIC 0x6f6b6532u /* "oke2" */
+#define EGRESS_HOLD_MS 100

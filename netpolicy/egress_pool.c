@@ -93,7 +93,7 @@ void blank_ready(struct source *s, uint32_t events _unused_)
 
 		if (n == -EAGAIN || n == -EINTR)
 			return;
-		if (n <= 0 && n != -EMSGSIZE) { /* too long: we are out of descriptors, so none came */
+		if (n <= 0 && n != -EMFILE) { /* that one: none came */
 			source_close(s);
 			return;
 		}

@@ -7,18 +7,30 @@
  * file, rebuilt from what was understood; nothing a sandbox writes in a query but an allowed name goes out, so
  * names can't be used to carry data. */
 
+static struct egress_event asker_event(const struct sandbox *s, const struct asker *a, enum egress_verdict verdict,
+				       const char *rule)
+{
+	struct egress_event ev = event_new(s, verdict, EGRESS_DNS);
+	uint16_t port = 0;
+	struct in6_addr from;
+
+	egress_from_sockaddr(&a->from, &from, &port);
+	ev.from_port = port;
+	ev.port = 53;
+	ev.proto = a->conn ? IPPROTO_TCP : IPPROTO_UDP;
+	memcpy(ev.host, a->q.name, sizeof(ev.host));
+	(void)snprintf(ev.rule, sizeof(ev.rule), "%s", rule);
+	return ev;
+}
+
 static void report(struct egress *eg, struct sandbox *s, const struct asker *a, enum egress_verdict verdict,
 		   const char *rule, const struct in6_addr *address)
 {
-	struct egress_event ev = event_new(s, verdict, EGRESS_DNS);
+	struct egress_event ev = asker_event(s, a, verdict, rule);
 
-	ev.port = 53;
-	ev.proto = a->conn ? IPPROTO_TCP : IPPROTO_UDP;
 	if (address)
 		ev.address = *address;
-	memcpy(ev.host, a->q.name, sizeof(ev.host));
-	(void)snprintf(ev.rule, sizeof(ev.rule), "%s", rule);
-	event_send(eg, s, &ev);
+	(void)event_send(eg, s, &ev);
 }
 
 void resolver_error(struct egress *eg, const struct asker *a, enum dns_rcode rcode)
@@ -27,6 +39,35 @@ void resolver_error(struct egress *eg, const struct asker *a, enum dns_rcode rco
 	uint8_t buf[512 + DNS_HEADER];
 
 	dns_reply(eg, a, buf, dns_build_answer(buf, sizeof(buf), &a->q, &none));
+}
+
+struct held_question {
+	struct hold hold;
+	struct asker asker;
+	enum dns_rcode rcode;
+};
+
+static void question_released(struct egress *eg, struct hold *h)
+{
+	struct held_question *q = CONTAINER(h, struct held_question, hold);
+
+	resolver_error(eg, &q->asker, q->rcode);
+	free(q);
+}
+
+static void refuse(struct egress *eg, struct sandbox *s, const struct asker *a, const char *rule, enum dns_rcode rcode)
+{
+	struct egress_event ev = asker_event(s, a, EGRESS_BLOCKED, rule);
+	struct held_question *q = calloc(1, sizeof(*q));
+
+	if (q) {
+		q->asker = *a;
+		q->rcode = rcode;
+	}
+	if (q && event_hold(eg, s, &ev, &q->hold, question_released))
+		return;
+	free(q);
+	resolver_error(eg, a, rcode);
 }
 
 static void send_answer(struct egress *eg, const struct asker *a, const struct dns_answer *ans)
@@ -106,8 +147,7 @@ static bool refuse_restricted(struct egress *eg, struct sandbox *s, struct asker
 		return true;
 	}
 	if (policy_normalise(a->q.name, strlen(a->q.name), name) < 0 || !policy_name(s->policy, name, 0, a->rule)) {
-		report(eg, s, a, EGRESS_BLOCKED, "not-in-allowlist", NULL);
-		resolver_error(eg, a, DNS_NXDOMAIN);
+		refuse(eg, s, a, "not-in-allowlist", DNS_NXDOMAIN);
 		return true;
 	}
 	switch (a->q.type) {
@@ -118,8 +158,7 @@ static bool refuse_restricted(struct egress *eg, struct sandbox *s, struct asker
 	case DNS_SVCB:
 		return false;
 	default:
-		report(eg, s, a, EGRESS_BLOCKED, "type-not-allowed", NULL);
-		resolver_error(eg, a, DNS_REFUSED);
+		refuse(eg, s, a, "type-not-allowed", DNS_REFUSED);
 		return true;
 	}
 }
@@ -155,15 +194,13 @@ void resolver_ask(struct egress *eg, struct sandbox *s, const struct asker *aske
 	}
 	if (a.q.class != DNS_CLASS_IN || (a.q.type >= DNS_META_FIRST && a.q.type <= DNS_ANY) || a.q.type == DNS_OPT ||
 	    a.q.type == 0) {
-		report(eg, s, &a, EGRESS_BLOCKED, "type-not-allowed", NULL);
-		resolver_error(eg, &a, DNS_REFUSED);
+		refuse(eg, s, &a, "type-not-allowed", DNS_REFUSED);
 		return;
 	}
 	if (answer_localhost(eg, &a))
 		return;
 	if (policy_mode(s->policy) == NET_OFF) {
-		report(eg, s, &a, EGRESS_BLOCKED, "network-off", NULL);
-		resolver_error(eg, &a, DNS_REFUSED);
+		refuse(eg, s, &a, "network-off", DNS_REFUSED);
 		return;
 	}
 	if (policy_mode(s->policy) == NET_RESTRICTED && refuse_restricted(eg, s, &a))

@@ -18,10 +18,13 @@
 #define LANE_READ 65536
 #define LANE_ROUNDS 4		/* reads of one lane in a turn of the loop */
 #define LANE_SPLICE_FROM 262144 /* bytes after which a lane is worth a pipe */
-#define PIPES_MAX 256
-#define PIPE_SIZE 262144 /* 256 of these are what a user may have (pipe(7), pipe-user-pages-soft) */
+/* A user may have 64 MiB of pipes in all (pipe(7), pipe-user-pages-soft): large ones while there are few. */
+#define PIPES_LARGE 32
+#define PIPES_MAX 160
+#define PIPE_LARGE (1 << 20)
+#define PIPE_SIZE 262144
 
-enum conn_state { CONN_SNIFF, CONN_SOCKET, CONN_CONNECT, CONN_OPEN, CONN_DEAD };
+enum conn_state { CONN_SNIFF, CONN_SOCKET, CONN_CONNECT, CONN_OPEN, CONN_HELD, CONN_DEAD };
 
 struct lane {
 	struct source *from, *to;
@@ -41,6 +44,7 @@ struct conn {
 	struct lane up, down;
 	struct deadline deadline;
 	struct blank_wait blank;
+	struct hold hold;
 	struct in6_addr address; /* as the sandbox sees it */
 	uint16_t port, from_port;
 	struct target to; /* as we connect */
@@ -98,6 +102,7 @@ static void conn_end(struct conn *c)
 	}
 	deadline_clear(eg, &c->deadline);
 	blank_cancel(eg, &c->blank);
+	hold_cancel(eg, &c->hold);
 	source_close(&c->client);
 	source_close(&c->server);
 	lane_free(eg, &c->up);
@@ -114,11 +119,29 @@ void conn_abort(struct conn *c)
 	conn_end(c);
 }
 
+static void conn_released(struct egress *eg _unused_, struct hold *h)
+{
+	conn_abort(CONTAINER(h, struct conn, hold));
+}
+
+static void held_ready(struct source *s _unused_, uint32_t events _unused_)
+{
+}
+
 static void conn_refuse(struct conn *c, enum egress_verdict verdict)
 {
 	struct egress_event ev = conn_event(c, verdict, EGRESS_TCP);
+	struct egress *eg = c->client.eg;
 
-	event_send(c->client.eg, c->box, &ev);
+	if (verdict == EGRESS_BLOCKED && event_hold(eg, c->box, &ev, &c->hold, conn_released)) {
+		c->state = CONN_HELD;
+		c->client.ready = held_ready;
+		deadline_clear(eg, &c->deadline);
+		(void)source_watch(&c->client, 0);
+		return;
+	}
+	if (verdict != EGRESS_BLOCKED)
+		(void)event_send(eg, c->box, &ev);
 	conn_abort(c);
 }
 
@@ -138,7 +161,8 @@ static void lane_upgrade(struct egress *eg, struct lane *l)
 		l->pipe[0] = l->pipe[1] = -1;
 		return;
 	}
-	(void)fcntl(l->pipe[1], F_SETPIPE_SZ, PIPE_SIZE);
+	if (eg->n_pipes >= PIPES_LARGE || fcntl(l->pipe[1], F_SETPIPE_SZ, PIPE_LARGE) < 0)
+		(void)fcntl(l->pipe[1], F_SETPIPE_SZ, PIPE_SIZE);
 	eg->n_pipes++;
 }
 
@@ -171,7 +195,7 @@ static ssize_t lane_read(struct lane *l)
 	ssize_t n, k;
 
 	if (l->pipe[0] >= 0) {
-		n = splice(l->from->fd, NULL, l->pipe[1], NULL, PIPE_SIZE, SPLICE_F_MOVE | SPLICE_F_NONBLOCK);
+		n = splice(l->from->fd, NULL, l->pipe[1], NULL, PIPE_LARGE, SPLICE_F_MOVE | SPLICE_F_NONBLOCK);
 		if (n > 0)
 			l->in_pipe = (size_t)n;
 		return n < 0 ? -errno : n;
@@ -408,74 +432,20 @@ static void conn_sniff(struct conn *c)
 		sniff_ready(&c->client, EPOLLIN);
 }
 
-static void decide_restricted(struct conn *c)
+static void conn_decide(struct conn *c)
 {
-	const struct known *k = NULL;
-	char rule[POLICY_RULE_MAX];
-	bool allowed = false;
+	struct judgement j;
 
-	if (policy_address(c->box->policy, &c->address, c->port, rule)) {
-		memcpy(c->rule, rule, sizeof(c->rule));
-		conn_connect(c);
-		return;
-	}
-	(void)snprintf(c->rule, sizeof(c->rule), "%s", "not-in-allowlist");
-	while (!allowed && (k = known_next(c->box, &c->address, k))) {
-		(void)snprintf(c->host, sizeof(c->host), "%s", k->name);
-		allowed = policy_name(c->box->policy, k->name, c->port, c->rule);
-	}
-	if (!allowed)
+	tcp_judge(c->client.eg, c->box, &c->address, c->port, &j);
+	c->to = j.to;
+	memcpy(c->host, j.host, sizeof(c->host));
+	memcpy(c->rule, j.rule, sizeof(c->rule));
+	if (!j.allowed)
 		conn_refuse(c, EGRESS_BLOCKED);
-	else if (c->port == 443 || c->port == 80)
+	else if (j.by_name)
 		conn_sniff(c);
 	else
 		conn_connect(c);
-}
-
-static void decide_open(struct conn *c, bool mapped)
-{
-	const struct known *k = NULL;
-	bool local = mapped;
-
-	while ((k = known_next(c->box, &c->address, k))) {
-		(void)snprintf(c->host, sizeof(c->host), "%s", k->name);
-		local |= k->local;
-	}
-	if (policy_address(c->box->policy, &c->address, c->port, c->rule)) {
-		conn_connect(c);
-	} else if (local) {
-		(void)snprintf(c->rule, sizeof(c->rule), "%s", "open");
-		conn_connect(c);
-	} else {
-		conn_refuse(c, EGRESS_BLOCKED);
-	}
-}
-
-static void conn_decide(struct conn *c)
-{
-	struct egress *eg = c->client.eg;
-	const char *mapped = map_name_of(&eg->map, &c->address);
-
-	c->to = (struct target){ .address = c->address, .port = c->port };
-	if (mapped) {
-		(void)snprintf(c->host, sizeof(c->host), "%s", mapped);
-		if (!map_target(&eg->map, mapped, c->port, &c->to)) {
-			conn_block(c, "not-mapped");
-			return;
-		}
-	}
-	switch (policy_mode(c->box->policy)) {
-	case NET_RESTRICTED:
-		decide_restricted(c);
-		return;
-	case NET_OPEN:
-		decide_open(c, mapped != NULL);
-		return;
-	case NET_OFF:
-	default:
-		conn_block(c, "network-off");
-		return;
-	}
 }
 
 static struct conn *conn_new(struct egress *eg, struct sandbox *box, int fd)
@@ -534,7 +504,7 @@ static void accept_and_reset(struct egress *eg, int listener)
 	fd = accept4(listener, NULL, NULL, SOCK_CLOEXEC);
 	reset_on_close(fd);
 	closep(&fd);
-	eg->spare = open("/dev/null", O_RDONLY | O_CLOEXEC);
+	eg->spare = fcntl(eg->ep, F_DUPFD_CLOEXEC, 0);
 }
 
 void tcp_accept_ready(struct source *s, uint32_t events _unused_)

@@ -112,8 +112,22 @@ static void unreachable(struct egress *eg, const struct flow_key *k)
 		unreachable6(eg, k);
 }
 
+struct held_datagram {
+	struct hold hold;
+	struct flow_key key;
+};
+
+static void datagram_released(struct egress *eg, struct hold *h)
+{
+	struct held_datagram *d = CONTAINER(h, struct held_datagram, hold);
+
+	unreachable(eg, &d->key);
+	free(d);
+}
+
 static void refuse(struct egress *eg, struct sandbox *s, const struct flow_key *k, const char *host, const char *rule)
 {
+	struct held_datagram *d = calloc(1, sizeof(*d));
 	struct egress_event ev = event_new(s, EGRESS_BLOCKED, EGRESS_UDP);
 
 	ev.address = k->to;
@@ -122,7 +136,11 @@ static void refuse(struct egress *eg, struct sandbox *s, const struct flow_key *
 	ev.proto = IPPROTO_UDP;
 	(void)snprintf(ev.host, sizeof(ev.host), "%s", host);
 	(void)snprintf(ev.rule, sizeof(ev.rule), "%s", rule);
-	event_send(eg, s, &ev);
+	if (d)
+		d->key = *k;
+	if (d && event_hold(eg, s, &ev, &d->hold, datagram_released))
+		return;
+	free(d);
 	unreachable(eg, k);
 }
 

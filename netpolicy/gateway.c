@@ -22,6 +22,7 @@
 #include "emulator/base/fd.h"
 #include "emulator/base/text.h"
 #include "netpolicy/nflog.h"
+#include "netpolicy/nfqueue.h"
 
 /* Theory of operation
  *
@@ -60,8 +61,24 @@ struct gateway {
 	bool v6;
 };
 
+/* "asking" comes first. What it hands to the egress process comes back with a mark; what nobody answers for (no
+ * listener, too many waiting) goes on to "leaving" without one, and is decided there as if nobody could be asked. */
 static const char gateway_rules[] =
 	"table inet orkestr {\n"
+	"  chain ask {\n"
+	"  }\n"
+	"  chain asking {\n"
+	"    type filter hook prerouting priority mangle - 1; policy accept;\n"
+	"    iifname \"lo\" accept\n"
+	"    meta l4proto ipv6-icmp accept\n"
+	"    meta l4proto { tcp, udp } th dport 53 accept\n"
+	"    fib saddr . iif oif missing drop\n"
+	"    icmp type { destination-unreachable, time-exceeded, parameter-problem } drop\n"
+	"    meta l4proto tcp tcp flags & (syn | ack) == syn jump ask\n"
+	"    meta l4proto tcp accept\n"
+	"    iifgroup 2 meta l4proto udp accept\n"
+	"    jump ask\n"
+	"  }\n"
 	"  set never4 { type ipv4_addr; flags interval; elements = { 0.0.0.0/8, 127.0.0.0/8, 224.0.0.0/4, 240.0.0.0/4 "
 	"} }\n"
 	"  chain leaving {\n"
@@ -73,6 +90,7 @@ static const char gateway_rules[] =
 	"    icmp type { destination-unreachable, time-exceeded, parameter-problem } drop\n"
 	"    icmpv6 type { destination-unreachable, packet-too-big, time-exceeded, parameter-problem } drop\n"
 	"    meta l4proto { tcp, udp } th dport 53 jump dns\n"
+	"    meta mark 2 jump refuse_told\n"
 	"    ip daddr @never4 jump refuse_address\n"
 	"    iifgroup 1 meta l4proto udp jump refuse_udp\n"
 	"    iifgroup 3 jump refuse_off\n"
@@ -88,6 +106,10 @@ static const char gateway_rules[] =
 	"    meta l4proto udp meta nfproto ipv4 tproxy ip to :15053 meta mark set 1 accept\n"
 	"    meta l4proto tcp meta nfproto ipv6 tproxy ip6 to :15053 meta mark set 1 accept\n"
 	"    meta l4proto udp meta nfproto ipv6 tproxy ip6 to :15053 meta mark set 1 accept\n"
+	"  }\n"
+	"  chain refuse_told {\n"
+	"    meta l4proto tcp reject with tcp reset\n"
+	"    reject with icmpx admin-prohibited\n"
 	"  }\n"
 	"  chain refuse_address {\n"
 	"    log prefix \"address\" group 1 snaplen 256\n"
@@ -378,7 +400,12 @@ static int open_sockets(struct gateway *g, struct err *e)
 				return all[i].fd[f];
 		}
 	g->s.nflog = nflog_open(GATEWAY_NFLOG, e);
-	return g->s.nflog < 0 ? g->s.nflog : 0;
+	if (g->s.nflog < 0)
+		return g->s.nflog;
+	/* Without it a refusal comes a moment later, from the relay. */
+	if (nfqueue_add_rule("orkestr", "ask") == 0)
+		g->s.queue = nfqueue_open(NULL);
+	return 0;
 }
 
 static int set_up_namespace(struct gateway *g, struct err *e)
@@ -407,7 +434,7 @@ int gateway_new(struct gateway **ret, struct err *e)
 
 	if (!g)
 		return err_errno(e, ENOMEM, "the gateway");
-	g->s = (struct gateway_sockets){ { -1, -1 }, { -1, -1 }, { -1, -1 }, { -1, -1 }, -1 };
+	g->s = (struct gateway_sockets){ { -1, -1 }, { -1, -1 }, { -1, -1 }, { -1, -1 }, -1, -1 };
 	g->netns = -1;
 	g->v6 = access("/proc/sys/net/ipv6", F_OK) == 0;
 	r = nft_open(&g->nft, e);
@@ -441,6 +468,7 @@ void gateway_free(struct gateway *g)
 		closep(&g->s.dns_udp[f]);
 	}
 	closep(&g->s.nflog);
+	closep(&g->s.queue);
 	closep(&g->netns);
 	if (g->nft.handle)
 		(void)dlclose(g->nft.handle);

@@ -30,6 +30,7 @@ void gateway_free(struct gateway *g);
 struct gateway_sockets {
 	int tcp[2], udp[2], dns_tcp[2], dns_udp[2];
 	int nflog; /* netlink socket bound to GATEWAY_NFLOG */
+	int queue; /* netlink socket for gateway_read_asked; -1 where the kernel can't ask */
 };
 const struct gateway_sockets *gateway_sockets(const struct gateway *g);
 
@@ -59,3 +60,14 @@ typedef void (*gateway_refused_fn)(void *arg, const struct gateway_refused *r);
 /* Reads what is there (non-blocking, at most 64 datagrams a call), calls fn for each packet that makes sense;
  * returns how many or a negative errno. */
 int gateway_read_refused(int nflog, gateway_refused_fn fn, void *arg);
+
+/* What is asked about before it goes on: a connection's first packet, and whatever else the rules don't let through
+ * by themselves. Each has to be answered, from any process that has the socket and CAP_NET_ADMIN over the gateway. */
+enum gateway_mark {
+	GATEWAY_REFUSE = 2, /* reset, or an ICMP error; not logged: who answers has told already */
+	GATEWAY_PASS = 3,   /* on to the relay, which decides again when it knows more */
+};
+typedef void (*gateway_asked_fn)(void *arg, uint32_t id, const struct gateway_refused *r); /* proto 0: makes no sense */
+/* As gateway_read_refused. */
+int gateway_read_asked(int queue, gateway_asked_fn fn, void *arg);
+int gateway_answer(int queue, uint32_t id, enum gateway_mark mark);

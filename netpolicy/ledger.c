@@ -3,7 +3,7 @@
 #include <errno.h>
 #include <string.h>
 
-/* A ring that grows to LEDGER_ENTRIES. An entry's two strings are one allocation of their true length: most
+/* A ring that grows to LEDGER_ENTRIES. An entry's strings are one allocation of their true length: most
  * are short, and a thousand sandboxes have half a million entries. */
 
 struct ledger {
@@ -95,9 +95,9 @@ static bool sensible(const struct egress_event *ev)
 	       memchr(ev->rule, '\0', sizeof(ev->rule));
 }
 
-int ledger_add(struct ledger *l, const struct egress_event *ev)
+int ledger_add(struct ledger *l, const struct egress_event *ev, const char *owner)
 {
-	size_t host, rule;
+	size_t host, rule, name = strlen(owner) + 1;
 	char *text;
 
 	if (!sensible(ev))
@@ -111,7 +111,7 @@ int ledger_add(struct ledger *l, const struct egress_event *ev)
 					  : &l->counters.failed) += 1;
 	host = strlen(ev->host) + 1;
 	rule = strlen(ev->rule) + 1;
-	text = malloc(host + rule);
+	text = malloc(host + rule + name);
 	if (!text || make_room(l) < 0) {
 		free(text);
 		l->counters.lost++;
@@ -119,6 +119,7 @@ int ledger_add(struct ledger *l, const struct egress_event *ev)
 	}
 	memcpy(text, ev->host, host);
 	memcpy(text + host, ev->rule, rule);
+	memcpy(text + host + rule, owner, name);
 	l->n++;
 	*at(l, l->n - 1) = (struct ledger_entry){
 		.seq = l->next_seq++,
@@ -135,6 +136,7 @@ int ledger_add(struct ledger *l, const struct egress_event *ev)
 		.bytes_in = ev->bytes_in,
 		.host = text,
 		.rule = text + host,
+		.owner = text + host + rule,
 	};
 	return 0;
 }

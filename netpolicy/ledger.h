@@ -21,6 +21,7 @@ struct ledger_entry {
 	bool open;
 	uint64_t bytes_out, bytes_in;
 	const char *host, *rule; /* never NULL; the ledger's, until its next change */
+	const char *owner;	 /* whoever did it, a name of the caller's; "": not known. Likewise */
 };
 
 struct ledger_counters {
@@ -32,8 +33,9 @@ struct ledger_counters {
 int ledger_new(struct ledger **ret); /* -ENOMEM */
 void ledger_free(struct ledger *l);
 
-/* An event as it came from the egress process. -EBADMSG if it makes no sense, -ENOMEM (counted as lost). */
-int ledger_add(struct ledger *l, const struct egress_event *ev);
+/* An event as it came from the egress process. owner: a short name, "" if it can't be told. -EBADMSG if it makes no
+ * sense, -ENOMEM (counted as lost). */
+int ledger_add(struct ledger *l, const struct egress_event *ev, const char *owner);
 
 void ledger_counters(const struct ledger *l, struct ledger_counters *ret);
 

@@ -33,7 +33,7 @@ static struct nlmsghdr *config_message(char *buf, uint16_t group)
 }
 
 /* mnl_nlmsg_ok takes a length beyond INT_MAX for a negative one, and so for a short one. */
-static bool message_ok(const struct nlmsghdr *h, int left)
+bool nflog_message_ok(const struct nlmsghdr *h, int left)
 {
 	return mnl_nlmsg_ok(h, left) && h->nlmsg_len <= (uint32_t)left;
 }
@@ -50,7 +50,7 @@ static int transact(int fd, const struct nlmsghdr *h)
 	n = recv(fd, buf, sizeof(buf), 0);
 	if (n < 0)
 		return -errno;
-	if (!message_ok(answer, (int)n) || answer->nlmsg_type != NLMSG_ERROR)
+	if (!nflog_message_ok(answer, (int)n) || answer->nlmsg_type != NLMSG_ERROR)
 		return -EBADMSG;
 	if (mnl_nlmsg_get_payload_len(answer) < sizeof(struct nlmsgerr))
 		return -EBADMSG;
@@ -137,7 +137,7 @@ static bool parse_transport(const unsigned char *p, size_t n, struct gateway_ref
 	return true;
 }
 
-static bool parse_packet(const unsigned char *p, size_t n, struct gateway_refused *r)
+bool nflog_parse_packet(const unsigned char *p, size_t n, struct gateway_refused *r)
 {
 	size_t head;
 
@@ -175,7 +175,7 @@ static bool parse_message(const struct nlmsghdr *h, struct gateway_refused *r)
 		size_t n = mnl_attr_get_payload_len(a);
 
 		if (mnl_attr_get_type(a) == NFULA_PAYLOAD)
-			have = parse_packet(mnl_attr_get_payload(a), n, r);
+			have = nflog_parse_packet(mnl_attr_get_payload(a), n, r);
 		else if (mnl_attr_get_type(a) == NFULA_PREFIX)
 			(void)snprintf(r->rule, sizeof(r->rule), "%.*s", (int)strnlen(mnl_attr_get_payload(a), n),
 				       (const char *)mnl_attr_get_payload(a));
@@ -198,7 +198,7 @@ int gateway_read_refused(int nflog, gateway_refused_fn fn, void *arg)
 			return count;
 		if (n < 0)
 			return -errno;
-		for (; message_ok(h, left); h = mnl_nlmsg_next(h, &left))
+		for (; nflog_message_ok(h, left); h = mnl_nlmsg_next(h, &left))
 			if (parse_message(h, &r)) {
 				fn(arg, &r);
 				count++;

@@ -64,25 +64,41 @@ int json_read_file(int dirfd, const char *path, size_t max, struct json_object *
 	return 0;
 }
 
-int json_write_file(int dirfd, const char *name, struct json_object *o, struct err *e)
+int json_write_temp(int dirfd, const char *name, struct json_object *o, char ret_tmp[static JSON_TMP_SIZE], int *ret_fd,
+		    struct err *e)
 {
 	const char *text = json_object_to_json_string_ext(o, JSON_C_TO_STRING_PRETTY | JSON_C_TO_STRING_NOSLASHESCAPE);
 	_cleanup_close_ int fd = -1;
-	char tmp[160];
 	int r;
 
 	if (!text)
 		return err_set(e, ERR_CAPACITY, ENOMEM, NULL, "out of memory");
-	if (text_format(tmp, sizeof(tmp), ".tmp-%s", name) < 0)
+	if (text_format(ret_tmp, JSON_TMP_SIZE, ".tmp-%s", name) < 0)
 		return err_set(e, ERR_INVALID, ENAMETOOLONG, NULL, "the name is too long");
-	(void)unlinkat(dirfd, tmp, 0);
-	fd = openat(dirfd, tmp, O_WRONLY | O_CREAT | O_EXCL | O_NOFOLLOW | O_CLOEXEC, 0600);
+	(void)unlinkat(dirfd, ret_tmp, 0);
+	fd = openat(dirfd, ret_tmp, O_WRONLY | O_CREAT | O_EXCL | O_NOFOLLOW | O_CLOEXEC, 0600);
 	if (fd < 0)
 		return err_errno(e, errno, "cannot make %s", name);
 	r = fd_write_all(fd, text, strlen(text));
 	if (r == 0)
 		r = fd_write_all(fd, "\n", 1);
-	if (r == 0 && fsync(fd) < 0)
+	if (r < 0) {
+		(void)unlinkat(dirfd, ret_tmp, 0);
+		return err_errno(e, -r, "cannot write %s", name);
+	}
+	*ret_fd = TAKE_FD(fd);
+	return 0;
+}
+
+int json_write_file(int dirfd, const char *name, struct json_object *o, struct err *e)
+{
+	_cleanup_close_ int fd = -1;
+	char tmp[JSON_TMP_SIZE];
+	int r = json_write_temp(dirfd, name, o, tmp, &fd, e);
+
+	if (r < 0)
+		return r;
+	if (fsync(fd) < 0)
 		r = -errno;
 	if (r == 0 && renameat(dirfd, tmp, dirfd, name) < 0)
 		r = -errno;

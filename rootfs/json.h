@@ -21,6 +21,12 @@ int json_read_file(int dirfd, const char *path, size_t max, struct json_object *
 /* Temp file, fsync, rename, fsync of the folder; 0600. name is a file of dirfd itself. */
 int json_write_file(int dirfd, const char *name, struct json_object *o, struct err *e);
 
+/* The first half of that, for who has more to write before one wait for the disk: ".tmp-NAME", written, not yet on
+ * disk. ret_tmp: its name, to rename or to unlink; *ret_fd: to fsync. */
+#define JSON_TMP_SIZE 160
+int json_write_temp(int dirfd, const char *name, struct json_object *o, char ret_tmp[static JSON_TMP_SIZE], int *ret_fd,
+		    struct err *e);
+
 /* A string member without control characters that fits. -ENOENT (ret becomes ""), -EINVAL. */
 int json_get_string(struct json_object *o, const char *key, char *ret, size_t cap);
 int json_get_u64(struct json_object *o, const char *key, uint64_t *ret);

@@ -270,17 +270,42 @@ int layer_find(int state_fd, const char *recipe, int64_t since_ms, struct layer_
 	return r < 0 ? r : f.found ? 0 : -ENOENT;
 }
 
+/* First out of sight, then away: nobody ever mounts half of it. */
+static int put_away(int l_fd, const char *name, struct err *e)
+{
+	char to[64];
+
+	(void)text_format(to, sizeof(to), LAYER_TMP "%s", name);
+	if (renameat(l_fd, name, l_fd, to) < 0)
+		return errno == ENOENT ? 0 : err_errno(e, errno, "cannot remove layer %s", name);
+	return tree_remove(l_fd, to, e);
+}
+
+int layer_remove(int state_fd, const char *id, struct err *e)
+{
+	_cleanup_close_ int l_fd = open_dir(state_fd, "disk/l");
+	char info[LAYER_ID_SIZE + 8];
+	int r;
+
+	if (l_fd < 0)
+		return err_errno(e, -l_fd, "cannot open disk/l");
+	if (!layer_id_valid(id))
+		return err_set(e, ERR_INVALID, EINVAL, NULL, "not a layer's name");
+	(void)text_format(info, sizeof(info), "%s.json", id);
+	r = put_away(l_fd, id, e);
+	return r < 0 ? r : put_away(l_fd, info, e);
+}
+
 struct sweep {
 	bool (*used)(void *arg, const char *id);
 	void *arg;
 	struct err *e;
 };
 
-/* First out of sight, then away: nobody ever mounts half of it. */
 static int sweep_one(void *arg, int l_fd, const char *name)
 {
 	struct sweep *s = arg;
-	char id[LAYER_ID_SIZE], to[64];
+	char id[LAYER_ID_SIZE];
 	bool info = strlen(name) == LAYER_ID_SIZE - 1 + 5 && strcmp(name + LAYER_ID_SIZE - 1, ".json") == 0;
 
 	if (!info && strlen(name) != LAYER_ID_SIZE - 1)
@@ -288,10 +313,7 @@ static int sweep_one(void *arg, int l_fd, const char *name)
 	(void)snprintf(id, sizeof(id), "%.*s", LAYER_ID_SIZE - 1, name);
 	if (!layer_id_valid(id) || s->used(s->arg, id))
 		return 0;
-	(void)text_format(to, sizeof(to), LAYER_TMP "%s", name);
-	if (renameat(l_fd, name, l_fd, to) < 0)
-		return errno == ENOENT ? 0 : err_errno(s->e, errno, "cannot remove layer %s", name);
-	return tree_remove(l_fd, to, s->e);
+	return put_away(l_fd, name, s->e);
 }
 
 static int stop_at_first(_unused_ void *arg, _unused_ const char *slot)

@@ -66,6 +66,9 @@ int layer_commit(struct layer_new *n, const char *digest, uint64_t size, const s
 
 bool layer_id_valid(const char *id);
 
+/* Removes one, whatever lists or uses it: that is for the caller to know. With the lock. 0 if it is gone. */
+int layer_remove(int state_fd, const char *id, struct err *e);
+
 /* -ENOENT (ERR_NOT_FOUND) when the folder or its description is missing or damaged. */
 int layer_load(int state_fd, const char *id, struct layer_info *ret, struct err *e);
 

@@ -9,6 +9,7 @@
 #include "emulator/base/fd.h"
 #include "emulator/base/sys.h"
 #include "rootfs/json.h"
+#include "rootfs/snapshot_inflate.h"
 #include "rootfs/snapshot_tar.h"
 #include "rootfs/unpack.h"
 
@@ -37,31 +38,40 @@ static int open_upper(int state_fd, const char *slot, struct err *e)
 
 /* ---- writing ---- */
 
-static int write_tar(int dirfd, int upper_fd, const char *name, const struct snapshot_spec *s,
+/* A file of a snapshot in the making. */
+struct part {
+	int fd;
+	char tmp[JSON_TMP_SIZE];
+};
+
+static int write_tar(int dirfd, int upper_fd, const char *name, const struct snapshot_spec *s, struct part *p,
 		     struct snapshot_tar_result *res, struct err *e)
 {
 	struct snapshot_tar_spec ts = { .upper_fd = upper_fd,
 					.sandbox_uid = s->sandbox_uid,
 					.single_id = s->single_id,
 					.cancelled = s->cancelled };
-	_cleanup_close_ int fd = -1;
-	char tmp[SNAPSHOT_NAME_SIZE + 8];
-	int r;
 
-	(void)text_format(tmp, sizeof(tmp), ".tmp-%s", name);
-	(void)unlinkat(dirfd, tmp, 0);
-	fd = openat(dirfd, tmp, O_WRONLY | O_CREAT | O_EXCL | O_NOFOLLOW | O_CLOEXEC, 0600);
-	if (fd < 0)
+	(void)text_format(p->tmp, sizeof(p->tmp), ".tmp-%s", name);
+	(void)unlinkat(dirfd, p->tmp, 0);
+	p->fd = openat(dirfd, p->tmp, O_WRONLY | O_CREAT | O_EXCL | O_NOFOLLOW | O_CLOEXEC, 0600);
+	if (p->fd < 0)
 		return err_errno(e, errno, "cannot make the snapshot");
-	ts.out_fd = fd;
-	r = snapshot_tar_write(&ts, res, e);
-	if (r == 0 && fsync(fd) < 0)
-		r = err_errno(e, errno, "cannot write the snapshot");
-	if (r == 0 && renameat(dirfd, tmp, dirfd, name) < 0)
-		r = err_errno(e, errno, "cannot name the snapshot");
-	if (r < 0)
-		(void)unlinkat(dirfd, tmp, 0);
-	return r;
+	ts.out_fd = p->fd;
+	return snapshot_tar_write(&ts, res, e);
+}
+
+/* One wait for the disk, not two in a row: both are on their way before the first is waited for, and a journal
+ * that commits one of them commits the other as well. The manifest's name comes last. */
+static int publish(int dirfd, const struct part *tar, const char *tar_name, const struct part *manifest,
+		   const char *manifest_name, struct err *e)
+{
+	(void)sync_file_range(manifest->fd, 0, 0, SYNC_FILE_RANGE_WRITE);
+	if (fsync(tar->fd) < 0 || fsync(manifest->fd) < 0)
+		return err_errno(e, errno, "cannot write the snapshot");
+	if (renameat(dirfd, tar->tmp, dirfd, tar_name) < 0 || renameat(dirfd, manifest->tmp, dirfd, manifest_name) < 0)
+		return err_errno(e, errno, "cannot name the snapshot");
+	return fsync(dirfd) < 0 ? err_errno(e, errno, "cannot write the snapshot") : 0;
 }
 
 static struct json_object *number(uint64_t n)
@@ -84,7 +94,7 @@ static struct json_object *lost_list(const struct snapshot_tar_result *res)
 }
 
 static int write_manifest(int dirfd, const char *name, const struct snapshot_spec *s,
-			  const struct snapshot_tar_result *res, struct err *e)
+			  const struct snapshot_tar_result *res, struct part *p, struct err *e)
 {
 	_cleanup_json_ struct json_object *o = json_object_new_object();
 	char iso[CLOCK_ISO_SIZE];
@@ -104,7 +114,7 @@ static int write_manifest(int dirfd, const char *name, const struct snapshot_spe
 	    !json_put(o, "lost_on_cold_resume", lost_list(res)) ||
 	    (s->row && !json_put(o, "row", json_object_get(s->row))))
 		return err_errno(e, ENOMEM, "snapshot");
-	return json_write_file(dirfd, name, o, e);
+	return json_write_temp(dirfd, name, o, p->tmp, &p->fd, e);
 }
 
 static void fill_info(const struct snapshot_spec *s, const struct snapshot_tar_result *res, struct snapshot_info *ret)
@@ -124,6 +134,7 @@ int snapshot_write(const struct snapshot_dir *d, const struct snapshot_spec *s, 
 		   struct err *e)
 {
 	_cleanup_close_ int upper_fd = -1;
+	struct part layer = { .fd = -1 }, about = { .fd = -1 };
 	struct snapshot_tar_result res;
 	char tar[SNAPSHOT_NAME_SIZE], manifest[SNAPSHOT_NAME_SIZE];
 	int r;
@@ -137,12 +148,19 @@ int snapshot_write(const struct snapshot_dir *d, const struct snapshot_spec *s, 
 	/* From here on an earlier one of that name is none. */
 	if (unlinkat(d->dir_fd, manifest, 0) < 0 && errno != ENOENT)
 		return err_errno(e, errno, "cannot replace the snapshot");
-	r = write_tar(d->dir_fd, upper_fd, tar, s, &res, e);
+	r = write_tar(d->dir_fd, upper_fd, tar, s, &layer, &res, e);
 	if (r == 0)
-		r = write_manifest(d->dir_fd, manifest, s, &res, e); /* its fsync of the folder is the tar's, too */
+		r = write_manifest(d->dir_fd, manifest, s, &res, &about, e);
+	if (r == 0)
+		r = publish(d->dir_fd, &layer, tar, &about, manifest, e);
+	closep(&layer.fd);
+	closep(&about.fd);
 	if (r < 0) {
-		(void)unlinkat(d->dir_fd, manifest, 0);
-		(void)unlinkat(d->dir_fd, tar, 0);
+		const char *const made[] = { manifest, tar, about.tmp, layer.tmp };
+
+		for (size_t i = 0; i < ARRAY_SIZE(made); i++)
+			if (*made[i])
+				(void)unlinkat(d->dir_fd, made[i], 0);
 		return r;
 	}
 	fill_info(s, &res, ret);
@@ -165,8 +183,12 @@ int snapshot_manifest(const struct snapshot_dir *d, const char *id, struct json_
 		return bad_id(e);
 	snapshot_names(id, tar, manifest);
 	snapshot_claim_name(d, id, claim);
-	r = json_read_file(d->dir_fd, manifest, SNAPSHOT_MANIFEST_MAX, ret, e);
-	return r == -ENOENT ? json_read_file(d->dir_fd, claim, SNAPSHOT_MANIFEST_MAX, ret, e) : r;
+	if (faccessat(d->dir_fd, manifest, F_OK, AT_SYMLINK_NOFOLLOW) == 0) {
+		r = json_read_file(d->dir_fd, manifest, SNAPSHOT_MANIFEST_MAX, ret, e);
+		if (r != -ENOENT)
+			return r;
+	}
+	return json_read_file(d->dir_fd, claim, SNAPSHOT_MANIFEST_MAX, ret, e);
 }
 
 bool snapshot_read_info(struct json_object *o, struct snapshot_info *i)
@@ -240,8 +262,11 @@ int snapshot_unpack(const struct snapshot_dir *d, const struct snapshot_info *i,
 		    bool single_id, const volatile bool *cancelled, struct err *e)
 {
 	_cleanup_close_ int upper_fd = -1, fd = -1;
+	_cleanup_inflater_ struct inflater inflater = INFLATER_INIT;
+	struct snapshot_inflated got = { .r = -EIO };
 	struct unpack_spec us = { .read = unpack_read_fd,
-				  .read_arg = &fd,
+				  .read_arg = &inflater.fd,
+				  .no_digest = true,
 				  .sandbox_uid = sandbox_uid,
 				  .single_id = single_id,
 				  .whiteouts = true,
@@ -263,13 +288,19 @@ int snapshot_unpack(const struct snapshot_dir *d, const struct snapshot_info *i,
 		return upper_fd;
 	us.root_fd = upper_fd;
 	/* The manifest's own numbers: what claims more is something else. */
-	us.limits = (struct unpack_limits){ .max_bytes = MAX(i->tar_bytes, i->file_bytes), .max_entries = i->entries };
+	us.limits = (struct unpack_limits){ .max_bytes = MAX(i->tar_bytes, i->file_bytes),
+					    .max_stream = i->tar_bytes,
+					    .max_entries = i->entries };
+	r = inflater_start(&inflater, fd, i->tar_bytes, e);
+	if (r < 0)
+		return r;
 	r = unpack_archive(&us, &res, e);
+	inflater_end(&inflater, &got);
 	if (r < 0 && e && (e->kind == ERR_INVALID || e->kind == ERR_TOO_LARGE))
 		return damaged(i->id, "its tar is no tar, or not the one it was", e);
 	if (r < 0)
 		return r;
-	if (strcmp(res.digest, i->tar_digest) != 0)
+	if (got.r < 0 || got.bytes != i->tar_bytes || strcmp(got.digest, i->tar_digest) != 0)
 		return damaged(i->id, "its content is not what was written", e);
 	return write_lost(d, i->id, slot, e);
 }

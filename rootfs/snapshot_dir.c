@@ -229,17 +229,20 @@ static int to_trash(const struct snapshot_dir *d, const char *name, struct err *
 int snapshot_discard(const struct snapshot_dir *d, const char *id, struct err *e)
 {
 	char tar[SNAPSHOT_NAME_SIZE], manifest[SNAPSHOT_NAME_SIZE], claim[SNAPSHOT_NAME_SIZE];
+	const char *const whole[] = { tar, manifest };
 	char half[SNAPSHOT_NAME_SIZE + 8];
-	int r, k;
+	int r = 0;
 
 	if (!snapshot_id_valid(id))
 		return err_set(e, ERR_INVALID, EINVAL, NULL, "not a snapshot's name");
 	snapshot_names(id, tar, manifest);
 	snapshot_claim_name(d, id, claim);
-	(void)text_format(half, sizeof(half), TMP_PREFIX "%s", tar);
-	k = to_trash(d, half, e); /* a killed worker's */
-	if (k < 0 && k != -ENOENT)
-		return k;
+	for (size_t i = 0; i < ARRAY_SIZE(whole); i++) { /* a killed worker's */
+		(void)text_format(half, sizeof(half), TMP_PREFIX "%s", whole[i]);
+		r = to_trash(d, half, e);
+		if (r < 0 && r != -ENOENT)
+			return r;
+	}
 	r = to_trash(d, claim, e); /* first: without it the tar is nothing */
 	if (r == -ENOENT)
 		r = to_trash(d, manifest, e);
@@ -251,17 +254,36 @@ int snapshot_discard(const struct snapshot_dir *d, const char *id, struct err *e
 	return r == -ENOENT ? 0 : r;
 }
 
+int snapshot_remove(const struct snapshot_dir *d, const char *id, struct err *e)
+{
+	char tar[SNAPSHOT_NAME_SIZE], manifest[SNAPSHOT_NAME_SIZE];
+
+	if (!snapshot_id_valid(id))
+		return err_set(e, ERR_INVALID, EINVAL, NULL, "not a snapshot's name");
+	snapshot_names(id, tar, manifest);
+	/* As a rename does, this goes well for one only. */
+	if (unlinkat(d->dir_fd, manifest, 0) < 0)
+		return errno == ENOENT ? err_set(e, ERR_NOT_FOUND, ENOENT, NULL, "there is no snapshot %s", id)
+				       : err_errno(e, errno, "cannot remove the snapshot of %s", id);
+	if (fsync(d->dir_fd) < 0 || (unlinkat(d->dir_fd, tar, 0) < 0 && errno != ENOENT))
+		return err_errno(e, errno, "cannot remove the tar of %s", id);
+	return 0;
+}
+
 /* ---- looking ---- */
 
-static void put_back_dead(const struct snapshot_dir *d, const char *name)
+/* Whether it is somebody's who lives. */
+static bool put_back_dead(const struct snapshot_dir *d, const char *name)
 {
 	char id[SNAPSHOT_ID_SIZE], holder[TEXT_ULID_SIZE], tar[SNAPSHOT_NAME_SIZE], manifest[SNAPSHOT_NAME_SIZE];
 
-	if (!split_claim(name + strlen(CLAIM_PREFIX), id, holder) || strcmp(holder, d->holder) == 0 ||
-	    holder_lives(d, holder))
-		return;
+	if (!split_claim(name + strlen(CLAIM_PREFIX), id, holder) || strcmp(holder, d->holder) == 0)
+		return false;
+	if (holder_lives(d, holder))
+		return true;
 	snapshot_names(id, tar, manifest);
 	(void)move(d, name, manifest);
+	return false;
 }
 
 /* The id of "<id>.json" or "<id>.tar.zst". */
@@ -291,13 +313,13 @@ static int read_dir(const struct snapshot_dir *d, struct names *l, struct err *e
 int snapshot_each(const struct snapshot_dir *d, void (*fn)(void *arg, const char *id), void *arg, struct err *e)
 {
 	_cleanup_names_ struct names l = NAMES_INIT;
-	bool claims = false, manifest;
+	bool claims = false, others = false, manifest;
 	char id[SNAPSHOT_ID_SIZE];
 	int r = read_dir(d, &l, e);
 
 	for (size_t i = 0; r == 0 && i < l.n; i++)
 		if (d->shared && strncmp(names_at(&l, i), CLAIM_PREFIX, strlen(CLAIM_PREFIX)) == 0) {
-			put_back_dead(d, names_at(&l, i));
+			others |= put_back_dead(d, names_at(&l, i));
 			claims = true;
 		}
 	if (r == 0 && claims) {
@@ -307,7 +329,7 @@ int snapshot_each(const struct snapshot_dir *d, void (*fn)(void *arg, const char
 	for (size_t i = 0; r == 0 && i < l.n; i++)
 		if (id_of(names_at(&l, i), id, &manifest) && manifest)
 			fn(arg, id);
-	return r;
+	return r < 0 ? r : others;
 }
 
 /* ---- start-up ---- */

@@ -55,7 +55,11 @@ bool snapshot_available(const struct snapshot_dir *d, const char *id);
  * left of it; 0 also when there is none. One that somebody else has claimed stays. */
 int snapshot_discard(const struct snapshot_dir *d, const char *id, struct err *e);
 
-/* Calls fn with the id of each that is nobody's. Claims of the dead are put back first. */
+/* For who holds nothing (CLI): removes one that is nobody's at once; blocks. ERR_NOT_FOUND. */
+int snapshot_remove(const struct snapshot_dir *d, const char *id, struct err *e);
+
+/* Calls fn with the id of each that is nobody's. Claims of the dead are put back first. 1: somebody else claims one
+ * now, and may die, which the folder's time does not tell. */
 int snapshot_each(const struct snapshot_dir *d, void (*fn)(void *arg, const char *id), void *arg, struct err *e);
 
 enum snapshot_fate {

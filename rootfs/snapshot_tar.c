@@ -11,8 +11,8 @@
  *   security.capability                                           -> without the namespace it counts in
  *   sockets                                                       -> left out, counted
  *
- * A large tar is compressed by a process of its own: once PIPE_AFTER bytes were made, the rest goes through a
- * pipe to a child, which has the compressor as it was at the fork. One core reads and hashes, one compresses.
+ * A large tar is hashed and compressed by processes of their own: once PIPE_AFTER bytes were made, the rest goes to
+ * them, with the hash and the compressor as they were (rootfs/snapshot_pipe.h).
  *
  * The same content gives the same bytes: sorted, no access or change times, no user names, no device or
  * inode numbers. Neither redirects nor metadata-only copies can be in an upper mounted with "userxattr"
@@ -28,14 +28,11 @@
 #include <limits.h>
 #include <linux/capability.h>
 #include <locale.h>
-#include <nettle/sha2.h>
 #include <signal.h>
 #include <string.h>
 #include <sys/mman.h>
-#include <sys/prctl.h>
 #include <sys/stat.h>
 #include <sys/sysmacros.h>
-#include <sys/wait.h>
 #include <sys/xattr.h>
 #include <zstd.h>
 
@@ -44,6 +41,7 @@
 
 #include "emulator/base/fd.h"
 #include "emulator/base/sys.h"
+#include "rootfs/snapshot_pipe.h"
 
 #define NOBODY 65534
 #define KEEP_FDS 64
@@ -54,7 +52,6 @@
 #define EXTENTS_MAX 65536      /* of one file; what comes behind is stored with its holes filled */
 #define ZSTD_LEVEL 1
 #define PIPE_AFTER (8u << 20)
-#define PIPE_SIZE (1 << 20) /* the most without privilege (pipe(7)) */
 #define RESOLVE_INSIDE (RESOLVE_BENEATH | RESOLVE_NO_SYMLINKS | RESOLVE_NO_XDEV | RESOLVE_NO_MAGICLINKS)
 #define OVL "user.overlay."
 
@@ -89,8 +86,8 @@ struct tarer {
 	size_t out_cap;
 	char *in, *hole; /* hole: zeros nobody ever writes to */
 	int write_error; /* of out_fd: negative errno */
-	int pipe_fd;	 /* to the child that compresses, or -1 */
-	pid_t child;
+	struct snapshot_pipe pipe;
+	bool pipe_tried, piped;
 	struct sha256_ctx sha;
 	struct link *links;
 	struct frame *frames; /* MAX_DEPTH + 1 */
@@ -151,87 +148,53 @@ static int compress(struct tarer *t, const void *p, size_t n, ZSTD_EndDirective 
 	return 0;
 }
 
-/* The child: compresses what comes through the pipe. Its exit status is an errno. */
-static _noreturn_ void compress_pipe(struct tarer *t, int in_fd, pid_t parent)
+static int take(void *arg, const void *p, size_t n)
 {
-	int r = 0;
-	ssize_t n;
-
-	/* The writer's death must not look like the tar's end. */
-	(void)prctl(PR_SET_PDEATHSIG, SIGKILL);
-	if (getppid() != parent)
-		_exit(EPIPE);
-	while (r == 0 && (n = fd_read_all(in_fd, t->in, READ_SIZE)) != 0)
-		r = n < 0 ? (int)n : compress(t, t->in, (size_t)n, ZSTD_e_continue);
-	if (r == 0)
-		r = compress(t, NULL, 0, ZSTD_e_end);
-	_exit(-r & 0xff);
+	return compress(arg, p, n, p ? ZSTD_e_continue : ZSTD_e_end);
 }
 
-/* Without a child (no memory, no process left) this process goes on by itself. */
-static void start_child(struct tarer *t)
+/* Whether or not it began: one try. */
+static void start_pipe(struct tarer *t)
 {
-	pid_t self = getpid();
-	int p[2];
-
-	if (pipe2(p, O_CLOEXEC) < 0)
-		return;
-	(void)fcntl(p[1], F_SETPIPE_SZ, PIPE_SIZE);
-	t->child = fork();
-	if (t->child == 0) {
-		(void)close(p[1]);
-		compress_pipe(t, p[0], self);
-	}
-	(void)close(p[0]);
-	if (t->child > 0)
-		t->pipe_fd = p[1];
-	else
-		(void)close(p[1]);
+	t->pipe_tried = true;
+	t->piped = snapshot_pipe_start(&t->pipe, &t->sha, take, t);
 }
 
-/* Waits for the child, if there is one; kills it first when its work is not wanted. */
-static int end_child(struct tarer *t, bool wanted)
+static int end_pipe(struct tarer *t)
 {
+	int r = snapshot_pipe_end(&t->pipe, true, &t->sha);
 	struct stat st;
-	int status;
 
-	closep(&t->pipe_fd);
-	if (t->child <= 0)
-		return 0;
-	if (!wanted)
-		(void)kill(t->child, SIGKILL);
-	while (waitpid(t->child, &status, 0) < 0)
-		if (errno != EINTR)
-			return -errno;
-	t->child = 0;
-	if (!WIFEXITED(status))
-		return -EIO;
-	if (WEXITSTATUS(status) == 0 && fstat(t->s->out_fd, &st) == 0)
+	if (r == 0 && fstat(t->s->out_fd, &st) == 0)
 		t->res->size_bytes = (uint64_t)st.st_size;
-	return -WEXITSTATUS(status);
+	return r;
 }
 
 static int pass_on(struct tarer *t, const void *p, size_t n)
 {
 	int r;
 
-	if (t->pipe_fd < 0 && t->res->tar_bytes > PIPE_AFTER && t->child == 0)
-		start_child(t);
-	if (t->pipe_fd < 0)
+	if (!t->pipe_tried && !t->s->plain && t->res->tar_bytes > PIPE_AFTER)
+		start_pipe(t);
+	t->res->tar_bytes += n;
+	if (t->piped) {
+		r = fd_write_all(t->pipe.fd, p, n);
+		if (r != -EPIPE)
+			return r;
+		r = end_pipe(t); /* it says why */
+		return r < 0 ? r : -EIO;
+	}
+	sha256_update(&t->sha, n, p);
+	if (!t->s->plain)
 		return compress(t, p, n, ZSTD_e_continue);
-	r = fd_write_all(t->pipe_fd, p, n);
-	if (r != -EPIPE)
-		return r;
-	r = end_child(t, true); /* it says why */
-	return r < 0 ? r : -EIO;
+	t->res->size_bytes += n;
+	return fd_write_all(t->s->out_fd, p, n);
 }
 
 static la_ssize_t on_tar(struct archive *a, void *arg, const void *p, size_t n)
 {
 	struct tarer *t = arg;
 
-	sha256_update(&t->sha, n, p);
-	t->res->tar_bytes += n;
 	if (t->write_error == 0)
 		t->write_error = pass_on(t, p, n);
 	if (t->write_error == 0)
@@ -726,7 +689,7 @@ static int write_all(struct tarer *t)
 	if (r == 0 && archive_write_close(t->a) != ARCHIVE_OK)
 		r = archive_failed(t, "end");
 	if (r == 0) {
-		r = t->pipe_fd >= 0 ? end_child(t, true) : compress(t, NULL, 0, ZSTD_e_end);
+		r = t->s->plain ? 0 : t->piped ? end_pipe(t) : compress(t, NULL, 0, ZSTD_e_end);
 		if (r < 0)
 			r = err_errno(t->e, -r, "cannot write the snapshot");
 	}
@@ -740,7 +703,7 @@ int snapshot_tar_write(const struct snapshot_tar_spec *s, struct snapshot_tar_re
 {
 	/* Only in a UTF-8 locale does libarchive write names as pax wants them; thread-local, restored. */
 	locale_t utf8 = newlocale(LC_CTYPE_MASK, "C.UTF-8", (locale_t)0), before = (locale_t)0;
-	struct tarer t = { .s = s, .res = ret, .e = e, .pipe_fd = -1 };
+	struct tarer t = { .s = s, .res = ret, .e = e, .pipe = SNAPSHOT_PIPE_INIT };
 	struct sigaction ignore = { .sa_handler = SIG_IGN }, pipe_before;
 	struct link *l, *next;
 	int r;
@@ -753,7 +716,7 @@ int snapshot_tar_write(const struct snapshot_tar_spec *s, struct snapshot_tar_re
 	r = write_all(&t);
 	if (r < 0)
 		t.write_error = t.write_error ? t.write_error : r; /* closing must not write on */
-	(void)end_child(&t, false);
+	(void)snapshot_pipe_end(&t.pipe, false, NULL);
 	(void)sigaction(SIGPIPE, &pipe_before, NULL);
 	archive_entry_free(t.entry);
 	if (t.a)

@@ -13,6 +13,7 @@ struct snapshot_tar_spec {
 	int out_fd;	   /* where the compressed tar goes */
 	uid_t sandbox_uid; /* taken from every owner: in the tar they are the sandbox's own ids */
 	bool single_id;
+	bool plain;			/* not compressed */
 	const volatile bool *cancelled; /* looked at now and then: true ends it with -ECANCELED. Or NULL */
 };
 

@@ -14,6 +14,7 @@
 #include "rootfs/json.h"
 #include "rootfs/layer.h"
 #include "rootfs/template-internal.h"
+#include "rootfs/template_custom.h"
 #include "rootfs/tree.h"
 #include "rootfs/unpack.h"
 
@@ -49,6 +50,8 @@ bool template_name_valid(const char *name)
 			  rest[] = "abcdefghijklmnopqrstuvwxyz0123456789._-";
 	size_t n = strlen(name);
 
+	if (strncmp(name, TEMPLATE_CUSTOM_PREFIX, strlen(TEMPLATE_CUSTOM_PREFIX)) == 0)
+		return template_custom_id_valid(name);
 	return n >= 1 && n <= TEMPLATE_NAME_MAX && strchr(first, name[0]) && strspn(name, rest) == n;
 }
 
@@ -162,6 +165,9 @@ static int unavailable(struct err *e, const char *name, const char *what)
 		return err_set(e, ERR_UNAVAILABLE, ENOENT, "template_unavailable",
 			       "template %s %s here; build it with: orkestr-emulator template build %s", name, what,
 			       name);
+	if (template_custom_id_valid(name))
+		return err_set(e, ERR_UNAVAILABLE, ENOENT, "template_unavailable",
+			       "template %s %s here; build it again with POST /v1/templates", name, what);
 	return err_set(e, ERR_UNAVAILABLE, ENOENT, "template_unavailable",
 		       "template %s %s here; import it again with: orkestr-emulator template import %s FILE", name,
 		       what, name);
@@ -497,9 +503,10 @@ int template_import(const struct template_ops *o, const char *name, int fd, cons
 	size_t k = 0;
 	int r;
 
-	if (!template_name_valid(name))
+	if (!template_name_valid(name) || template_custom_id_valid(name))
 		return err_set(e, ERR_INVALID, EINVAL, NULL,
-			       "not a template's name: a-z, 0-9, '.', '_' and '-', at most %d characters",
+			       "not a template's name: a-z, 0-9, '.', '_' and '-', at most %d characters, and not "
+			       "beginning with " TEMPLATE_CUSTOM_PREFIX,
 			       TEMPLATE_NAME_MAX);
 	for (; k < sizeof(clean) - 1 && source[k]; k++)
 		clean[k] = (unsigned char)source[k] >= 0x20 && (unsigned char)source[k] < 0x7f ? source[k] : '?';

@@ -34,7 +34,7 @@ void template_free(struct template *t);
 /* The four names of the cloud, NULL-terminated. */
 extern const char *const template_names[];
 
-/* [a-z0-9][a-z0-9._-]*, at most TEMPLATE_NAME_MAX. */
+/* [a-z0-9][a-z0-9._-]*, at most TEMPLATE_NAME_MAX; or a custom template's id (template_custom.h). */
 bool template_name_valid(const char *name);
 
 /* ERR_NOT_FOUND when there is no such template here; ERR_UNAVAILABLE ("template_unavailable", with the

@@ -65,7 +65,7 @@ int tree_prepare_state(int state_fd, struct err *e)
 		mode_t mode;
 	} dirs[] = {
 		{ "disk", 0711 },	{ "disk/l", 0711 },    { "disk/s", 0711 },    { "disk/m", 0711 },
-		{ "disk/trash", 0700 }, { "templates", 0700 }, { "snapshots", 0700 },
+		{ "disk/trash", 0700 }, { "templates", 0700 }, { "snapshots", 0700 }, { "disk/b", 0700 },
 	};
 
 	for (size_t i = 0; i < ARRAY_SIZE(dirs); i++) {

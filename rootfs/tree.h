@@ -6,7 +6,7 @@
 
 #include "emulator/base/err.h"
 
-/* Makes the state dir's folders (disk, disk/l, disk/s, disk/m, disk/trash, templates, snapshots) where missing. */
+/* Makes the state dir's folders (disk, disk/l, disk/s, disk/m, disk/trash, disk/b, templates, snapshots) where missing. */
 int tree_prepare_state(int state_fd, struct err *e);
 
 /* disk/s/<slot>/{u,w}: the upper (owned by uid, 0755) and the work folder of a sandbox's overlay. */

@@ -11,7 +11,7 @@
 #include "emulator/base/buf.h"
 #include "emulator/base/sys.h"
 
-#define UNPACK_READ_SIZE (128u << 10)
+#define UNPACK_READ_SIZE (256u << 10)
 #define UNPACK_RESOLVE (RESOLVE_BENEATH | RESOLVE_NO_SYMLINKS | RESOLVE_NO_XDEV | RESOLVE_NO_MAGICLINKS)
 
 struct unpacker {

@@ -123,12 +123,13 @@ static la_ssize_t inner_read(struct archive *a, void *arg, const void **ret)
 		return -1;
 	}
 	u->res->bytes += n;
-	if (u->res->bytes > u->s->limits.max_bytes) {
+	if (u->res->bytes > u->s->limits.max_bytes ||
+	    (u->s->limits.max_stream && u->res->bytes > u->s->limits.max_stream)) {
 		u->over_budget = true;
 		archive_set_error(a, EFBIG, "too large");
 		return -1;
 	}
-	if (!u->s->live)
+	if (!u->s->live && !u->s->no_digest)
 		sha256_update(&u->sha, n, *ret);
 	show_progress(u);
 	return (la_ssize_t)n;

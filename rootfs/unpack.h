@@ -8,7 +8,8 @@
 #include "emulator/base/text.h"
 
 struct unpack_limits {
-	uint64_t max_bytes; /* of the uncompressed stream, and of the files' sizes */
+	uint64_t max_bytes;  /* of the uncompressed stream, and of the files' sizes */
+	uint64_t max_stream; /* of the uncompressed stream, if that is less: files may have holes. 0: max_bytes */
 	uint64_t max_entries;
 };
 #define UNPACK_LIMITS_DEFAULT ((struct unpack_limits){ .max_bytes = 64ull << 30, .max_entries = 5000000 })
@@ -24,6 +25,7 @@ struct unpack_spec {
 	bool root_too;	    /* the root folder's own mode, owner, attributes and time are the archive's */
 	bool as_root;	    /* everything is owned by the sandbox's root, whatever the archive says */
 	bool strict;	    /* absolute names and devices refuse the archive */
+	bool no_digest;	    /* the caller has it from elsewhere */
 	const char *strip;  /* a first path component that goes ("package"); other entries are skipped. Or NULL */
 	const char *prefix; /* a folder in root_fd everything goes under, made where missing. Or NULL */
 	/* The folder is one a sandbox is working in: see unpack.c. Absolute names are refused, owners are the

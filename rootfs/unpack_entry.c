@@ -65,8 +65,32 @@ static int set_capability(const struct unpacker *u, int fd, const void *value, s
 	return fsetxattr(fd, "security.capability", &cap, sizeof(cap), 0) < 0 ? -errno : 0;
 }
 
+static int hex_value(char c)
+{
+	return c >= '0' && c <= '9' ? c - '0' : c >= 'A' && c <= 'F' ? c - 'A' + 10 : -1;
+}
+
+/* libarchive (3.6) writes SCHILY.xattr names with %XX for what is not plain, and does not undo that when it reads. In
+ * an archive that it wrote (strict: a snapshot) a "%" is always one of those. False: no name. */
+static bool decode_name(const char *name, char ret[static XATTR_NAME_MAX + 1])
+{
+	size_t n = 0;
+
+	for (; *name && n < XATTR_NAME_MAX; name++) {
+		int high = *name == '%' ? hex_value(name[1]) : -1, low = high < 0 ? -1 : hex_value(name[2]);
+
+		if (*name == '%' && (low < 0 || (high | low) == 0))
+			return false;
+		ret[n++] = *name == '%' ? (char)(high << 4 | low) : *name;
+		name += *name == '%' ? 2 : 0;
+	}
+	ret[n] = '\0';
+	return !*name;
+}
+
 static void set_xattrs(struct unpacker *u, int fd, struct archive_entry *entry)
 {
+	char decoded[XATTR_NAME_MAX + 1];
 	const char *name;
 	const void *value;
 	bool dropped = false;
@@ -78,6 +102,8 @@ static void set_xattrs(struct unpacker *u, int fd, struct archive_entry *entry)
 
 		if (!name)
 			continue;
+		if (u->s->strict && decode_name(name, decoded))
+			name = decoded;
 		if (strcmp(name, "security.capability") == 0)
 			ok = set_capability(u, fd, value, size) == 0;
 		else if (strncmp(name, "user.", 5) == 0 && strncmp(name, "user.overlay.", 13) != 0)

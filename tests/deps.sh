@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Installs the Debian or Ubuntu packages that are missing for the named groups, and says so. Needs no root
-# when nothing is missing.    deps.sh GROUP...    groups: build run test demo bench deb
+# when nothing is missing.    deps.sh GROUP...    groups: build run test demo bench deb lint fuzz
 # shellcheck disable=SC2034 # the groups are read by name
 set -euo pipefail
 
@@ -8,9 +8,12 @@ build=(gcc libc6-dev make pkg-config binutils libmicrohttpd-dev libuv1-dev libjs
 	libseccomp-dev libsqlite3-dev nettle-dev libsystemd-dev uthash-dev
 	libnl-3-dev libnl-route-3-dev libmnl-dev libnftables-dev)
 run=(mmdebstrap uidmap ca-certificates curl libnftables1)
-test=(libcriterion-dev python3 python3-pytest python3-pytest-xdist curl iproute2 nftables openssl groff-base zsh)
+test=(libcriterion-dev python3 python3-pytest python3-pytest-xdist curl iproute2 nftables openssl groff-base zsh
+	zstd skopeo umoci)
 demo=(python3 procps)
-bench=(bubblewrap runc python3)
+bench=(bubblewrap runc python3 zstd)
+lint=(clang-tidy clang-format cppcheck shellcheck)
+fuzz=(clang valgrind)
 deb=(dpkg-dev)
 
 missing=()

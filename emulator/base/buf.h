@@ -22,6 +22,9 @@ int buf_printf(struct buf *b, const char *fmt, ...) _printf_(2, 3) _warn_unused_
 int buf_reserve(struct buf *b, size_t n, char **ret) _warn_unused_;
 void buf_commit(struct buf *b, size_t n);
 
+/* Drops the first n bytes. */
+void buf_consume(struct buf *b, size_t n);
+
 /* Forgets the contents, keeps the memory. */
 void buf_reset(struct buf *b);
 

@@ -139,9 +139,12 @@ ssize_t fd_recv_msg(int sock, void *p, size_t cap, int *fds, size_t max_fds, siz
 		n_got += m;
 	}
 	if ((msg.msg_flags & (MSG_TRUNC | MSG_CTRUNC)) || n_got > (ret_n_fds ? max_fds : 0)) {
+		/* There was room for more, so it was our table that had none (unix(7), SCM_RIGHTS). */
+		bool starved = !(msg.msg_flags & MSG_TRUNC) && n_got < FD_MSG_MAX_FDS && (msg.msg_flags & MSG_CTRUNC);
+
 		while (n_got > 0)
 			(void)close(got[--n_got]);
-		return -EMSGSIZE;
+		return starved ? -EMFILE : -EMSGSIZE;
 	}
 	/* An empty datagram looks like EOF, so no caller would own what came with it. */
 	if (k == 0)

@@ -26,7 +26,8 @@ int fd_write_file(int dirfd, const char *path, const char *s);
 int fd_send_msg(int sock, const void *p, size_t n, const int *fds, size_t n_fds);
 
 /* Receives one datagram. Returns its length, 0 at EOF, or a negative errno; -EMSGSIZE when the
- * datagram or its descriptors did not fit (everything received is then closed).
+ * datagram or its descriptors did not fit (everything received is then closed), -EMFILE when this process can't
+ * have as many descriptors (they are closed; the datagram is in p, its length not known).
  * *ret_n_fds descriptors, now the caller's, are stored in fds, all O_CLOEXEC; NULL: none are taken.
  * An empty datagram counts as EOF. */
 ssize_t fd_recv_msg(int sock, void *p, size_t cap, int *fds, size_t max_fds, size_t *ret_n_fds);

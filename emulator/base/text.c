@@ -57,21 +57,11 @@ void text_random(void *p, size_t n)
 	}
 }
 
-void text_ulid(int64_t ms, char ret[static TEXT_ULID_SIZE])
+void text_ulid_of(int64_t ms, const unsigned char rnd[static TEXT_ULID_RANDOM], char ret[static TEXT_ULID_SIZE])
 {
 	static const char alphabet[] = "0123456789ABCDEFGHJKMNPQRSTVWXYZ";
-	static int64_t last_ms = -1;
-	static unsigned char rnd[10];
 	uint64_t t = (uint64_t)ms;
 
-	if (ms == last_ms) {
-		for (int i = 9; i >= 0 && ++rnd[i] == 0; i--)
-			;
-	} else {
-		text_random(rnd, sizeof(rnd));
-		rnd[0] &= 0x7f; /* room to count up within one millisecond */
-		last_ms = ms;
-	}
 	for (int i = 9; i >= 0; i--, t >>= 5)
 		ret[i] = alphabet[t & 31];
 	for (int half = 0; half < 2; half++) {
@@ -83,6 +73,22 @@ void text_ulid(int64_t ms, char ret[static TEXT_ULID_SIZE])
 			ret[10 + half * 8 + i] = alphabet[v & 31];
 	}
 	ret[26] = '\0';
+}
+
+void text_ulid(int64_t ms, char ret[static TEXT_ULID_SIZE])
+{
+	static int64_t last_ms = -1;
+	static unsigned char rnd[TEXT_ULID_RANDOM];
+
+	if (ms == last_ms) {
+		for (int i = 9; i >= 0 && ++rnd[i] == 0; i--)
+			;
+	} else {
+		text_random(rnd, sizeof(rnd));
+		rnd[0] &= 0x7f; /* room to count up within one millisecond */
+		last_ms = ms;
+	}
+	text_ulid_of(ms, rnd, ret);
 }
 
 void text_sha256(const void *p, size_t n, char ret[static TEXT_SHA256_SIZE])

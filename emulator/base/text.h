@@ -13,6 +13,9 @@ int text_format(char *ret, size_t cap, const char *fmt, ...) _printf_(3, 4);
  * Two made in the same millisecond by one process still sort in the order they were made. */
 #define TEXT_ULID_SIZE 27
 void text_ulid(int64_t ms, char ret[static TEXT_ULID_SIZE]);
+/* One of given bits. */
+#define TEXT_ULID_RANDOM 10
+void text_ulid_of(int64_t ms, const unsigned char rnd[static TEXT_ULID_RANDOM], char ret[static TEXT_ULID_SIZE]);
 
 /* Lower-case hex SHA-256 of n bytes. */
 #define TEXT_SHA256_SIZE 65

@@ -3,6 +3,9 @@
 #include <errno.h>
 #include <getopt.h>
 #include <string.h>
+#include <sys/wait.h>
+
+#include "emulator/idmap.h"
 
 #define WORD_MAX 24
 #define NAMES_MAX 32
@@ -17,6 +20,24 @@ int cmd_usage(const char *command, const struct err *e)
 {
 	(void)fprintf(stderr, "orkestr-emulator %s: %s\nTry 'orkestr-emulator %s --help'.\n", command, e->msg, command);
 	return CMD_USAGE;
+}
+
+int cmd_in_userns(const struct idmap *m, int (*fn)(void *arg), void *arg, struct err *e)
+{
+	int status, r;
+	pid_t pid;
+
+	(void)fflush(stdout); /* the child must not print it again */
+	r = idmap_spawn(m, fn, arg, &pid, NULL, e);
+	if (r < 0)
+		return r;
+	while (waitpid(pid, &status, 0) < 0)
+		if (errno != EINTR)
+			return err_errno(e, errno, "waiting");
+	if (WIFEXITED(status))
+		return WEXITSTATUS(status);
+	return err_set(e, ERR_INTERNAL, EIO, NULL, "the process that did the work was killed by signal %d",
+		       WTERMSIG(status));
 }
 
 /* Levenshtein's distance of two short words. */

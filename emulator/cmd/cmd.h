@@ -15,11 +15,21 @@ int cmd_doctor(int argc, char **argv);
 int cmd_template(int argc, char **argv);
 int cmd_clean(int argc, char **argv);
 int cmd_network(int argc, char **argv);
+int cmd_events(int argc, char **argv);
+int cmd_fault(int argc, char **argv);
+int cmd_reset(int argc, char **argv);
+int cmd_seed(int argc, char **argv);
+int cmd_exec(int argc, char **argv);
+int cmd_snapshot(int argc, char **argv);
 int cmd_version(int argc, char **argv);
 
 /* Prints "orkestr-emulator COMMAND: message" (and where help is) on standard error. Return their status. */
 int cmd_failed(const char *command, const struct err *e);
 int cmd_usage(const char *command, const struct err *e);
+
+/* Runs fn(arg) as id 0 of the emulator's user namespace, in a child; the child's status, or a negative errno with e. */
+struct idmap;
+int cmd_in_userns(const struct idmap *m, int (*fn)(void *arg), void *arg, struct err *e);
 
 /* The name nearest to a mistyped word in a NULL-terminated list, or NULL if none is near. */
 const char *cmd_nearest(const char *word, const char *const *names);

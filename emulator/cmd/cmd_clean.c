@@ -10,10 +10,10 @@
 #include <limits.h>
 #include <string.h>
 #include <sys/stat.h>
-#include <sys/wait.h>
 
 #include "emulator/cgroup.h"
 #include "emulator/cmd/cmd.h"
+#include "emulator/cmd/cmd_clean.h"
 #include "emulator/idmap.h"
 #include "emulator/keeper.h"
 #include "emulator/statedir.h"
@@ -122,25 +122,12 @@ static int empty(void *arg)
 static int empty_in_userns(const struct idmap *m, int state_fd)
 {
 	struct err e = ERR_INIT;
-	pid_t pid;
-	int status;
+	int status = cmd_in_userns(m, empty, &state_fd, &e);
 
-	if (idmap_spawn(m, empty, &state_fd, &pid, NULL, &e) < 0) {
-		/* Where no user namespace can be made any more, the caller's rights may still be enough. */
-		if (e.kind == ERR_UNAVAILABLE)
-			return empty(&state_fd);
-		return cmd_failed("clean", &e);
-	}
-	while (waitpid(pid, &status, 0) < 0)
-		if (errno != EINTR) {
-			(void)err_errno(&e, errno, "waiting");
-			return cmd_failed("clean", &e);
-		}
-	if (WIFEXITED(status))
-		return WEXITSTATUS(status);
-	(void)err_set(&e, ERR_INTERNAL, EIO, NULL, "the process that removes files was killed by signal %d",
-		      WTERMSIG(status));
-	return cmd_failed("clean", &e);
+	/* Where no user namespace can be made any more, the caller's rights may still be enough. */
+	if (status < 0 && e.kind == ERR_UNAVAILABLE)
+		return empty(&state_fd);
+	return status < 0 ? cmd_failed("clean", &e) : status;
 }
 
 static bool confirmed(const char *path)
@@ -187,6 +174,22 @@ static int open_locked(const struct clean_options *o, const struct idmap *m, cha
 	return CMD_OK;
 }
 
+int cmd_clean_folder(const struct idmap *m, int state_fd, const char *path)
+{
+	char name[STATEDIR_NAME_SIZE];
+	struct err e = ERR_INIT;
+	unsigned int ended;
+	int status;
+
+	statedir_name(path, name);
+	if (keeper_end_stale(state_fd, &ended, &e) < 0 || cgroup_sweep(name, &e) < 0)
+		return cmd_failed("clean", &e);
+	status = empty_in_userns(m, state_fd);
+	if (status == CMD_OK)
+		remove_folder(state_fd, path);
+	return status;
+}
+
 int cmd_clean(int argc, char **argv)
 {
 	_cleanup_close_ int fd = -1, lock = -1;
@@ -221,7 +224,6 @@ int cmd_clean(int argc, char **argv)
 	templates = count(fd, "templates");
 	layers = count(fd, "disk/l");
 	slots = count(fd, "disk/s");
-	(void)fflush(stdout); /* the child must not print it again */
 	status = empty_in_userns(&m, fd);
 	if (status != CMD_OK)
 		return status;

@@ -11,8 +11,18 @@ static const struct {
 	int (*run)(int argc, char **argv);
 	bool sealed; /* runs what others wrote: first out of reach of it (emulator/base/sealed.h) */
 } commands[] = {
-	{ "serve", cmd_serve, true },  { "doctor", cmd_doctor, false },	  { "template", cmd_template, true },
-	{ "clean", cmd_clean, false }, { "version", cmd_version, false }, { "network", cmd_network, false },
+	{ "serve", cmd_serve, true },
+	{ "exec", cmd_exec, false },
+	{ "doctor", cmd_doctor, false },
+	{ "template", cmd_template, true },
+	{ "snapshot", cmd_snapshot, false },
+	{ "events", cmd_events, false },
+	{ "fault", cmd_fault, false },
+	{ "reset", cmd_reset, false },
+	{ "seed", cmd_seed, false },
+	{ "network", cmd_network, false },
+	{ "clean", cmd_clean, false },
+	{ "version", cmd_version, false },
 };
 
 static const char help_text[] =
@@ -23,8 +33,14 @@ static const char help_text[] =
 	"Usage: orkestr-emulator COMMAND [OPTION]...\n"
 	"\n"
 	"  serve      run the service\n"
+	"  exec       run a command with an emulator of its own, and audit what it leaves: for CI\n"
 	"  doctor     say what works on this host, and the command that fixes what does not\n"
 	"  template   list, build, import or remove the images that sandboxes start from\n"
+	"  snapshot   list, export, import or remove what paused sandboxes are kept as\n"
+	"  events     print what a running emulator has seen\n"
+	"  fault      make its calls go wrong on purpose\n"
+	"  reset      end and forget what is in it\n"
+	"  seed       make the accounts and sandboxes that a file asks for\n"
 	"  network    print the built-in allowlist, or check a name against it\n"
 	"  clean      remove a state dir with everything in it\n"
 	"  version    print the version\n"

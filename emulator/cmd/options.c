@@ -22,11 +22,17 @@ static const char help_text[] =
 	"  --unix PATH            listen on this Unix socket too\n"
 	"\n"
 	"Who may use it:\n"
-	"  --api-key KEY[:PLAN[:SCOPES]]\n"
+	"  --api-key KEY[:PLAN[:SCOPES[:OPTION]...]]\n"
 	"                         accept KEY; PLAN is free, pro or team (default); SCOPES is read, write or\n"
-	"                         read,write (default). May be given again. Without any, one key is made\n"
+	"                         read,write (default). OPTION is account=NAME (keys of one NAME share their\n"
+	"                         sandboxes), rate=REQUESTS/SECONDS, revoked, and as the last one expires=TIME\n"
+	"                         (2026-05-01T00:00:00Z). May be given again. Without any, one key is made\n"
 	"                         and kept in the state dir\n"
+	"  --keys FILE            the same, one a line; # begins a comment\n"
 	"  --auth any             accept every key that starts with ork_ or sp_live_ (default: keys)\n"
+	"  --rate-limit off|plan|REQUESTS/SECONDS\n"
+	"                         answer 429 to a key that asks more often; plan: free 60/60, pro 300/60, team\n"
+	"                         1200/60 (default: off, in profile cloud: plan)\n"
 	"\n"
 	"What network \"restricted\" and \"open\" may reach:\n"
 	"  --allow HOST[:PORT]    one more name (or *.HOST, or an address) for \"restricted\"; again for more. The\n"
@@ -34,6 +40,7 @@ static const char help_text[] =
 	"  --map HOST[:PORT]=ADDR:PORT\n"
 	"                         connections to HOST go to this server of yours instead; TLS is not touched\n"
 	"  --zone NAME=ADDR       a name that exists only for sandboxes\n"
+	"                         (each of these three: @FILE reads them from a file, one a line)\n"
 	"  --allow-private        let \"open\" reach private, loopback and link-local addresses\n"
 	"  --network-errors fail|report\n"
 	"                         a failed command that was blocked answers NetworkPolicyError (fail, default)\n"
@@ -75,6 +82,8 @@ enum {
 	OPT_STATE_DIR,
 	OPT_API_KEY,
 	OPT_AUTH,
+	OPT_KEYS,
+	OPT_RATE_LIMIT,
 	OPT_UNIX,
 	OPT_LOG_LEVEL,
 	OPT_MAX_SANDBOXES,
@@ -104,6 +113,8 @@ static const struct option longs[] = {
 	{ "state-dir", required_argument, NULL, OPT_STATE_DIR },
 	{ "api-key", required_argument, NULL, OPT_API_KEY },
 	{ "auth", required_argument, NULL, OPT_AUTH },
+	{ "keys", required_argument, NULL, OPT_KEYS },
+	{ "rate-limit", required_argument, NULL, OPT_RATE_LIMIT },
 	{ "unix", required_argument, NULL, OPT_UNIX },
 	{ "log-level", required_argument, NULL, OPT_LOG_LEVEL },
 	{ "max-sandboxes", required_argument, NULL, OPT_MAX_SANDBOXES },
@@ -209,6 +220,21 @@ static int set_auth(struct serve_options *o, const char *value, struct err *e)
 	return 0;
 }
 
+static int set_rate(struct serve_options *o, const char *value, struct err *e)
+{
+	if (strcmp(value, "off") == 0)
+		o->rate_mode = RATE_OFF;
+	else if (strcmp(value, "plan") == 0)
+		o->rate_mode = RATE_PLAN;
+	else if (rate_limit_parse(value, &o->rate) == 0)
+		o->rate_mode = RATE_FIXED;
+	else
+		return err_set(e, ERR_INVALID, EINVAL, NULL,
+			       "--rate-limit must be off, plan, or REQUESTS/SECONDS as in 60/60");
+	o->has_rate = true;
+	return 0;
+}
+
 static int add_net(const char *option, char *value, char **list, size_t *n, struct err *e)
 {
 	if (*n == SERVE_MAX_NET)
@@ -240,15 +266,48 @@ static int add_pair(const char *option, char *value, char **list, size_t *n, str
 	return add_net(option, value, list, n, e);
 }
 
+static int add_one(struct serve_options *o, int c, char *value, struct err *e)
+{
+	if (c == OPT_ALLOW)
+		return add_allow(o, value, e);
+	return c == OPT_MAP ? add_pair("--map", value, o->map, &o->n_map, e)
+			    : add_pair("--zone", value, o->zone, &o->n_zone, e);
+}
+
+/* One a line; empty lines and what follows a # are for people. The strings live as long as the program, like argv. */
+static int add_file(struct serve_options *o, int c, const char *path, struct err *e)
+{
+	_cleanup_fclose_ FILE *f = fopen(path, "re");
+	char line[512], *value;
+	int r = 0;
+
+	if (!f)
+		return err_errno(e, errno, "%.200s", path);
+	for (unsigned int n = 1; r >= 0 && fgets(line, sizeof(line), f); n++) {
+		size_t blank, len;
+
+		line[strcspn(line, "#\r\n")] = '\0';
+		blank = strspn(line, " \t");
+		len = strlen(line + blank);
+		while (len > 0 && strchr(" \t", line[blank + len - 1]))
+			len--;
+		if (len == 0)
+			continue;
+		value = strndup(line + blank, len);
+		r = value ? add_one(o, c, value, e) : err_errno(e, ENOMEM, "reading");
+		if (r < 0)
+			err_prefix(e, "%.200s line %u", path, n);
+	}
+	return r;
+}
+
 static int set_network(struct serve_options *o, int c, char *value, struct err *e)
 {
 	switch (c) {
 	case OPT_ALLOW:
-		return add_allow(o, value, e);
 	case OPT_MAP:
-		return add_pair("--map", value, o->map, &o->n_map, e);
 	case OPT_ZONE:
-		return add_pair("--zone", value, o->zone, &o->n_zone, e);
+		return value[0] == '@' ? add_file(o, c, value + 1, e) : add_one(o, c, value, e);
 	case OPT_ALLOW_PRIVATE:
 		o->allow_private = true;
 		return 0;
@@ -324,6 +383,10 @@ static int set(struct serve_options *o, int c, char *value, struct err *e)
 		return set_path("--unix", value, &o->unix_path, e);
 	case OPT_AUTH:
 		return set_auth(o, value, e);
+	case OPT_KEYS:
+		return set_path("--keys", value, &o->keys_file, e);
+	case OPT_RATE_LIMIT:
+		return set_rate(o, value, e);
 	case OPT_API_KEY:
 		if (o->n_api_keys == SERVE_MAX_KEYS)
 			return err_set(e, ERR_INVALID, E2BIG, NULL, "more than %d times --api-key", SERVE_MAX_KEYS);

@@ -4,12 +4,13 @@
 #include "emulator/base/err.h"
 #include "emulator/base/log.h"
 #include "emulator/profile.h"
+#include "emulator/ratelimit.h"
 
 #define SERVE_DEFAULT_HOST "127.0.0.1"
 #define SERVE_DEFAULT_PORT 4520
 #define SERVE_MAX_KEYS 64
 #define SERVE_DEFAULT_WARM 4
-#define SERVE_MAX_NET 256 /* each of --allow, --map and --zone */
+#define SERVE_MAX_NET 1024 /* each of --allow, --map and --zone */
 
 struct serve_options {
 	char host[256];			/* a literal without brackets, or a name */
@@ -20,7 +21,11 @@ struct serve_options {
 	const char *unix_path;		/* NULL: none */
 	char *api_keys[SERVE_MAX_KEYS]; /* KEY[:PLAN[:read,write]], for accounts_add */
 	size_t n_api_keys;
+	const char *keys_file; /* NULL: none; the same, one a line */
 	bool auth_any;
+	bool has_rate; /* --rate-limit was given */
+	enum rate_mode rate_mode;
+	struct rate_limit rate;
 	enum log_level log_level;
 	uint32_t max_sandboxes;		/* live at the same time on this host; 0: no limit */
 	uint32_t warm;			/* sandboxes kept half made */

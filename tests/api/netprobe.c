@@ -3,6 +3,12 @@
  *
  *   tcp ADDR PORT [HEX]        connect, send HEX, wait a second for what comes back
  *   udp ADDR PORT TEXT         send a datagram, wait a second for an answer or an ICMP
+ *   fling ADDR PORT            send a datagram and fail at once, without waiting for what becomes of it
+ *   drip ADDR PORT HEX MS      as tcp, but byte by byte, with a pause before each
+ *   loris ADDR PORT N MS       N connections that say one byte and wait; how many were ended meanwhile
+ *   flood ADDR PORT MS HEX     datagrams as fast as they go; how many
+ *   raw FROM TO PORT FLAGS     a TCP segment with these flags (hex) over a raw socket, and a torn one
+ *   pieces FROM TO PORT        UDP in fragments: overlapping, without an end, and a whole one
  *   dns SERVER NAME TYPE       ask over UDP; dnstcp: over TCP
  *   many ADDR PORT N HEX       N connections at once, each sends HEX and reads to the end
  *   listen PORT                accept for ever, answer each connection with "hello"
@@ -19,6 +25,7 @@
 #include <linux/rtnetlink.h>
 #include <net/if.h>
 #include <netinet/ip.h>
+#include <netinet/tcp.h>
 #include <netinet/udp.h>
 #include <poll.h>
 #include <stdint.h>
@@ -155,6 +162,160 @@ static int udp(const char *addr, const char *port, const char *text)
 			error = errno;
 	}
 	return report(start, error, in, got);
+}
+
+static int fling(const char *addr, const char *port)
+{
+	struct sockaddr_storage to;
+	socklen_t len = address(addr, port, &to);
+
+	(void)sendto(socket(to.ss_family, SOCK_DGRAM, 0), "x", 1, 0, (void *)&to, len);
+	return 1;
+}
+
+static int drip(const char *addr, const char *port, const char *hex, const char *ms)
+{
+	static uint8_t bytes[1 << 14], in[4096];
+	struct sockaddr_storage to;
+	socklen_t len = address(addr, port, &to);
+	int fd = socket(to.ss_family, SOCK_STREAM, 0), error = 0, one = 1;
+	double start = now_ms();
+	size_t n = from_hex(hex, bytes, sizeof(bytes));
+	ssize_t got = -1;
+
+	setsockopt(fd, IPPROTO_TCP, TCP_NODELAY, &one, sizeof(one));
+	if (connect(fd, (void *)&to, len) < 0)
+		return report(start, errno, in, -1);
+	for (size_t i = 0; i < n && !error; i++) {
+		usleep((useconds_t)strtoul(ms, NULL, 10) * 1000);
+		if (send(fd, bytes + i, 1, MSG_NOSIGNAL) < 0)
+			error = errno;
+	}
+	if (!error && wait_for(fd, POLLIN, 3000) > 0) {
+		got = recv(fd, in, sizeof(in), 0);
+		if (got < 0)
+			error = errno;
+	}
+	return report(start, error, in, got);
+}
+
+static int loris(const char *addr, const char *port, const char *count, const char *ms)
+{
+	enum { MOST = 900 };
+	static struct pollfd p[MOST];
+	unsigned long n = strtoul(count, NULL, 10), ended = 0, refused = 0;
+	struct sockaddr_storage to;
+	socklen_t len = address(addr, port, &to);
+	double start = now_ms();
+
+	for (unsigned long i = 0; i < n && i < MOST; i++) {
+		p[i].fd = socket(to.ss_family, SOCK_STREAM, 0);
+		p[i].events = POLLIN;
+		refused += connect(p[i].fd, (void *)&to, len) < 0 || send(p[i].fd, "G", 1, MSG_NOSIGNAL) != 1;
+	}
+	usleep((useconds_t)strtoul(ms, NULL, 10) * 1000);
+	for (unsigned long i = 0; i < n && i < MOST; i++)
+		ended += poll(&p[i], 1, 0) == 1;
+	printf("{\"n\": %lu, \"refused\": %lu, \"ended\": %lu, \"ms\": %.2f}\n", n, refused, ended, now_ms() - start);
+	return 0;
+}
+
+static int flood(const char *addr, const char *port, const char *ms, const char *hex)
+{
+	static uint8_t bytes[2048];
+	struct sockaddr_storage to;
+	socklen_t len = address(addr, port, &to);
+	size_t n = from_hex(hex, bytes, sizeof(bytes));
+	double start = now_ms();
+	unsigned long long sent = 0, refused = 0;
+	int fd = -1;
+
+	while (now_ms() - start < strtod(ms, NULL)) {
+		if (sent % 50 == 0) { /* another source port */
+			close(fd);
+			fd = socket(to.ss_family, SOCK_DGRAM, 0);
+		}
+		refused += sendto(fd, bytes, n, MSG_DONTWAIT, (void *)&to, len) < 0;
+		sent++;
+	}
+	printf("{\"sent\": %llu, \"refused\": %llu}\n", sent, refused);
+	return 0;
+}
+
+static uint16_t sum(const void *p, size_t n, uint32_t start)
+{
+	const uint8_t *b = p;
+
+	for (size_t i = 0; i < n; i++)
+		start += (uint32_t)b[i] << (i % 2 ? 0 : 8);
+	while (start >> 16)
+		start = (start & 0xffff) + (start >> 16);
+	return htons((uint16_t)~start);
+}
+
+/* One IPv4 packet; the kernel fills in length, id (unless given) and checksum of the header. */
+static int send_ip(const char *from, const char *to, int proto, uint16_t id, uint16_t frag, const void *p, size_t n)
+{
+	uint8_t packet[2048] = { 0 };
+	struct iphdr *ip = (void *)packet;
+	struct sockaddr_in a = { .sin_family = AF_INET };
+	int fd = socket(AF_INET, SOCK_RAW, IPPROTO_RAW), r;
+
+	ip->version = 4;
+	ip->ihl = 5;
+	ip->ttl = 64;
+	ip->protocol = (uint8_t)proto;
+	ip->id = htons(id);
+	ip->frag_off = htons(frag);
+	inet_pton(AF_INET, from, &ip->saddr);
+	inet_pton(AF_INET, to, &ip->daddr);
+	a.sin_addr.s_addr = ip->daddr;
+	memcpy(packet + 20, p, n);
+	r = sendto(fd, packet, 20 + n, 0, (void *)&a, sizeof(a)) < 0 ? errno : 0;
+	close(fd);
+	return r;
+}
+
+static int raw(const char *from, const char *to, const char *port, const char *flags)
+{
+	uint8_t segment[64] = { 0xc3, 0x50, 0, 0, 0, 0, 0, 1, 0, 0, 0, 1, 0x50, 0, 0xff, 0xff };
+	uint8_t pseudo[12];
+	uint16_t value = (uint16_t)strtoul(port, NULL, 10), check;
+	double start = now_ms();
+	int error;
+
+	segment[2] = (uint8_t)(value >> 8);
+	segment[3] = (uint8_t)value;
+	segment[13] = (uint8_t)strtoul(flags, NULL, 16);
+	inet_pton(AF_INET, from, pseudo);
+	inet_pton(AF_INET, to, pseudo + 4);
+	memcpy(pseudo + 8, "\0\6\0\24", 4);
+	check = sum(pseudo, 12, 0);
+	check = sum(segment, 20, (uint16_t)~ntohs(check));
+	memcpy(segment + 16, &check, 2);
+	error = send_ip(from, to, IPPROTO_TCP, 0, 0, segment, 20);
+	/* The same with half a header, and with a header that says it is longer than the packet. */
+	(void)send_ip(from, to, IPPROTO_TCP, 0, 0, segment, 3);
+	segment[12] = 0xf0;
+	(void)send_ip(from, to, IPPROTO_TCP, 0, 0, segment, 20);
+	return report(start, error, NULL, -1);
+}
+
+static int pieces(const char *from, const char *to, const char *port)
+{
+	enum { MORE = 0x2000 };
+	uint16_t value = (uint16_t)strtoul(port, NULL, 10);
+	uint8_t datagram[64] = { 0xc3, 0x51, (uint8_t)(value >> 8), (uint8_t)value, 0, 64 };
+	double start = now_ms();
+	int error = send_ip(from, to, IPPROTO_UDP, 0x1111, MORE, datagram, 32);
+
+	/* Never completed; then an overlap that would rewrite the port; then a whole one in two pieces. */
+	(void)send_ip(from, to, IPPROTO_UDP, 0x2222, MORE, datagram, 32);
+	(void)send_ip(from, to, IPPROTO_UDP, 0x2222, MORE | 1, datagram, 32);
+	(void)send_ip(from, to, IPPROTO_UDP, 0x2222, 0, datagram, 16);
+	(void)send_ip(from, to, IPPROTO_UDP, 0x3333, MORE, datagram, 32);
+	(void)send_ip(from, to, IPPROTO_UDP, 0x3333, 4, datagram + 32, 32);
+	return report(start, error, NULL, -1);
 }
 
 static size_t question(const char *name, unsigned int type, uint8_t *out)
@@ -404,6 +565,18 @@ int main(int argc, char **argv)
 		return tcp(argv[2], argv[3], argc > 4 ? argv[4] : NULL);
 	if (strcmp(what, "udp") == 0 && argc == 5)
 		return udp(argv[2], argv[3], argv[4]);
+	if (strcmp(what, "drip") == 0 && argc == 6)
+		return drip(argv[2], argv[3], argv[4], argv[5]);
+	if (strcmp(what, "loris") == 0 && argc == 6)
+		return loris(argv[2], argv[3], argv[4], argv[5]);
+	if (strcmp(what, "flood") == 0 && argc == 6)
+		return flood(argv[2], argv[3], argv[4], argv[5]);
+	if (strcmp(what, "raw") == 0 && argc == 6)
+		return raw(argv[2], argv[3], argv[4], argv[5]);
+	if (strcmp(what, "pieces") == 0 && argc == 5)
+		return pieces(argv[2], argv[3], argv[4]);
+	if (strcmp(what, "fling") == 0 && argc == 4)
+		return fling(argv[2], argv[3]);
 	if ((strcmp(what, "dns") == 0 || strcmp(what, "dnstcp") == 0) && argc == 5)
 		return dns(argv[2], argv[3], argv[4], what[3] == 't');
 	if (strcmp(what, "many") == 0 && argc == 6)

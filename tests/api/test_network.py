@@ -187,7 +187,10 @@ class Box:
         """A command's result, whether or not the policy made an error of it."""
         answer = self.api.post(f"/v1/sandboxes/{self.id}/exec", {"command": command, **fields})
         assert answer.status == 200 or (answer.status == 403 and answer.code == "network_policy"), answer
-        return answer.json
+        result = answer.json
+        for line in [*result.get("blocked", []), *result.get("network_blocked", [])]:
+            assert line.pop("exec") in (answer.headers.get("x-exec-id"), None), "another command's is not told"
+        return result
 
     def probe(self, *args) -> dict:
         result = self.run(["/tmp/netprobe", *map(str, args)], timeout_seconds=60)
@@ -324,7 +327,9 @@ def test_off_is_an_exception_in_python(net_emulator, net_api, monkeypatch):
         with pytest.raises(orkestr.NetworkPolicyError) as named:
             sbx.exec("curl -sS https://evil.example/")
         assert sbx.exec("curl -sS http://192.0.2.8/ || true").exit_code == 0
-    assert caught.value.blocked == [{"host": None, "ip": "192.0.2.7", "port": 8080, "proto": "tcp", "rule": "network-off"}]
+    (line,) = caught.value.blocked
+    assert line.pop("exec").startswith("exe_")
+    assert line == {"host": None, "ip": "192.0.2.7", "port": 8080, "proto": "tcp", "rule": "network-off"}
     assert [line["host"] for line in named.value.blocked] == ["evil.example"], "the first command's is not told again"
     assert named.value.body["exit_code"] == 6
 
@@ -345,9 +350,9 @@ def test_off_is_an_exception_in_javascript(net_emulator, net_api):
         [node, "--input-type=module", "-e", script], capture_output=True, text=True, timeout=60, env=environment, cwd=HERE / "js"
     )
     assert done.returncode == 0, done.stderr
-    assert json.loads(done.stdout) == [
-        True, [{"host": None, "ip": "192.0.2.7", "port": 8080, "proto": "tcp", "rule": "network-off"}]
-    ]  # fmt: skip
+    told, (line,) = json.loads(done.stdout)
+    assert line.pop("exec").startswith("exe_")
+    assert told and line == {"host": None, "ip": "192.0.2.7", "port": 8080, "proto": "tcp", "rule": "network-off"}
 
 
 @pytest.mark.parametrize("network", ["off", "restricted", "open"])
@@ -615,7 +620,7 @@ def test_ledger(box):
     restricted.probe("tcp", "203.0.113.9", 443)
     restricted.dns("evil.example")
     seen = restricted.settled_ledger()
-    keys = {"seq", "time", "verdict", "kind", "host", "ip", "port", "proto", "rule", "bytes_out", "bytes_in", "open", "closed_at"}
+    keys = {"seq", "time", "verdict", "kind", "host", "ip", "port", "proto", "rule", "bytes_out", "bytes_in", "open", "closed_at", "exec"}
     assert all(set(entry) == keys for entry in seen["entries"])
     assert [e["seq"] for e in seen["entries"]] == list(range(1, len(seen["entries"]) + 1))
     (page,) = [e for e in seen["entries"] if e["kind"] == "tcp" and e["verdict"] == "allowed"]
@@ -788,3 +793,43 @@ def test_the_host_is_as_it_was(new_emulator, net_state, internet, netprobe, key,
     after = host()
     for seen in (during, after):
         assert {name for name in before.keys() | seen.keys() if before.get(name) != seen.get(name)} == set()
+
+
+# --- the command line -----------------------------------------------------------------------------
+
+
+def test_cli_shows_the_ledger_and_learns(box, net_emulator, net_api, binary):
+    inside = box("open")
+    inside.curl("http://elsewhere.example/")
+    inside.probe("tcp", "10.9.8.7", 5432)
+    environment = {**os.environ, "ORKESTR_API_KEY": net_api.key, "ORKESTR_BASE_URL": f"http://127.0.0.1:{net_emulator.port}"}
+    done = run(binary, "network", "learn", inside.id, inside.id, env=environment)
+    assert (done.returncode, done.stdout) == (0, "10.9.8.7:5432\nelsewhere.example:80\n"), done
+    done = run(binary, "network", "ledger", inside.id, env=environment)
+    lines = [line.split("\t") for line in done.stdout.splitlines()]
+    assert done.returncode == 0 and {len(line) for line in lines} == {10}, done
+    assert ["blocked", "tcp", "-", "10.9.8.7", "5432"] in [line[2:7] for line in lines], lines
+    assert json.loads(run(binary, "network", "ledger", inside.id, "--json", env=environment).stdout)["mode"] == "open"
+    for bad, status in [(["learn"], 2), (["ledger", "a/b"], 2), (["ledger", inside.id, "x"], 2), (["learn", "sbx_0"], 1)]:
+        done = run(binary, "network", *bad, env=environment)
+        assert done.returncode == status and done.stderr.startswith("orkestr-emulator network:"), done
+    done = run(binary, "network", "learn", inside.id, env={**environment, "ORKESTR_API_KEY": "x"})
+    assert done.returncode == 1 and "401" in done.stderr, done
+
+
+def test_rules_and_maps_from_files(new_emulator, net_state, internet, netprobe, key, binary, scratch):
+    maps, rules = scratch / "maps", scratch / "rules"
+    maps.write_text(f"# the fixture\n\n  one.example:80=127.0.0.1:{internet['http']}  # here\none.test=127.0.0.1:{internet['echo']}\n")
+    rules.write_text("one.example\r\none.test:7\r\n")
+    emulator = new_emulator(
+        "--auth", "any", "--map", f"@{maps}", "--allow", f"@{rules}", state=net_state_copy(binary, net_state)
+    )
+    api = emulator.api(key)
+    inside = Box(api, netprobe, "restricted")
+    assert inside.curl("http://one.example/f")["stdout"] == "page /f of one.example\n"
+    assert body(inside.probe("tcp", inside.address("one.test"), 7, hex_of("hi"))) == "hi"
+    terminate_all(api)
+    maps.write_text("one.example:80\n")
+    done = run(binary, "serve", "--map", f"@{maps}")
+    assert done.returncode == 2 and f"{maps} line 1" in done.stderr, done
+    assert run(binary, "serve", "--map", f"@{scratch}/none").returncode == 2

@@ -77,12 +77,7 @@ JS = pieces(HERE / "readme_snippets_js.mjs", "//")
 
 def need_route(api, piece) -> None:
     """Skips while the server answers that the piece's part of the API does not exist."""
-    if piece not in ("stream", "pause", "limits", "metrics"):
-        return
-    if piece == "limits":
-        answer = api.get("/v1/sandboxes/limits")
-        if answer.status in (404, 501):
-            pytest.skip("limits: issue 6")
+    if piece not in ("stream", "pause"):
         return
     sandbox = api.create(template="python-3.12-bare")["id"]
     try:
@@ -91,9 +86,6 @@ def need_route(api, piece) -> None:
             answer = api.post(f"{path}/exec", {"command": "true", "stream": True})
             if answer.status == 501:
                 pytest.skip("streaming exec: issue 3")
-        elif piece == "metrics":
-            if api.get(f"{path}/metrics").status in (404, 501):
-                pytest.skip("metrics: issue 6")
         elif api.post(f"{path}/pause").status in (404, 501):
             pytest.skip("pause and resume: issue 5")
     finally:

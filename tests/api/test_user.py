@@ -7,6 +7,7 @@ import secrets
 import shutil
 import stat
 import subprocess
+import time
 
 import pytest
 
@@ -127,6 +128,37 @@ def test_what_a_user_can_not_have_is_declared(api, users_emulator):
         return
     mem = api.sh(sandbox, "cat /sys/fs/cgroup/memory.max 2>/dev/null || cat /sys/fs/cgroup/memory/memory.limit_in_bytes")
     assert int(mem) == 64 << 20
+
+
+def test_metrics_whatever_counts(api, users_emulator):
+    """By a cgroup, or where a user has none that counts, by /proc, which is then declared. A known load: 50 MB that a
+    process holds, and a loop that says itself how much CPU time it got."""
+    row = api.create(cpu=1, memory_mb=256)
+    path = f"/v1/sandboxes/{row['id']}"
+    idle = api.get(f"{path}/metrics")
+    assert idle.status == 200, idle
+    groups = users_emulator.info()["cgroups"]
+    assert ("usage-estimated" in idle.divergences) == (groups["backend"] == "none")
+    before = idle.json["lifetime"]["cpu_seconds"]
+    command = "(head -c 52428800 /dev/zero | tail -c 52428800 | sleep 600) & echo $$ > /tmp/pid; while :; do :; done"
+    assert api.post(f"{path}/exec", {"command": command, "background": True, "timeout_seconds": 600}).status < 300
+    until = time.monotonic() + 30
+    while time.monotonic() < until:
+        time.sleep(0.5)
+        m = api.get(f"{path}/metrics").json
+        if m["memory"]["usage_bytes"] - idle.json["memory"]["usage_bytes"] > 45 << 20 and len(m["samples"]) > 3:
+            break
+    fields = api.sh(row["id"], "cat /proc/$(cat /tmp/pid)/stat").rsplit(")", 1)[1].split()
+    m = api.get(f"{path}/metrics").json
+    assert 45 << 20 < m["memory"]["usage_bytes"] - idle.json["memory"]["usage_bytes"] < 70 << 20
+    used = (int(fields[11]) + int(fields[12])) / 100
+    # besides the loop: head and tail, and what was run to look
+    assert 0.85 * used < m["lifetime"]["cpu_seconds"] - before < 1.2 * used + 1
+    assert max(s["cpu_percent"] for s in m["samples"]) > 5
+    api.delete(path)
+    over = api.get(f"{path}/metrics").json
+    assert over["cpu"] is None and over["lifetime"]["cpu_seconds"] >= m["lifetime"]["cpu_seconds"]
+    assert api.get("/v1/limits").json["usage_cpu_hours_used"] > 0
 
 
 def test_a_package_managers_ids_work(api, sandbox, users_emulator):

@@ -7,6 +7,7 @@
 #include "emulator/store.h"
 #include "tests/bench/client.h"
 #include "tests/bench/floor.h"
+#include "tests/bench/net.h"
 #include "tests/bench/server.h"
 #include "tests/bench/stats.h"
 
@@ -26,6 +27,13 @@ enum series {
 	S_READY,
 	S_STOP,
 	S_LIVE_CREATE,
+	S_CREATE_NET,
+	S_NET_SETUP_DIRECT,
+	S_NET_SETUP,
+	S_NET_PULL_DIRECT,
+	S_NET_PULL,
+	S_NET_DENY,
+	S_NET_DNS,
 	SERIES_COUNT,
 };
 extern const char *const series_names[SERIES_COUNT]; /* for a person */
@@ -52,7 +60,10 @@ struct bench {
 	struct server server;
 	struct client api, echo;
 	pid_t echo_pid;
-	char warm_id[SANDBOX_ID_SIZE];
+	char warm_id[SANDBOX_ID_SIZE], net_id[SANDBOX_ID_SIZE];
+	const char *netbench; /* the program for net.c */
+	struct net_world world;
+	double net_failed; /* of 1,000 connections at the same time; < 0: not measured */
 
 	struct samples s[SERIES_COUNT];
 	char absent[SERIES_COUNT][384]; /* why a subject could not run; "" while it can */
@@ -65,6 +76,8 @@ struct bench {
 /* A call that must answer with this status. */
 int bench_call(struct client *c, const char *method, const char *path, const char *body, int status, struct err *e);
 int bench_create(struct client *c, const char *template_name, char ret_id[static SANDBOX_ID_SIZE], struct err *e);
+int bench_create_in(struct client *c, const char *template_name, const char *network,
+		    char ret_id[static SANDBOX_ID_SIZE], struct err *e);
 int bench_exec(struct client *c, const char *id, struct err *e); /* /bin/true, which must exit 0 */
 int bench_terminate(struct client *c, const char *id, struct err *e);
 
@@ -76,6 +89,9 @@ void bench_figure(struct bench *b, const char *name, const char *unit, double va
 
 /* transfer.c: output that streams and files that come and go, beside what the host's own tools need for it. */
 int bench_transfer(struct bench *b, struct err *e);
+
+/* snapshots.c: pause and resume, beside tar and zstd. Leaves the server stopped. */
+int bench_snapshots(struct bench *b, struct err *e);
 
 /* The table on stdout and the JSON file. */
 int report(struct bench *b, struct err *e);

@@ -21,11 +21,17 @@ int bench_call(struct client *c, const char *method, const char *path, const cha
 
 int bench_create(struct client *c, const char *template_name, char ret_id[static SANDBOX_ID_SIZE], struct err *e)
 {
+	return bench_create_in(c, template_name, "off", ret_id, e);
+}
+
+int bench_create_in(struct client *c, const char *template_name, const char *network,
+		    char ret_id[static SANDBOX_ID_SIZE], struct err *e)
+{
 	char body[256];
 	const char *id;
 	int r;
 
-	if (text_format(body, sizeof(body), "{\"template\":\"%s\"}", template_name) < 0)
+	if (text_format(body, sizeof(body), "{\"template\":\"%s\",\"network\":\"%s\"}", template_name, network) < 0)
 		return err_set(e, ERR_INVALID, ENAMETOOLONG, NULL, "the template's name is too long");
 	r = bench_call(c, "POST", "/v1/sandboxes", body, 201, e);
 	if (r < 0)

@@ -49,6 +49,13 @@ const char *const series_names[SERIES_COUNT] = {
 	[S_READY] = "serve: start to ready",
 	[S_STOP] = "serve: SIGTERM to gone",
 	[S_LIVE_CREATE] = "create, while filling up to the live count",
+	[S_CREATE_NET] = "create with network restricted",
+	[S_NET_SETUP_DIRECT] = "connect and first byte, direct",
+	[S_NET_SETUP] = "connect and first byte, through the relay",
+	[S_NET_PULL_DIRECT] = "256 MiB in one stream, direct",
+	[S_NET_PULL] = "256 MiB in one stream, through the relay",
+	[S_NET_DENY] = "a connection that is refused",
+	[S_NET_DNS] = "a DNS answer from the cache",
 };
 
 const char *const series_keys[SERIES_COUNT] = {
@@ -67,6 +74,13 @@ const char *const series_keys[SERIES_COUNT] = {
 	[S_READY] = "ready",
 	[S_STOP] = "stop",
 	[S_LIVE_CREATE] = "live_create",
+	[S_CREATE_NET] = "create_restricted",
+	[S_NET_SETUP_DIRECT] = "net_setup_direct",
+	[S_NET_SETUP] = "net_setup_relayed",
+	[S_NET_PULL_DIRECT] = "net_256mib_direct",
+	[S_NET_PULL] = "net_256mib_relayed",
+	[S_NET_DENY] = "net_denial",
+	[S_NET_DNS] = "net_dns_cached",
 };
 
 static int timed_command(struct bench *b, enum series s, char *const argv[], struct err *e)
@@ -185,6 +199,16 @@ static int run_cold(struct bench *b, struct err *e)
 	return r < 0 ? r : bench_terminate(&b->api, id, e);
 }
 
+static int run_networked(struct bench *b, struct err *e)
+{
+	char id[SANDBOX_ID_SIZE];
+	double start = stats_now_us();
+	int r = bench_create_in(&b->api, b->template_name, "restricted", id, e);
+
+	samples_add(&b->s[S_CREATE_NET], stats_now_us() - start);
+	return r < 0 ? r : bench_terminate(&b->api, id, e);
+}
+
 static int run_warm(struct bench *b, struct err *e)
 {
 	double start = stats_now_us();
@@ -202,9 +226,15 @@ struct subject {
 };
 
 static const struct subject subjects[] = {
-	{ S_SPAWN, true, run_spawn },	      { S_LOOPBACK, true, run_loopback }, { S_FLOOR, false, run_floor },
-	{ S_BWRAP, false, run_bwrap },	      { S_RUNC, false, run_runc },	  { S_HEALTH, true, run_health },
-	{ S_CREATE_EXEC, true, run_sandbox }, { S_WARM_EXEC, true, run_warm },
+	{ S_SPAWN, true, run_spawn },
+	{ S_LOOPBACK, true, run_loopback },
+	{ S_FLOOR, false, run_floor },
+	{ S_BWRAP, false, run_bwrap },
+	{ S_RUNC, false, run_runc },
+	{ S_HEALTH, true, run_health },
+	{ S_CREATE_EXEC, true, run_sandbox },
+	{ S_WARM_EXEC, true, run_warm },
+	{ S_CREATE_NET, false, run_networked },
 };
 
 static const struct subject cold_subjects[] = {
@@ -260,6 +290,8 @@ static int run_default(struct bench *b, struct err *e)
 		r = bench_transfer(b, e);
 	if (r >= 0)
 		r = bench_terminate(&b->api, b->warm_id, e);
+	if (r >= 0)
+		r = bench_network(b, e);
 	return r < 0 ? r : bench_live(b, e);
 }
 
@@ -340,34 +372,35 @@ static int measure(struct bench *b, struct err *e)
 	int r = start_echo(b, e);
 
 	if (r >= 0)
+		r = net_world_start(&b->world, b->work, e);
+	b->config.map = b->world.map;
+	if (r >= 0)
 		r = start_server(b, e);
 	if (r >= 0)
 		r = run_default(b, e);
 	if (r >= 0)
 		r = run_without_warm(b, e);
+	if (r >= 0)
+		r = bench_snapshots(b, e);
 	client_close(&b->api);
 	if (r >= 0)
 		r = server_stop(&b->server, NULL, e);
 	return r;
 }
 
-static const char usage[] = "usage: bench --emulator PROGRAM --state DIR --template NAME --work DIR --json FILE\n"
-			    "             [--bundle DIR] [--rounds N] [--starts N] [--live N] [--strict]\n";
+static const char usage[] =
+	"usage: bench --emulator PROGRAM --state DIR --template NAME --work DIR --json FILE --netbench PROGRAM\n"
+	"             [--bundle DIR] [--rounds N] [--starts N] [--live N] [--strict]\n";
 
 static int parse_options(struct bench *b, int argc, char **argv)
 {
 	static const struct option options[] = {
-		{ "emulator", required_argument, NULL, 'e' },
-		{ "state", required_argument, NULL, 's' },
-		{ "template", required_argument, NULL, 't' },
-		{ "work", required_argument, NULL, 'w' },
-		{ "json", required_argument, NULL, 'j' },
-		{ "bundle", required_argument, NULL, 'b' },
-		{ "rounds", required_argument, NULL, 'r' },
-		{ "starts", required_argument, NULL, 'n' },
-		{ "live", required_argument, NULL, 'l' },
-		{ "strict", no_argument, NULL, 'x' },
-		{ NULL, 0, NULL, 0 },
+		{ "emulator", required_argument, NULL, 'e' }, { "state", required_argument, NULL, 's' },
+		{ "template", required_argument, NULL, 't' }, { "work", required_argument, NULL, 'w' },
+		{ "json", required_argument, NULL, 'j' },     { "bundle", required_argument, NULL, 'b' },
+		{ "rounds", required_argument, NULL, 'r' },   { "starts", required_argument, NULL, 'n' },
+		{ "live", required_argument, NULL, 'l' },     { "netbench", required_argument, NULL, 'p' },
+		{ "strict", no_argument, NULL, 'x' },	      { NULL, 0, NULL, 0 },
 	};
 	uint64_t rounds = 100, starts = 10, live = 200;
 	int c, r = 0;
@@ -401,6 +434,9 @@ static int parse_options(struct bench *b, int argc, char **argv)
 		case 'l':
 			r = text_parse_u64(optarg, 0, SAMPLES_MAX, &live);
 			break;
+		case 'p':
+			b->netbench = optarg;
+			break;
 		case 'x':
 			b->strict = true;
 			break;
@@ -411,7 +447,8 @@ static int parse_options(struct bench *b, int argc, char **argv)
 	b->rounds = rounds;
 	b->starts = starts;
 	b->live = live;
-	return r < 0 || !b->config.program || !b->config.state_dir || !b->template_name || !b->work || !b->json
+	return r < 0 || !b->config.program || !b->config.state_dir || !b->template_name || !b->work || !b->json ||
+			       !b->netbench
 		       ? -EINVAL
 		       : 0;
 }
@@ -424,6 +461,7 @@ int main(int argc, char **argv)
 	int r;
 
 	b.api = b.echo = CLIENT_INIT;
+	b.net_failed = -1;
 	if (parse_options(&b, argc, argv) < 0 || text_format(port_file, sizeof(port_file), "%s/port", b.work) < 0 ||
 	    text_format(log_file, sizeof(log_file), "%s/serve.log", b.work) < 0 ||
 	    text_format(b.runc_root, sizeof(b.runc_root), "%s/runc", b.work) < 0) {
@@ -439,6 +477,7 @@ int main(int argc, char **argv)
 	r = measure(&b, &e);
 	(void)server_stop(&b.server, NULL, NULL);
 	client_close(&b.echo);
+	net_world_stop(&b.world);
 	if (b.echo_pid > 0)
 		(void)waitpid(b.echo_pid, NULL, 0);
 	if (r >= 0)

@@ -44,7 +44,7 @@ fi
 
 status=0
 "$build/bench/bench" --emulator "$emulator" --state "$state" --template "$template" --work "$work" \
-	--json "$build/bench.json" "${bundle[@]}" "$@" || status=$?
+	--json "$build/bench.json" --netbench "$build/bench/netbench" "${bundle[@]}" "$@" || status=$?
 if [ "$status" != 0 ] && [ -s "$work/serve.log" ]; then
 	echo "bench: the end of the emulator's log:" >&2
 	tail -n 20 "$work/serve.log" >&2

@@ -69,26 +69,27 @@ static int wait_for_port(struct server *s, const char *port_file, double start, 
 
 int server_start(const struct server_config *c, struct server *ret, double *ret_ready_us, struct err *e)
 {
-	const char *const argv[] = { c->program,
-				     "serve",
-				     "--listen",
-				     "127.0.0.1:0",
-				     "--port-file",
-				     c->port_file,
-				     "--state-dir",
-				     c->state_dir,
-				     "--auth",
-				     "any",
-				     "--log-level",
-				     "warn",
-				     c->warm ? "--warm" : NULL,
-				     c->warm,
-				     NULL };
+	/* Those at the end are what is asked for. */
+	const char *argv[19] = { c->program,	"serve",      "--listen", "127.0.0.1:0", "--port-file", c->port_file,
+				 "--state-dir", c->state_dir, "--auth",	  "any",	 "--log-level", "warn" };
 	_cleanup_close_ int log = open(c->log_file, O_WRONLY | O_CREAT | O_APPEND | O_CLOEXEC, 0644);
 	struct client cl = CLIENT_INIT;
+	size_t n = 12;
 	double start;
 	int r;
 
+	if (c->warm) {
+		argv[n++] = "--warm";
+		argv[n++] = c->warm;
+	}
+	if (c->map) {
+		argv[n++] = "--map";
+		argv[n++] = c->map;
+	}
+	if (c->snapshot_dir) {
+		argv[n++] = "--snapshot-dir";
+		argv[n] = c->snapshot_dir;
+	}
 	if (log < 0)
 		return err_errno(e, errno, "can't open %s", c->log_file);
 	(void)unlink(c->port_file);

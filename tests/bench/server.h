@@ -14,7 +14,9 @@ struct server {
 struct server_config {
 	const char *program, *state_dir;
 	const char *port_file, *log_file; /* in a folder of ours */
+	const char *map;		  /* --map */
 	const char *warm;		  /* serve --warm, or NULL for its default */
+	const char *snapshot_dir;	  /* serve --snapshot-dir, or NULL */
 };
 
 /* Starts `serve --auth any` on a free port. *ret_ready_us: from the start to the first 200 of

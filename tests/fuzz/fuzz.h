@@ -70,11 +70,19 @@ static inline int fuzz_lowest_fd(void)
 	return fd;
 }
 
+static char fuzz_made[] = "/tmp/orkestr-fuzz-XXXXXX";
+
+static inline void fuzz_unmake(void)
+{
+	_cleanup_close_ int tmp = open("/tmp", O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+
+	(void)tree_remove(tmp, strrchr(fuzz_made, '/') + 1, NULL);
+}
+
 /* An fd of a folder that is nobody's: a tmpfs that is mounted nowhere and goes with the process. As an ordinary
- * user, who can't have that, a folder of /tmp. */
+ * user, who can't have that, a folder of /tmp, which exit(3) removes. Once a process. */
 static inline int fuzz_folder(void)
 {
-	char name[] = "/tmp/orkestr-fuzz-XXXXXX";
 	int fs = fsopen("tmpfs", FSOPEN_CLOEXEC), at = -1, fd = -1;
 
 	if (fs >= 0 && fsconfig(fs, FSCONFIG_SET_STRING, "size", "64m", 0) == 0 &&
@@ -85,9 +93,10 @@ static inline int fuzz_folder(void)
 	if (at >= 0) {
 		fd = openat(at, ".", O_RDONLY | O_DIRECTORY | O_CLOEXEC);
 		closep(&at);
-	} else if (mkdtemp(name)) {
-		fd = open(name, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
-		(void)rmdir(name); /* an ordinary user's: nothing can be made in it, and each target then says so */
+	} else if (mkdtemp(fuzz_made)) {
+		fd = open(fuzz_made, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+		(void)fchmod(fd, 0777);
+		(void)atexit(fuzz_unmake);
 	}
 	fuzz_check(fd >= 0);
 	return fd;

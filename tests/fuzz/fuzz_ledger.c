@@ -45,7 +45,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *p, size_t n)
 			memcpy(ev.host, text, how & 0x40 ? 16 : 4);
 			memcpy(ev.rule, text, 4);
 		}
-		(void)ledger_add(l, &ev);
+		(void)ledger_add(l, &ev, "exe_1");
 	}
 	ledger_counters(l, &c);
 	fuzz_check(ledger_each(l, 0, see, &last) == 0);

@@ -22,17 +22,20 @@ static void put(int at, const char *path, const void *p, size_t n)
 
 static void load_all(int at)
 {
+	static struct snapshot_dir d = { .dir_fd = -1, .state_fd = -1 };
 	struct json_object *manifest = NULL;
 	struct snapshot_info si;
 	struct layer_info li;
 	struct template *t = NULL;
 	struct err e = ERR_INIT;
 
-	if (snapshot_load(at, ID, &si, &e) == 0)
+	if (d.dir_fd < 0)
+		fuzz_check(snapshot_dir_open(at, -1, NULL, &d, &e) == 0);
+	if (snapshot_load(&d, ID, &si, &e) == 0)
 		fuzz_check(strcmp(si.id, ID) == 0 && strlen(si.tar_digest) == 64);
 	else
 		fuzz_check(e.kind != ERR_NONE && e.msg[0]);
-	if (snapshot_manifest(at, ID, &manifest, &e) == 0)
+	if (snapshot_manifest(&d, ID, &manifest, &e) == 0)
 		json_object_put(manifest);
 	if (layer_load(at, LAYER, &li, &e) == 0)
 		fuzz_check(strcmp(li.id, LAYER) == 0);

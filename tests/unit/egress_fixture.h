@@ -30,8 +30,8 @@
 
 struct world {
 	int host, gateway, sandbox; /* namespaces */
-	int control;
-	pid_t egress, dialer, dns, tcp;
+	int control, events;
+	pid_t egress, dialer, dns, tcp, taker;
 	unsigned int *queries; /* how many the nameserver has seen */
 };
 
@@ -62,6 +62,17 @@ __attribute__((weak)) int gateway_read_refused(int nflog, gateway_refused_fn fn,
 		return -EAGAIN;
 	fn(arg, &r);
 	return 1;
+}
+
+/* Nothing is asked here. */
+__attribute__((weak)) int gateway_read_asked(int queue _unused_, gateway_asked_fn fn _unused_, void *arg _unused_)
+{
+	return -EAGAIN;
+}
+
+__attribute__((weak)) int gateway_answer(int queue _unused_, uint32_t id _unused_, enum gateway_mark mark _unused_)
+{
+	return 0;
 }
 
 static void enter(int ns)
@@ -392,6 +403,23 @@ static void start_servers(void)
 	(void)close(dns_tcp);
 }
 
+/* --- the daemon's part of holding refusals: every event is taken in at once, and goes on to the test --- */
+
+static _noreturn_ void take_in(int egress, int test)
+{
+	static struct egress_event ev;
+
+	(void)fd_set_nonblock(test, true); /* a test that does not listen holds nobody up */
+	while (fd_recv_msg(egress, &ev, sizeof(ev), NULL, 0, NULL) == sizeof(ev)) {
+		const struct egress_msg noted = { .magic = EGRESS_MAGIC, .type = EGRESS_NOTED, .token = ev.token };
+
+		if (ev.type == EGRESS_EVENT && ev.token)
+			(void)fd_send_msg(egress, &noted, sizeof(noted), NULL, 0);
+		(void)fd_send_msg(test, &ev, sizeof(ev), NULL, 0);
+	}
+	_exit(0);
+}
+
 /* --- the gateway --- */
 
 static int nflog_writer;
@@ -399,12 +427,13 @@ static int nflog_writer;
 static void start_egress(unsigned int dns_port)
 {
 	struct gateway_sockets s = {
-		.tcp = { -1, -1 }, .udp = { -1, -1 }, .dns_tcp = { -1, -1 }, .dns_udp = { -1, -1 }
+		.tcp = { -1, -1 }, .udp = { -1, -1 }, .dns_tcp = { -1, -1 }, .dns_udp = { -1, -1 }, .queue = -1
 	};
 	struct egress_config c = { .sockets = &s, .nameservers = { "127.0.0.1#5301", "127.0.0.1#5300" } };
-	int control[2], dialer[2], nflog[2];
+	int control[2], dialer[2], nflog[2], test[2];
 
 	cr_assert(socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0, control) == 0);
+	cr_assert(socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0, test) == 0);
 	cr_assert(socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0, dialer) == 0);
 	cr_assert(socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0, nflog) == 0);
 	enter(w.host);
@@ -427,13 +456,25 @@ static void start_egress(unsigned int dns_port)
 	if (w.egress == 0) {
 		(void)close(control[0]);
 		(void)close(dialer[1]);
+		(void)close(test[0]);
+		(void)close(test[1]);
 		egress_main(&c);
 	}
+	w.taker = child();
+	if (w.taker == 0) {
+		(void)close(control[1]);
+		(void)close(test[0]);
+		for (int i = 0; i < 2; i++)
+			(void)close(dialer[i]);
+		take_in(control[0], test[1]);
+	}
+	(void)close(test[1]);
 	for (int i = 0; i < 2; i++)
 		(void)close(dialer[i]);
 	(void)close(control[1]);
 	(void)close(nflog[1]);
 	w.control = control[0];
+	w.events = test[0];
 	nflog_writer = nflog[0];
 	for (int i = 0; i < 2; i++) {
 		(void)close(s.tcp[i]);
@@ -491,6 +532,7 @@ static void world_down(void)
 	kill_wait(w.dns);
 	kill_wait(w.egress);
 	kill_wait(w.dialer);
+	kill_wait(w.taker);
 }
 
 /* --- the daemon's side --- */
@@ -511,11 +553,11 @@ static _unused_ bool event(enum egress_kind kind, enum egress_verdict verdict, s
 	int64_t end = clock_mono_us() + 3000000;
 
 	while (clock_mono_us() < end) {
-		struct pollfd p = { .fd = w.control, .events = POLLIN };
+		struct pollfd p = { .fd = w.events, .events = POLLIN };
 
 		if (poll(&p, 1, 100) != 1)
 			continue;
-		if (fd_recv_msg(w.control, ret, sizeof(*ret), NULL, 0, NULL) != sizeof(*ret))
+		if (fd_recv_msg(w.events, ret, sizeof(*ret), NULL, 0, NULL) != sizeof(*ret))
 			return false;
 		if (ret->magic == EGRESS_MAGIC && ret->kind == kind && ret->verdict == verdict)
 			return true;

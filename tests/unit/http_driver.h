@@ -25,7 +25,6 @@
 #include "emulator/base/fd.h"
 #include "emulator/base/log.h"
 #include "emulator/base/text.h"
-#include "tests/unit/consume.h"
 
 #define IDLE_S 2
 

@@ -21,7 +21,6 @@
 #include "emulator/base/fd.h"
 #include "emulator/base/log.h"
 #include "emulator/files.h"
-#include "tests/unit/consume.h"
 
 #define BASE "/v1/sandboxes/sbx_1/files"
 

@@ -56,6 +56,48 @@ static int store_step(const char *op, const struct sandbox_row *r, struct err *e
 	return step(name, e);
 }
 
+/* ---- usage: no store, so the meter keeps nothing ---- */
+
+int store_usage_get(struct store *s _unused_, const char *id _unused_, struct store_usage *ret, struct err *e _unused_)
+{
+	*ret = (struct store_usage){ 0 };
+	return 0;
+}
+
+int store_usage_put(struct store *s _unused_, const char *id _unused_, const struct store_usage *u _unused_,
+		    struct err *e _unused_)
+{
+	return 0;
+}
+
+int store_usage_month_get(struct store *s _unused_, const char *account _unused_, int month _unused_,
+			  struct store_usage *ret, struct err *e _unused_)
+{
+	*ret = (struct store_usage){ 0 };
+	return 0;
+}
+
+int store_usage_month_put(struct store *s _unused_, const char *account _unused_, int month _unused_,
+			  const struct store_usage *u _unused_, struct err *e _unused_)
+{
+	return 0;
+}
+
+int store_usage_forget(struct store *s _unused_, const char *account _unused_, struct err *e _unused_)
+{
+	return 0;
+}
+
+int store_begin(struct store *s _unused_, struct err *e _unused_)
+{
+	return 0;
+}
+
+int store_end(struct store *s _unused_, bool commit _unused_, struct err *e _unused_)
+{
+	return 0;
+}
+
 int store_sandbox_insert(struct store *s _unused_, const struct sandbox_row *r, struct err *e)
 {
 	int k = store_step("insert", r, e);
@@ -103,6 +145,23 @@ int store_sandbox_each_live(struct store *s _unused_, int (*fn)(void *arg, const
 
 /* ---- templates ---- */
 
+/* The one custom template there is, and its owner. */
+#define FAKE_CUSTOM "tmpl_01M81S2M166ME1AWBYGY0EJ8DS"
+#define FAKE_CUSTOM_OWNER "acc_team"
+static enum tmpl_status fake_custom_status = TMPL_READY;
+
+void tmpl_row_clear(struct tmpl_row *r _unused_)
+{
+}
+
+int store_tmpl_get(struct store *s _unused_, const char *id, struct tmpl_row *ret, struct err *e)
+{
+	if (strcmp(id, FAKE_CUSTOM) != 0)
+		return err_set(e, ERR_NOT_FOUND, ENOENT, "template_not_found", "none");
+	*ret = (struct tmpl_row){ .id = FAKE_CUSTOM, .account = FAKE_CUSTOM_OWNER, .status = fake_custom_status };
+	return 0;
+}
+
 static unsigned int template_loads;
 static int template_live;
 
@@ -117,7 +176,7 @@ int template_load(int dir _unused_, const char *name, struct template **ret, str
 
 	if (strcmp(name, "node-22") == 0)
 		return err_set(e, ERR_UNAVAILABLE, ENOENT, "template_unavailable", "run template build node-22");
-	if (strcmp(name, "python-3.12") != 0)
+	if (strcmp(name, "python-3.12") != 0 && strcmp(name, FAKE_CUSTOM) != 0)
 		return err_set(e, ERR_NOT_FOUND, ENOENT, "template_not_found", "no template");
 	t = calloc(1, sizeof(*t));
 	cr_assert(t);

@@ -115,6 +115,23 @@ Test(buf, reset_of_nothing)
 	buf_free(NULL);
 }
 
+Test(buf, consume)
+{
+	static const struct {
+		size_t n;
+		const char *left;
+	} t[] = { { 0, "hello" }, { 1, "ello" }, { 4, "o" }, { 5, "" }, { 6, "" }, { SIZE_MAX, "" } };
+
+	for (size_t i = 0; i < ARRAY_SIZE(t); i++) {
+		_cleanup_buf_ struct buf b = BUF_INIT(10);
+
+		cr_assert_eq(buf_puts(&b, "hello"), 0);
+		buf_consume(&b, t[i].n);
+		cr_assert_str_eq(b.p, t[i].left);
+		cr_assert_eq(b.len, strlen(t[i].left));
+	}
+}
+
 Test(buf, reset_keeps_memory_and_free_keeps_the_maximum)
 {
 	struct buf b = BUF_INIT(10);

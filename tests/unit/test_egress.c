@@ -294,6 +294,38 @@ Test(egress, what_the_gateway_refused)
 	cr_expect(event(EGRESS_OTHER, EGRESS_BLOCKED, &ev) && strcmp(ev.rule, "icmp") == 0 && ev.index == BOX);
 }
 
+/* Its refusals wait for somebody who does not answer, but not for ever; and none is lost. */
+Test(egress, a_daemon_that_is_busy)
+{
+	struct egress_event ev;
+
+	restricted(OK, ARRAY_SIZE(OK));
+	lookup("ok.test");
+	cr_assert(kill(w.taker, SIGSTOP) == 0);
+	cr_expect(is_reset(client(SOCK_STREAM, PUBLIC2, 7000), 3000));
+	cr_assert(kill(w.taker, SIGCONT) == 0);
+	cr_expect(event(EGRESS_TCP, EGRESS_BLOCKED, &ev) && ev.token != 0 && ev.port == 7000 && ev.from_port != 0);
+}
+
+/* What was sent before the question is told before the answer. */
+Test(egress, a_sync_is_answered_behind_the_rest)
+{
+	struct egress_msg sync = { .magic = EGRESS_MAGIC, .type = EGRESS_SYNC, .index = BOX, .token = 7 };
+	struct egress_event ev;
+	int fd, blocked = 0;
+
+	restricted(OK, ARRAY_SIZE(OK));
+	fd = client(SOCK_DGRAM, PUBLIC, 7000);
+	for (int i = 0; i < 20; i++)
+		(void)send(fd, "x", 1, 0);
+	cr_assert(fd_send_msg(w.control, &sync, sizeof(sync), NULL, 0) == 0);
+	while (fd_recv_msg(w.events, &ev, sizeof(ev), NULL, 0, NULL) == sizeof(ev) && ev.type == EGRESS_EVENT)
+		blocked += ev.kind == EGRESS_UDP && ev.verdict == EGRESS_BLOCKED;
+	cr_expect(ev.type == EGRESS_SYNCED && ev.token == 7 && ev.index == BOX);
+	cr_expect(blocked > 0, "the datagram is told before");
+	(void)close(fd);
+}
+
 Test(egress, a_daemon_that_is_away)
 {
 	int fd;
@@ -301,6 +333,8 @@ Test(egress, a_daemon_that_is_away)
 	restricted(OK, ARRAY_SIZE(OK));
 	lookup("ok.test");
 	(void)close(w.control);
+	kill_wait(w.taker);
+	w.taker = 0;
 	(void)usleep(50000);
 	fd = client(SOCK_STREAM, PUBLIC, 7000);
 	cr_expect(echoes(fd, "goes on", 7));
@@ -431,7 +465,8 @@ Test(egress, processes_hold_no_more_than_they_need)
 	}
 	cr_expect(n == 3, "\".\", \"..\" and its socket, not %u", n);
 	/* CAP_NET_BIND_SERVICE, CAP_NET_ADMIN, CAP_NET_RAW */
-	cr_expect(status_has(w.egress, "CapEff:\t0000000000003400\n") && status_has(w.egress, "NoNewPrivs:\t1\n"));
+	cr_expect(status_has(w.egress, "CapEff:\t0000000000003400\n") && status_has(w.egress, "NoNewPrivs:\t1\n") &&
+		  status_has(w.egress, "Seccomp:\t2\n"));
 	kill_wait(w.dialer);
 	cr_expect(waitpid(w.egress, NULL, 0) == w.egress, "without a dialer it ends, so that somebody sees it");
 	w.dialer = w.egress = 0;

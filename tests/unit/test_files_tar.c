@@ -87,7 +87,7 @@ static int unpack(const struct buf *b, bool live, struct unpack_result *res, str
 				 .root_fd = fd,
 				 .live = live,
 				 .sandbox_uid = OWNER,
-				 .limits = { 1u << 20, 100 } };
+				 .limits = { .max_bytes = 1u << 20, .max_entries = 100 } };
 
 	return unpack_archive(&s, res, e);
 }

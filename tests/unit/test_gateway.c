@@ -34,6 +34,8 @@ struct box {
 
 typedef int (*step_fn)(void);
 
+static int inherited_queue = -1;
+
 static void box_main(int in, int out)
 {
 	step_fn fn;
@@ -57,6 +59,9 @@ static void box_start(struct box *b)
 	if (b->pid == 0) {
 		close(down[1]);
 		close(up[0]);
+		/* A queue that anybody holds open is listened to. */
+		if (inherited_queue >= 0)
+			close(inherited_queue);
 		if (unshare(CLONE_NEWNET) < 0 || fd_write_all(up[1], "r", 1) < 0)
 			_exit(1);
 		box_main(down[0], up[1]);
@@ -223,6 +228,58 @@ static void check_tcp_arrives(struct gateway *g, struct box *b)
 	close(c);
 }
 
+static void on_asked(void *arg, uint32_t id, const struct gateway_refused *r)
+{
+	const struct gateway *g = arg;
+	bool refuse = r->proto != IPPROTO_TCP || r->port == 9999;
+
+	CHECK(gateway_answer(gateway_sockets(g)->queue, id, refuse ? GATEWAY_REFUSE : GATEWAY_PASS) == 0, "no answer");
+}
+
+/* The egress process's part: what it refuses fails in connect(2), nothing of it arrives and nothing is logged. */
+static pid_t answer_what_is_asked(struct gateway *g)
+{
+	pid_t pid = fork();
+
+	if (pid == 0)
+		for (;;) {
+			(void)readable(gateway_sockets(g)->queue, -1);
+			if (gateway_read_asked(gateway_sockets(g)->queue, on_asked, g) < 0)
+				_exit(1);
+		}
+	return pid;
+}
+
+static int tcp_refused(void)
+{
+	struct sockaddr_in a = { .sin_family = AF_INET, .sin_port = htons(9999) };
+	int fd = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0), r;
+
+	(void)inet_pton(AF_INET, "93.184.216.34", &a.sin_addr);
+	r = connect(fd, (struct sockaddr *)&a, sizeof(a)) < 0 ? errno : 0;
+	(void)close(fd);
+	return r;
+}
+
+static void check_asking(struct gateway *g, struct box *b)
+{
+	pid_t pid;
+
+	if (gateway_sockets(g)->queue < 0) {
+		fprintf(stderr, "this kernel can't ask about packets\n");
+		return;
+	}
+	pid = answer_what_is_asked(g);
+	CHECK(box_run(b, tcp_refused) == ECONNREFUSED, "errno %d", box_run(b, tcp_refused));
+	CHECK(box_run(b, udp_out) == EHOSTUNREACH, "errno %d", box_run(b, udp_out));
+	CHECK(!readable(gateway_sockets(g)->nflog, 50), "logged as well");
+	check_tcp_arrives(g, b);
+	(void)kill(pid, SIGKILL);
+	(void)waitpid(pid, NULL, 0);
+	/* With nobody to ask, the rules decide alone, as below. */
+	close(gateway_sockets(g)->queue);
+}
+
 static int gateway_test(void *arg)
 {
 	const struct gateway_sockets *s;
@@ -235,8 +292,10 @@ static int gateway_test(void *arg)
 
 	CHECK(gateway_new(&g, &e) == 0, "%s", e.msg);
 	s = gateway_sockets(g);
+	inherited_queue = gateway_sockets(g)->queue;
 	box_start(&b);
 	CHECK(gateway_attach(g, 5, b.pid, NET_RESTRICTED, &e) == 0, "%s", e.msg);
+	check_asking(g, &b);
 	check_tcp_arrives(g, &b);
 	/* The resolver's socket hears port 53 whatever address was asked. */
 	CHECK(box_run(&b, dns_out) == 0 && readable(s->dns_udp[0], 2000), "no question");
@@ -278,6 +337,7 @@ static int notice_test(void *arg)
 	(void)arg;
 
 	CHECK(gateway_new(&g, &e) == 0, "%s", e.msg);
+	inherited_queue = gateway_sockets(g)->queue;
 	box_start(&b);
 	CHECK(gateway_notice(g, b.pid, &log, &e) == 0, "%s", e.msg);
 	t = clock_mono_us();
@@ -292,6 +352,8 @@ static int notice_test(void *arg)
 	CHECK(strcmp(seen.last.name, "a.example.org") == 0, "%s", seen.last.name);
 	CHECK(box_run(&b, own_loopback) == 0, "loopback is refused");
 	/* The same sandbox gets a network: what refused is gone. */
+	if (gateway_sockets(g)->queue >= 0)
+		close(gateway_sockets(g)->queue);
 	CHECK(gateway_attach(g, 5, b.pid, NET_OPEN, &e) == 0, "%s", e.msg);
 	check_tcp_arrives(g, &b);
 	close(log);

@@ -39,7 +39,7 @@ static void add(enum egress_kind kind, enum egress_verdict verdict, const char *
 {
 	struct egress_event ev = make(kind, verdict, host, port, t);
 
-	cr_assert(ledger_add(l, &ev) == 0);
+	cr_assert(ledger_add(l, &ev, "") == 0);
 }
 
 struct seen {
@@ -63,13 +63,13 @@ Test(ledger, a_flow_s_end_joins_its_start)
 	struct ledger_counters c;
 
 	ev.flow = 7;
-	cr_assert(ledger_add(l, &ev) == 0);
+	cr_assert(ledger_add(l, &ev, "") == 0);
 	cr_expect(ledger_each(l, 0, see, &s) == 0 && s.n == 1 && s.e[0].open && s.e[0].bytes_in == 0);
 	ev.kind = EGRESS_CLOSED;
 	ev.time_ms = 20;
 	ev.bytes_in = 100;
 	ev.bytes_out = 5;
-	cr_assert(ledger_add(l, &ev) == 0);
+	cr_assert(ledger_add(l, &ev, "") == 0);
 	s.n = 0;
 	cr_expect(ledger_each(l, 0, see, &s) == 0 && s.n == 1 && !s.e[0].open && s.e[0].bytes_in == 100 &&
 		  s.e[0].closed_ms == 20 && s.e[0].kind == EGRESS_TCP);
@@ -102,17 +102,17 @@ Test(ledger, nonsense_is_refused)
 	struct ledger_counters c;
 
 	bad = ev, bad.magic++;
-	cr_expect(ledger_add(l, &bad) == -EBADMSG);
+	cr_expect(ledger_add(l, &bad, "") == -EBADMSG);
 	bad = ev, bad.verdict = 3;
-	cr_expect(ledger_add(l, &bad) == -EBADMSG);
+	cr_expect(ledger_add(l, &bad, "") == -EBADMSG);
 	bad = ev, bad.kind = EGRESS_CLOSED + 1;
-	cr_expect(ledger_add(l, &bad) == -EBADMSG);
+	cr_expect(ledger_add(l, &bad, "") == -EBADMSG);
 	bad = ev, memset(bad.host, 'a', sizeof(bad.host));
-	cr_expect(ledger_add(l, &bad) == -EBADMSG);
+	cr_expect(ledger_add(l, &bad, "") == -EBADMSG);
 	bad = ev, memset(bad.rule, 'a', sizeof(bad.rule));
-	cr_expect(ledger_add(l, &bad) == -EBADMSG);
+	cr_expect(ledger_add(l, &bad, "") == -EBADMSG);
 	bad = ev, bad.kind = EGRESS_CLOSED, bad.flow = 99; /* an end without a start */
-	cr_expect(ledger_add(l, &bad) == 0);
+	cr_expect(ledger_add(l, &bad, "") == 0);
 	ledger_counters(l, &c);
 	cr_expect(c.allowed == 0 && ledger_each(l, 0, see, NULL) == 0);
 }
@@ -138,7 +138,7 @@ Test(ledger, learn)
 	add(EGRESS_DNS, EGRESS_BLOCKED, "asked.example", 53, 2);
 	add(EGRESS_DNS, EGRESS_BLOCKED, "not a name", 53, 2);
 	add(EGRESS_OTHER, EGRESS_BLOCKED, "", 0, 2);
-	cr_assert(ledger_add(l, &bare) == 0);
+	cr_assert(ledger_add(l, &bare, "") == 0);
 	cr_expect(ledger_learn(l, join, &text) == 4, "%s", text.p);
 	cr_expect(strcmp(text.p, "192.0.2.1:22 asked.example pypi.org:80 pypi.org:443 ") == 0, "%s", text.p);
 }

@@ -125,7 +125,9 @@ static void set_up_server(void)
 	socklen_t len = sizeof(a);
 
 	set_up();
-	features = (struct cgroup_features){ .cpu = true, .memory = true, .pids = true };
+	features = (struct cgroup_features){
+		.cpu = true, .memory = true, .pids = true, .cpu_reading = true, .memory_reading = true
+	};
 	(void)signal(SIGPIPE, SIG_IGN);
 	api = (struct api){ .sandboxes = mgr, .idmap = &idmap, .state_fd = state_fd, .started_ms = clock_real_ms() };
 	c.listen_fd = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0);
@@ -136,6 +138,7 @@ static void set_up_server(void)
 	api_add_sandbox_routes(server);
 	api_add_exec_routes(server);
 	api_add_emulator_routes(server);
+	api_add_usage_routes(server);
 	cr_assert(http_start(server, NULL) == 0);
 }
 
@@ -430,14 +433,49 @@ Test(routes, limits)
 		"\"usage_cpu_hours_used\":0.0,\"usage_cpu_hours_included\":2.0,\"usage_resets_at\":\"20");
 	expect_in(a, "-01T00:00:00.000Z\",\"regions\":[\"fsn1\",\"hel1\"],\"max_snapshots\":1,\"max_timeout_seconds\":"
 		     "3600}");
-	expect_in(a, "X-Orkestr-Divergence: usage-not-metered");
+	cr_assert_null(strstr(a, "X-Orkestr-Divergence"));
+	features.cpu_reading = false;
+	expect_in(talk(200, "GET /v1/limits", "", ""), "X-Orkestr-Divergence: usage-estimated");
 	expect_in(talk(200, "GET /v1/limits", "", ""), "\"plan\":\"team\"");
+}
+
+Test(routes, metrics)
+{
+	char id[SANDBOX_ID_SIZE], line[96];
+	const char *a;
+
+	id_in(talk(201, CREATE, "", "{\"template\":\"python-3.12\",\"cpu\":2,\"memory_mb\":100}"), id);
+	(void)snprintf(line, sizeof(line), "GET /v1/sandboxes/%s/metrics", id);
+	a = talk(200, line, "", "");
+	expect_in(a, "{\"sandbox_status\":\"running\",\"sample_interval_seconds\":1,\"cpu\":{\"usage_percent\":0.0,"
+		     "\"usage_cores\":0.0,\"cores\":2.0},\"memory\":{\"usage_bytes\":41943040,\"usage_percent\":40.0,"
+		     "\"limit_bytes\":104857600},\"lifetime\":{\"cpu_seconds\":0.0,");
+	expect_in(a, "\"samples\":[]}");
+	(void)talk(404, line, "Authorization: Bearer free\r\n", "");
+	(void)snprintf(line, sizeof(line), "GET /v1/sandboxes/%s/metrics?since=x", id);
+	expect_in(talk(422, line, "", ""), "\"since\"");
+	(void)snprintf(line, sizeof(line), "DELETE /v1/sandboxes/%s", id);
+	(void)talk(200, line, "", "");
+	(void)snprintf(line, sizeof(line), "GET /v1/sandboxes/%s/metrics", id);
+	expect_in(talk(200, line, "", ""),
+		  "{\"sandbox_status\":\"terminated\",\"sample_interval_seconds\":1,\"cpu\":null,\"memory\":null,");
+}
+
+Test(routes, usage_that_is_used_up)
+{
+	expect_in(talk(200, "PUT /_emulator/usage", "", "{\"gb_hours\":2000}"),
+		  "\"gb_hours\":2000.0,\"cpu_hours\":0.0");
+	expect_in(talk(402, CREATE, "", "{\"template\":\"python-3.12\"}"), "\"usage_exhausted\"");
+	expect_in(talk(200, "GET /v1/limits", "", ""), "\"usage_gb_hours_used\":2000.0");
+	expect_in(talk(200, "GET /v1/limits", "Authorization: Bearer free\r\n", ""), "\"usage_gb_hours_used\":0.0");
+	(void)talk(200, "PUT /_emulator/usage", "", "{\"gb_hours\":1999.9}");
+	(void)talk(201, CREATE, "", "{\"template\":\"python-3.12\"}");
+	(void)talk(422, "PUT /_emulator/usage", "", "{\"gb_hours\":-1}");
 }
 
 Test(routes, not_built_yet)
 {
-	static const char *const t[] = { "GET /v1/sandboxes/x/metrics", "POST /v1/templates", "GET /v1/templates/t",
-					 "POST /mcp" };
+	static const char *const t[] = { "POST /mcp" };
 
 	for (size_t i = 0; i < ARRAY_SIZE(t); i++)
 		expect_in(talk(501, t[i], "", "{}"), "\"not_implemented\"");

@@ -160,6 +160,61 @@ Test(sandbox, concurrency_counts_creating_ones_and_frees_the_place)
 	cr_assert(spin(&a.done, 2000));
 }
 
+/* What the emulator runs for itself (tmpl.h) neither fills an account's places nor is kept from its own. */
+Test(sandbox, a_build_is_counted_by_no_plan)
+{
+	const struct account builder = { .id = SANDBOX_BUILD_ACCOUNT "free", .plan = PLAN_FREE };
+	struct sandbox_spec s = spec_default(), b = spec_default();
+	struct answer x[3] = { 0 };
+	struct err e = ERR_INIT;
+
+	b.build = true;
+	b.timeout_s = 7200;
+	cr_assert(sandbox_create(mgr, &builder, &b, on_answer, &x[0], &e) == 0);
+	cr_assert(sandbox_create(mgr, &builder, &b, on_answer, &x[1], &e) == 0, "%s", e.msg);
+	cr_assert(sandbox_create(mgr, &freebie, &s, on_answer, &x[2], &e) == 0);
+	cr_assert(spin(&x[0].done, 2000) && spin(&x[1].done, 2000) && spin(&x[2].done, 2000));
+	cr_expect(x[0].row.timeout_s == 7200);
+	s.timeout_s = 7200;
+	cr_expect(sandbox_create(mgr, &freebie, &s, on_answer, &x[0], &e) < 0);
+	sandboxes_end_builds(mgr);
+	spin_for(100);
+	cr_expect(row_of(x[1].row.id)->status == SANDBOX_TERMINATED);
+	cr_expect(row_of(x[2].row.id)->status == SANDBOX_RUNNING);
+}
+
+static void count_use(void *arg, const struct sandbox_row *row)
+{
+	cr_expect_str_eq(row->template_name, FAKE_CUSTOM);
+	++*(unsigned int *)arg;
+}
+
+Test(sandbox, a_custom_template_is_its_accounts_alone)
+{
+	struct sandbox_spec s = spec_default();
+	struct answer a = { 0 }, b = { 0 };
+	struct err e = ERR_INIT;
+	unsigned int n = 0;
+
+	s.template_name = FAKE_CUSTOM;
+	cr_expect(sandbox_create(mgr, &freebie, &s, on_answer, &a, &e) < 0);
+	cr_expect(e.kind == ERR_NOT_FOUND && strcmp(e.reason, "template_not_found") == 0);
+	fake_custom_status = TMPL_BUILDING;
+	cr_expect(sandbox_create(mgr, &team, &s, on_answer, &a, &e) < 0);
+	cr_expect(e.kind == ERR_NOT_READY && strcmp(e.reason, "template_not_ready") == 0);
+	fake_custom_status = TMPL_READY;
+	cr_assert(sandbox_create(mgr, &team, &s, on_answer, &a, &e) == 0, "%s", e.msg);
+	sandboxes_each_of_template(mgr, FAKE_CUSTOM, count_use, &n);
+	cr_expect(n == 1, "one that is being created uses it already");
+	cr_assert(spin(&a.done, 2000));
+	s.template_name = "tmpl_01M81S2M166ME1AWBYGY0EJ8DT";
+	cr_expect(sandbox_create(mgr, &team, &s, on_answer, &b, &e) < 0 && e.kind == ERR_NOT_FOUND);
+	cr_assert(sandbox_terminate(mgr, &team, a.row.id, on_answer, &b, &e) == 0);
+	cr_assert(spin(&b.done, 2000));
+	sandboxes_each_of_template(mgr, FAKE_CUSTOM, count_use, &n);
+	cr_expect(n == 1, "and one that has ended does not");
+}
+
 Test(sandbox_small, host_capacity, .fini = tear_down, .timeout = 30)
 {
 	struct sandbox_spec s = spec_default();

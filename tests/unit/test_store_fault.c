@@ -59,12 +59,57 @@ Test(store_fault, another_programs_database_is_refused)
 Test(store_fault, a_newer_version_is_refused)
 {
 	store_close(must_open());
-	sql("PRAGMA user_version = 2");
-	refused(ERR_UNSUPPORTED, "store_newer", "newer orkestr-emulator (store version 2, this one knows up to 1)");
+	sql("PRAGMA user_version = 1000");
+	refused(ERR_UNSUPPORTED, "store_newer", "newer orkestr-emulator (store version 1000, this one knows up to ");
 	sql("PRAGMA user_version = -1");
 	refused(ERR_UNSUPPORTED, "store_newer", "newer");
-	sql("PRAGMA user_version = 1");
+}
+
+/* The tables of the first version, as files in the field have them. */
+Test(store_fault, an_older_version_is_brought_up)
+{
+	static const char first[] = "CREATE TABLE sandbox ("
+				    " id TEXT NOT NULL PRIMARY KEY,"
+				    " slot TEXT NOT NULL,"
+				    " account TEXT NOT NULL,"
+				    " status TEXT NOT NULL,"
+				    " template TEXT NOT NULL,"
+				    " size TEXT NOT NULL,"
+				    " cpu_millis INTEGER NOT NULL,"
+				    " memory_mb INTEGER NOT NULL,"
+				    " network TEXT NOT NULL,"
+				    " timeout_s INTEGER NOT NULL,"
+				    " region TEXT,"
+				    " created_ms INTEGER NOT NULL,"
+				    " started_ms INTEGER NOT NULL,"
+				    " expires_ms INTEGER NOT NULL,"
+				    " paused_ms INTEGER NOT NULL,"
+				    " terminated_ms INTEGER NOT NULL,"
+				    " termination_reason TEXT NOT NULL,"
+				    " failure TEXT,"
+				    " metadata TEXT NOT NULL,"
+				    " env TEXT NOT NULL"
+				    ") STRICT;"
+				    "CREATE INDEX sandbox_by_time ON sandbox (account, created_ms, id);"
+				    "CREATE INDEX sandbox_not_terminated ON sandbox (account, status, created_ms, id) "
+				    "WHERE status <> 'terminated';"
+				    "CREATE TABLE idempotency ("
+				    " account TEXT NOT NULL,"
+				    " key TEXT NOT NULL,"
+				    " body_sha256 TEXT NOT NULL,"
+				    " sandbox_id TEXT NOT NULL,"
+				    " created_ms INTEGER NOT NULL,"
+				    " PRIMARY KEY (account, key)"
+				    ") STRICT, WITHOUT ROWID;"
+				    "CREATE INDEX idempotency_by_time ON idempotency (created_ms);"
+				    "PRAGMA user_version = 1; PRAGMA application_id = 0x6f726b65;"
+				    "INSERT INTO idempotency VALUES ('acc_a', 'key', 'hash', 'sbx_1', 5);";
+
+	sql(first);
 	store_close(must_open());
+	cr_assert_eq(sql_int("SELECT count(*) FROM idempotency WHERE key = 'key'"), 1);
+	cr_assert_gt(sql_int("PRAGMA user_version"), 1);
+	cr_assert_eq(sql_int("SELECT count(*) FROM usage_month"), 0);
 }
 
 Test(store_fault, a_file_that_is_no_database_is_refused)

@@ -128,6 +128,75 @@ test("errors by their causes", async (t) => {
 	});
 });
 
+test("AuthError, PlanLimitError and RateLimitError by what causes them", async (t) => {
+	const emulator = async (method, path, body, key = process.env.ORKESTR_API_KEY) => {
+		const response = await fetch(`${process.env.ORKESTR_BASE_URL}/_emulator/${path}`, {
+			method, headers: { authorization: `Bearer ${key}`, "content-type": "application/json" }, body: JSON.stringify(body),
+		});
+		assert.ok(response.ok, `${path}: ${response.status}`);
+		return response.json();
+	};
+	const newKey = (fields) => emulator("POST", "keys", fields);
+	const fails = (key, name, status, code, fields = {}) => assert.rejects(
+		Sandbox.create({ template, apiKey: key.key, ...fields }), (error) => {
+			assert.ok(error instanceof orkestr[name], error);
+			assert.deepEqual([error.name, error.status, error.code], [name, status, code]);
+			return true;
+		});
+	await t.test("an expired key", async () =>
+		fails(await newKey({ expires_at: "2020-01-01T00:00:00Z" }), "AuthError", 401, "key_expired"));
+	await t.test("a revoked key", async () => {
+		const key = await newKey({});
+		await emulator("DELETE", `keys/${key.id}`);
+		await fails(key, "AuthError", 401, "unauthorized");
+	});
+	await t.test("a read-only key", async () => fails(await newKey({ scopes: "read" }), "AuthError", 403, "insufficient_scope"));
+	await t.test("another account's key", async () => {
+		const [mine, other] = [await newKey({}), await newKey({})];
+		const sbx = await Sandbox.create({ template, apiKey: mine.key });
+		try {
+			await assert.rejects(Sandbox.resume(sbx.id, { apiKey: other.key }), orkestr.SandboxNotFound);
+		} finally {
+			await sbx.terminate();
+		}
+	});
+	await t.test("what the plan does not allow", async () => {
+		const key = await newKey({ plan: "free" });
+		await fails(key, "PlanLimitError", 402, "size_not_allowed", { size: "medium" });
+		await fails(key, "PlanLimitError", 402, "network_not_allowed", { network: "open" });
+		const sbx = await Sandbox.create({ template, apiKey: key.key });
+		try {
+			await fails(key, "PlanLimitError", 402, "concurrent_limit");
+		} finally {
+			await sbx.terminate();
+		}
+		await emulator("PUT", "usage", { gb_hours: 10 }, key.key);
+		await fails(key, "PlanLimitError", 402, "usage_exhausted");
+	});
+	await t.test("one snapshot too many", async () => {
+		const key = await newKey({ plan: "free" });
+		const paused = await Sandbox.create({ template, apiKey: key.key });
+		await paused.pause();
+		const second = await Sandbox.create({ template, apiKey: key.key });
+		try {
+			await assert.rejects(second.pause(), orkestr.SnapshotCapReached);
+		} finally {
+			await second.terminate();
+			await paused.terminate();
+		}
+	});
+	await t.test("too many requests", async () => {
+		const key = await newKey({ rate_limit: "2/7200" });
+		await Sandbox.limits({ apiKey: key.key });
+		await Sandbox.limits({ apiKey: key.key });
+		await assert.rejects(Sandbox.limits({ apiKey: key.key }), (error) => {
+			assert.ok(error instanceof orkestr.RateLimitError);
+			assert.ok(error.retryAfter > 3500 && error.retryAfter <= 3600, String(error.retryAfter));
+			return true;
+		});
+	});
+});
+
 test("the classes are the README's", () => {
 	for (const name of ["AuthError", "RateLimitError", "PlanLimitError", "SnapshotCapReached", "SandboxNotFound",
 		"SandboxNotReady", "ExecTimeout", "NetworkPolicyError"]) {
@@ -149,22 +218,24 @@ test("execStream", async (t) => {
 	}));
 });
 
-test("limits", (t) => unlessMissing(t, "issue 6", async () => {
+test("limits", async () => {
 	const limits = await Sandbox.limits();
 	assert.equal(limits.plan, "team");
 	assert.deepEqual(limits.allowedSizes, ["small", "medium", "large"]);
 	assert.equal(limits.maxConcurrent, 15);
 	assert.ok(limits.usageResetsAt instanceof Date && limits.usageResetsAt > new Date());
 	assert.deepEqual(limits.sizes[0], { size: "small", cpu: 0.5, memoryMb: 512, allowed: true });
-}));
+	assert.ok(limits.usageGbHoursUsed >= 0 && limits.usageGbHoursUsed < limits.usageGbHoursIncluded);
+});
 
-test("metrics", async (t) => {
-	await Sandbox.withTemp({ template }, (sbx) => unlessMissing(t, "issue 6", async () => {
+test("metrics", async () => {
+	await Sandbox.withTemp({ template }, async (sbx) => {
 		const metrics = await sbx.metrics({ since: new Date(0) });
 		assert.equal(metrics.sandboxStatus, "running");
 		assert.ok(metrics.lifetime.cpuSeconds >= 0);
+		assert.ok(metrics.cpu.usagePercent >= 0 && metrics.cpu.cores > 0 && metrics.memory.usageBytes > 0);
 		assert.ok(metrics.samples.every((s) => s.t instanceof Date && s.memBytes >= 0));
-	}));
+	});
 });
 
 test("pause and resume", async (t) => {

@@ -1,0 +1,284 @@
+"""kill -9 before each system call that leaves something behind (killat.c): a snapshot is never half there. What was
+paused is paused whole, or it is not paused; nothing stays in the trash, no half of a file anywhere."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import time
+from pathlib import Path
+
+import pytest
+
+from conftest import HERE, cannot_run
+from harness.emulator import Emulator, run
+from test_pause import files_of, pause, resume, snapshots
+from test_snapshot import KEY
+
+MAKE = "cd /workspace; mkdir d; for i in 1 2 3; do head -c 20000 /dev/urandom > d/$i; done; ln d/1 d/l; rm /etc/group; sha256sum d/* > sums"
+CHECK = "cd /workspace && sha256sum -c sums > /dev/null && [ ! -e /etc/group ] && echo whole"
+STEPS_MAX = 90
+
+
+@pytest.fixture(scope="module")
+def killat(scratch) -> Path:
+    if not shutil.which("gcc"):
+        cannot_run("gcc is not here: apt-get install gcc")
+    path = scratch / "killat"
+    done = subprocess.run(["gcc", "-O1", "-Wall", "-Wextra", "-Werror", "-o", path, HERE / "killat.c"], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    probe = subprocess.run([path, "run", "999999", "/bin/true"], capture_output=True, text=True)
+    if probe.returncode != 10:
+        cannot_run(f"ptrace(2) is not to be had here: {probe.stderr}")
+    return path
+
+
+@pytest.fixture
+def assassin(killat):
+    """assassin(mode, pid, n) attaches; .done() tells whether it has struck (and detaches)."""
+    running = []
+
+    class Assassin:
+        def __init__(self, mode, pid, n):
+            self.process = subprocess.Popen([killat, mode, str(pid), str(n)], stdout=subprocess.PIPE, text=True)
+            running.append(self.process)
+            if self.process.stdout.readline() != "ready\n":
+                cannot_run("ptrace(2) does not attach to the daemon here")
+
+        def done(self) -> str | None:
+            self.process.terminate()
+            text = self.process.communicate(timeout=20)[0]
+            return text.strip() or None
+
+    yield Assassin
+    for process in running:
+        process.kill()
+        process.wait()
+
+
+class Life:
+    """One state dir, an emulator on it that dies and comes back."""
+
+    def __init__(self, binary, state):
+        self.binary, self.state = binary, state
+        self.emulator = None
+
+    def start(self):
+        self.emulator = Emulator(self.binary, self.state, "--auth", "any", "--warm", "1", warm=None)
+        self.emulator.start()
+        self.api = self.emulator.api(KEY)
+        return self.api
+
+    def come_back(self):
+        """After the daemon's death. What it left running is the next start's to find."""
+        if self.emulator.process.poll() is None:
+            self.emulator.process.wait(10)
+        before, self.emulator = self.emulator, None
+        self.start()
+        return self.api
+
+    def check_clean(self, sandbox, status):
+        """No half of anything: what is there belongs to a paused one, whole."""
+        deadline = time.monotonic() + 10
+        while self.emulator.trash():
+            assert time.monotonic() < deadline, self.emulator.trash()
+            time.sleep(0.02)
+        assert snapshots(self.emulator) == (files_of(sandbox) if status == "paused" else set()), status
+
+
+@pytest.fixture
+def life(binary, new_state):
+    life = Life(binary, new_state("tiny"))
+    yield life
+    if life.emulator:
+        assert life.emulator.stop() == 0, life.emulator.log()
+        life.emulator.check_nothing_left()
+
+
+def made(api) -> str:
+    sandbox = api.create(size="small")["id"]
+    api.sh(sandbox, MAKE)
+    return sandbox
+
+
+def settle(life, sandbox, seen):
+    """Whatever it is now: whole, and it can be gone on with. Ends it."""
+    api = life.api
+    status = api.status_of(sandbox)
+    assert status in ("paused", "running", "failed", "terminated"), status
+    life.check_clean(sandbox, status)
+    seen[status] = seen.get(status, 0) + 1
+    if status == "paused":
+        resume(api, sandbox)
+    if status in ("paused", "running"):
+        assert api.sh(sandbox, CHECK) == "whole\n"
+    assert api.delete(f"/v1/sandboxes/{sandbox}").status == 200
+    life.check_clean(sandbox, "gone")
+
+
+def attempt(api, path) -> int | None:
+    try:
+        return api.post(path, timeout=60).status
+    except (OSError, ConnectionError, Exception) as error:  # noqa: BLE001 - the daemon died under it
+        assert not isinstance(error, AssertionError)
+        return None
+
+
+def test_the_daemon_dies_at_each_step_of_a_pause(life, assassin):
+    seen = {}
+    life.start()
+    for n in range(1, STEPS_MAX):
+        sandbox = made(life.api)
+        killer = assassin("daemon", life.emulator.daemon_pid, n)
+        status = attempt(life.api, f"/v1/sandboxes/{sandbox}/pause")
+        struck = killer.done()
+        if struck:
+            life.come_back()
+        settle(life, sandbox, seen)
+        if not struck:
+            assert status == 200
+            break
+    assert n > 8 and seen.get("paused", 0) >= 1, (n, seen)
+
+
+def test_the_daemon_dies_at_each_step_of_a_resume(life, assassin):
+    seen = {}
+    life.start()
+    for n in range(1, STEPS_MAX):
+        sandbox = made(life.api)
+        pause(life.api, sandbox)
+        time.sleep(0.05)
+        killer = assassin("daemon", life.emulator.daemon_pid, n)
+        status = attempt(life.api, f"/v1/sandboxes/{sandbox}/resume")
+        struck = killer.done()
+        if struck:
+            life.come_back()
+            if n == 1:
+                assert life.api.status_of(sandbox) == "paused", "nothing had been done yet"
+        settle(life, sandbox, seen)
+        if not struck:
+            assert status == 200
+            break
+    assert n > 3 and seen.get("paused", 0) >= 1, (n, seen)
+
+
+def paused_cold(life) -> str:
+    sandbox = made(life.api)
+    pause(life.api, sandbox)
+    life.emulator.kill_all()
+    life.emulator = None
+    life.start()
+    assert life.api.status_of(sandbox) == "paused"
+    return sandbox
+
+
+def test_the_daemon_dies_at_each_step_of_a_cold_resume(life, assassin):
+    seen = {}
+    life.start()
+    n = 1
+    while n < STEPS_MAX:
+        sandbox = paused_cold(life)
+        killer = assassin("daemon", life.emulator.daemon_pid, n)
+        status = attempt(life.api, f"/v1/sandboxes/{sandbox}/resume")
+        struck = killer.done()
+        if struck:
+            life.come_back()
+        settle(life, sandbox, seen)
+        if not struck:
+            assert status == 200
+            break
+        n += 1 if n < 10 else 3  # the unpacking repeats itself
+    assert n > 15 and seen.get("paused", 0) >= 5, (n, seen)
+
+
+@pytest.mark.parametrize("cold", [False, True], ids=["pause", "cold-resume"])
+def test_the_worker_dies_at_each_step(life, assassin, cold):
+    """The daemon lives and says so: a pause that failed leaves it running, a cold resume that failed paused."""
+    life.start()
+    struck_at, n = [], 1
+    while n < STEPS_MAX:
+        sandbox = paused_cold(life) if cold else made(life.api)
+        killer = assassin("worker", life.emulator.daemon_pid, n)
+        status = attempt(life.api, f"/v1/sandboxes/{sandbox}/{'resume' if cold else 'pause'}")
+        struck = killer.done()
+        if status != 200:
+            assert struck and status == 500, (n, status, struck)
+            struck_at.append(struck)
+            assert life.api.status_of(sandbox) == ("paused" if cold else "running")
+            life.check_clean(sandbox, "paused" if cold else "running")
+            (resume if cold else pause)(life.api, sandbox)
+        if not cold:
+            resume(life.api, sandbox)
+        assert life.api.sh(sandbox, CHECK) == "whole\n"
+        assert life.api.delete(f"/v1/sandboxes/{sandbox}").status == 200
+        life.check_clean(sandbox, "gone")
+        if status == 200:
+            break
+        n += 3 if cold and n >= 6 else 1
+    assert len(struck_at) >= 4, struck_at
+
+
+def left(state: Path) -> list[str]:
+    """Names an import or export could have left."""
+    return [n for n in os.listdir(state / "snapshots") if n.startswith(".")] + os.listdir(state / "disk" / "trash") + [
+        n for n in os.listdir(state / "disk" / "l") if n.startswith(".tmp")
+    ]  # fmt: skip
+
+
+def test_an_export_dies_at_each_step(life, killat, scratch, binary):
+    sandbox = made(life.start())
+    pause(life.api, sandbox)
+    for oci in ([], ["--oci"]):
+        file = scratch / "killed-export.tar"
+        for n in range(1, STEPS_MAX):
+            done = subprocess.run([killat, "run", str(n), binary, "snapshot", "export", *oci, "--state-dir", life.state, sandbox, file],
+                                  stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=60)  # fmt: skip
+            assert left(life.state) == [] and snapshots(life.emulator) == files_of(sandbox)
+            assert [name for name in os.listdir(scratch) if name.startswith(".orkestr")] == []
+            if "killed" not in done.stdout:
+                assert done.returncode == 10 and file.exists(), done
+                break
+            assert not file.exists()
+        assert n > 1
+        file.unlink()
+    resume(life.api, sandbox)
+    assert life.api.sh(sandbox, CHECK) == "whole\n"
+    assert life.api.delete(f"/v1/sandboxes/{sandbox}").status == 200
+
+
+def test_an_import_dies_at_each_step(life, killat, scratch, binary, new_state):
+    sandbox = made(life.start())
+    pause(life.api, sandbox)
+    file = scratch / "to-import.tar"
+    assert run(binary, "snapshot", "export", "--state-dir", str(life.state), sandbox, str(file)).returncode == 0
+    assert life.api.delete(f"/v1/sandboxes/{sandbox}").status == 200
+    assert life.emulator.stop() == 0
+    whole, n = 0, 1
+    while n < STEPS_MAX:
+        done = subprocess.run([killat, "run", str(n), binary, "snapshot", "import", "--state-dir", life.state, file],
+                              stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=60)  # fmt: skip
+        there = {name for name in os.listdir(life.state / "snapshots") if name.endswith(".json") and not name.startswith(".")}
+        if "killed" in done.stdout and n % 4 and not there:
+            n += 1
+            continue
+        # A start sweeps the halves and finds what is whole.
+        api = life.start()
+        rows = api.get("/v1/sandboxes", query={"status": "paused"}).json["sandboxes"]
+        assert {f"{row['id']}.json" for row in rows} == there
+        assert snapshots(life.emulator) == set().union(*(files_of(row["id"]) for row in rows)) if rows else snapshots(life.emulator) == set()
+        for row in rows:
+            resume(api, row["id"])
+            assert api.sh(row["id"], CHECK) == "whole\n"
+            assert api.delete(f"/v1/sandboxes/{row['id']}").status == 200
+            whole += 1
+        assert life.emulator.stop() == 0
+        assert left(life.state) == [] or all(name.startswith(".tmp") for name in left(life.state))
+        if "killed" not in done.stdout:
+            assert done.returncode == 10, done
+            break
+        n += 1
+    assert whole >= 1 and n > 15, (whole, n)
+    assert run(binary, "snapshot", "import", "--state-dir", str(life.state), str(file)).returncode == 0
+    assert left(life.state) == [], "the next import removes what the killed ones left"
+    life.emulator = None
