@@ -30,7 +30,7 @@ OWNED_HEADERS = {
     "sqlite3.h": ("emulator/cmd/cmd_version", "emulator/store", "tests/"),
     "archive.h": ("emulator/cmd/cmd_version", "rootfs/", "tests/"),
     "archive_entry.h": ("rootfs/", "tests/"),
-    "seccomp.h": ("emulator/", "netpolicy/dialer", "tests/"),
+    "seccomp.h": ("emulator/", "netpolicy/dialer", "netpolicy/egress_filter", "tests/"),
     "systemd/sd-bus.h": ("emulator/cgroup", "emulator/delegate", "tests/"),
     "pthread.h": (),
     "threads.h": (),
