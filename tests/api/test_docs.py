@@ -66,7 +66,8 @@ def man(binary) -> str:
 def test_the_man_page_has_every_command_and_option(man, texts):
     plain = man.replace("\\-", "-").replace("\\e", "\\")
     for command, text in texts.items():
-        assert " ".join(("orkestr-emulator", *command)) in plain
+        if text != texts[command[:1]] or len(command) == 1:  # else its text is the command's
+            assert f'.SS "{" ".join(("orkestr-emulator", *command))}"' in plain
         for option in options(text):
             assert re.search(rf"{option}(?![\w-])", plain), (command, option)
 

@@ -24,6 +24,8 @@ static const struct idmap user_map = {
 
 static void enter(void)
 {
+	if (geteuid() != 0)
+		cr_skip_test("needs root, to be other users");
 	(void)snprintf(top, sizeof(top), "/tmp/orkestr-state-XXXXXX");
 	cr_assert_not_null(mkdtemp(top));
 	cr_assert_eq(chdir(top), 0);
@@ -35,6 +37,8 @@ static void leave(void)
 	int tmp = open("/tmp", O_RDONLY | O_DIRECTORY | O_CLOEXEC);
 	struct err e = ERR_INIT;
 
+	if (geteuid() != 0)
+		return;
 	cr_assert_eq(chdir("/"), 0);
 	cr_assert_eq(tree_remove(tmp, top + 5, &e), 0, "%s", e.msg);
 	(void)close(tmp);

@@ -71,7 +71,7 @@ run() {
 	[ "$(accelerator)" = kvm ] && accel=(-accel kvm) cpu=host
 	timeout "${VM_TIMEOUT:-14400}" qemu-system-x86_64 "${accel[@]}" -cpu "$cpu" -smp 2 -m "${VM_MEMORY:-4096}" \
 		-kernel "$image/vmlinuz" -initrd "$image/initrd" \
-		-append "root=/dev/vda rw console=ttyS0 quiet systemd.show_status=0 loglevel=1" \
+		-append "root=/dev/vda rw console=ttyS0 quiet no_timer_check panic=-1 systemd.show_status=0 loglevel=1" \
 		-drive "file=$image/disk,format=raw,if=virtio,snapshot=on" \
 		-drive "file=$job/in,format=raw,if=virtio,readonly=on" -drive "file=$job/out,format=raw,if=virtio" \
 		-netdev user,id=n -device virtio-net,netdev=n -device virtio-rng-pci \
