@@ -77,6 +77,16 @@ int cgroup_give(int dirfd, uid_t uid, gid_t gid, bool all_files)
 	return k;
 }
 
+/* It was made with these ids: with hundreds of groups alive the thousands of calls would be felt at a start. */
+static bool is_given(int dirfd, uid_t uid, gid_t gid)
+{
+	struct stat dir, file;
+
+	return fstat(dirfd, &dir) == 0 && dir.st_uid == uid && dir.st_gid == gid &&
+	       fstatat(dirfd, "cgroup.procs", &file, AT_SYMLINK_NOFOLLOW) == 0 && file.st_uid == uid &&
+	       file.st_gid == gid;
+}
+
 int cgroup_give_children(int dirfd, uid_t uid, gid_t gid)
 {
 	int fd = cgroup_open_dir(dirfd, "."), k = 0;
@@ -91,7 +101,7 @@ int cgroup_give_children(int dirfd, uid_t uid, gid_t gid)
 		if (de->d_type == DT_DIR && cgroup_word_valid(de->d_name, CGROUP_SLOT_MAX)) {
 			_cleanup_close_ int child = cgroup_open_dir(dirfd, de->d_name);
 
-			if (child >= 0)
+			if (child >= 0 && !is_given(child, uid, gid))
 				k = cgroup_give(child, uid, gid, true);
 		}
 	(void)closedir(d);

@@ -60,6 +60,8 @@ void sandboxes_drop_unused(struct sandboxes *m)
 	HASH_ITER(hh, m->slots, s, next)
 	if (s->kept) {
 		slot_reserve(s, s->kept->net_index);
+		/* Its interface is there until it has died. */
+		m->net_hint = MAX(m->net_hint, (uint32_t)(s->kept->net_index + 1));
 		/* One that is frozen could not die (v1). */
 		(void)cgroup_kill(m->c.cgroups, s->name);
 		slot_discard(s);

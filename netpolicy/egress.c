@@ -19,9 +19,8 @@
 
 /* Theory of operation. One epoll loop over: the gateway's transparent sockets (what sandboxes send), the
  * control socket (what the daemon says), the dialer's socket (blank host sockets coming in), NFLOG (what
- * nftables refused), its queue (what nftables asks about), and each connection, flow and question under way.
- * Work in a turn is bounded for each source, so nobody starves another; level-triggered, so what was left comes
- * again.
+ * nftables refused), its queue (what nftables asks about), and each connection, flow and question under way. Work in
+ * a turn is bounded for each source, so nobody starves another; level-triggered, so what was left comes again.
  *
  * The daemon may be away: its socket then gives EAGAIN or EOF; events wait in a bounded queue, the newest are
  * dropped when it is full, and policy goes on as it was. */

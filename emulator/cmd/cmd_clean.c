@@ -119,11 +119,32 @@ static int empty(void *arg)
 	return r == 0 ? CMD_OK : cmd_failed("clean", &e);
 }
 
+/* A folder that root made there (for a damaged store, say) is none of E's: it could not be emptied from there. */
+static void take_over_folders(const struct idmap *m, int state_fd)
+{
+	int fd = openat(state_fd, ".", O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+	DIR *d = fd < 0 ? NULL : fdopendir(fd);
+	const struct dirent *de;
+	struct stat st;
+
+	while (d && (de = readdir(d)))
+		if (strcmp(de->d_name, ".") != 0 && strcmp(de->d_name, "..") != 0 &&
+		    fstatat(fd, de->d_name, &st, AT_SYMLINK_NOFOLLOW) == 0 && S_ISDIR(st.st_mode) &&
+		    st.st_uid == m->caller_uid && st.st_uid != m->own_uid)
+			(void)!fchownat(fd, de->d_name, m->own_uid, m->own_gid, AT_SYMLINK_NOFOLLOW);
+	if (d)
+		(void)closedir(d);
+	else
+		closep(&fd);
+}
+
 static int empty_in_userns(const struct idmap *m, int state_fd)
 {
 	struct err e = ERR_INIT;
-	int status = cmd_in_userns(m, empty, &state_fd, &e);
+	int status;
 
+	take_over_folders(m, state_fd);
+	status = cmd_in_userns(m, empty, &state_fd, &e);
 	/* Where no user namespace can be made any more, the caller's rights may still be enough. */
 	if (status < 0 && e.kind == ERR_UNAVAILABLE)
 		return empty(&state_fd);

@@ -2,10 +2,13 @@
 
 #include <getopt.h>
 #include <json.h>
+#include <limits.h>
 #include <stdio.h>
 #include <string.h>
 
 #include "emulator/doctor.h"
+#include "emulator/keeper.h"
+#include "emulator/statedir.h"
 
 static const char usage[] =
 	"Usage: orkestr-emulator doctor [--json] [--state-dir DIR]\n"
@@ -75,6 +78,23 @@ static void print_json(const struct doctor_report *r)
 	json_object_put(o);
 }
 
+/* Sandboxes that run without a daemon. Under the lock, so that no daemon is talked to. */
+static void tell_of_keeper(const char *state_dir)
+{
+	_cleanup_close_ int fd = -1, lock = -1;
+	char path[PATH_MAX];
+	struct idmap m;
+
+	idmap_choose(&m);
+	if (statedir_open_existing(state_dir, &m, &fd, path, sizeof(path), NULL) < 0)
+		return;
+	lock = statedir_lock(fd, NULL);
+	if (lock >= 0 && keeper_is_there(fd))
+		printf("\nA keeper in %s keeps what an emulator left that was killed, or stopped with --keep: `serve` "
+		       "takes it over, `clean` ends it.\n",
+		       path);
+}
+
 int cmd_doctor(int argc, char **argv)
 {
 	static const struct option options[] = {
@@ -117,5 +137,7 @@ int cmd_doctor(int argc, char **argv)
 		print_json(&r);
 	else
 		print_table(&r);
+	if (!json)
+		tell_of_keeper(o.state_dir);
 	return r.can_run ? 0 : 1;
 }

@@ -185,7 +185,9 @@ def test_clean_ends_what_a_keeper_keeps(new_emulator, binary, key, new_state):
     state = new_state("tiny")
     emulator = new_emulator("--auth", "any", state=state)
     emulator.api(key).create()
+    assert "keeper" not in run(binary, "doctor", "--state-dir", str(state)).stdout
     emulator.kill_daemon()
+    assert "A keeper in" in run(binary, "doctor", "--state-dir", str(state)).stdout
     done = run(binary, "clean", "--state-dir", str(state), "--yes")
     assert done.returncode == 0, done
     assert "keeper" in done.stdout and not state.exists(), done

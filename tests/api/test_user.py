@@ -80,6 +80,39 @@ def sandbox(api):
     return api.create()["id"]
 
 
+def test_kill_9_of_the_daemon_is_survived_without_root_too(someone, tmp_path):
+    from pathlib import Path
+
+    who, program, archive, popen = someone
+    state = Path(who.pw_dir) / "state-killed"
+    assert run(program, "template", "import", "--state-dir", str(state), "tiny", archive, **popen).returncode == 0
+    emulator = Emulator(program, state, "--auth", "any", popen=popen).start()
+    try:
+        api = emulator.api("ork_user_killed")
+        sandbox, paused = api.create()["id"], api.create()["id"]
+        exec_id = api.post(f"/v1/sandboxes/{sandbox}/exec", {"command": "sleep 1; echo out", "background": True}).json["exec_id"]
+        can_pause = api.post(f"/v1/sandboxes/{paused}/pause", {}).status == 200  # there may be no cgroup for a user
+        for _ in range(2):
+            emulator.kill_daemon()
+            emulator.again()
+            api.port = emulator.port
+        assert api.sh(sandbox, "echo here") == "here\n"
+        assert api.status_of(paused) == ("paused" if can_pause else "running")
+        deadline = time.monotonic() + 10
+        while (state_of := api.get(f"/v1/sandboxes/{sandbox}/exec/{exec_id}").json)["state"] != "ended":
+            assert time.monotonic() < deadline, state_of
+            time.sleep(0.05)
+        assert state_of["stdout"] == "out\n" and state_of["exit_code"] == 0
+        for row in (sandbox, paused):
+            assert api.delete(f"/v1/sandboxes/{row}").status == 200
+        emulator.check_accounted(0)
+        assert emulator.stop() == 0
+        emulator.check_nothing_left()
+    finally:
+        emulator.kill_all()
+        assert run(program, "clean", "--state-dir", str(state), **popen).returncode == 0
+
+
 def test_no_process_of_it_is_roots(users_emulator, api, sandbox, someone):
     assert {_uid(pid) for pid in users_emulator.family()} & {0} == set()
 
