@@ -296,6 +296,7 @@ struct sandboxes {
 	struct deferred *deferred;
 	uv_timer_t linger_timer, ended_timer;
 	uv_timer_t trash_timer;
+	struct unsaved *unsaved;
 	bool trash_pending, trash_running, stop_trash;
 
 	bool stopping, keeping;
@@ -420,6 +421,12 @@ void sandbox_collect_processes(struct cgroup_root *r, const char *slot, struct j
 /* The cgroup's count of memory kills; the last known one if it can't be read. */
 uint64_t sandbox_oom_kills(struct sandbox *sb);
 uint64_t sandbox_pids_denied(struct sandbox *sb);
+
+/* Ended sandboxes whose rows could not be written, as the disk was full: kept until there is room, which the trash
+ * makes. The row of one of them, or NULL. */
+const struct sandbox_row *sandboxes_unsaved(const struct sandboxes *m, const char *id);
+void sandboxes_save_unsaved(struct sandboxes *m);
+void sandboxes_forget_unsaved(struct sandboxes *m);
 
 /* Something was moved to the trash. */
 void sandbox_trash_kick(struct sandboxes *m);

@@ -131,6 +131,7 @@ static bool is_over(enum sandbox_status s)
 int sandbox_stored_row(struct sandboxes *m, const struct account *a, const char *id, struct sandbox_row *ret,
 		       struct err *e)
 {
+	const struct sandbox_row *unsaved = sandboxes_unsaved(m, id);
 	struct sandbox_row row = { 0 };
 	struct sandbox *sb;
 	int r;
@@ -138,7 +139,7 @@ int sandbox_stored_row(struct sandboxes *m, const struct account *a, const char 
 	HASH_FIND(hh, m->by_id, id, strlen(id), sb);
 	if (sb || strlen(id) >= SANDBOX_ID_SIZE)
 		return not_found(id, e); /* alive, so another account's */
-	r = store_sandbox_get(m->c.store, id, &row, e);
+	r = unsaved ? sandbox_row_copy(unsaved, &row) : store_sandbox_get(m->c.store, id, &row, e);
 	if (r < 0)
 		return e && e->kind != ERR_NOT_FOUND ? r : not_found(id, e);
 	if (strcmp(row.account, a->id) != 0) {
@@ -393,6 +394,7 @@ void sandboxes_maybe_free(struct sandboxes *m)
 		sandbox_row_clear(&d->row);
 		free(d);
 	}
+	sandboxes_forget_unsaved(m);
 	meter_free(m->meter);
 	template_refs_free(m);
 	exec_positions_close(m);

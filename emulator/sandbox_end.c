@@ -22,13 +22,71 @@ uint64_t sandbox_pids_denied(struct sandbox *sb)
 	return sb->denied_last;
 }
 
-static void save(struct sandbox *sb)
+/* Whether it was written. The processes end all the same. */
+static bool save(struct sandbox *sb)
 {
 	struct err e = ERR_INIT;
 
-	/* The processes end all the same; a stale row is put right when somebody asks for it. */
-	if (store_sandbox_update(sb->m->c.store, &sb->row, &e) < 0)
-		log_error("%s: its row can't be written: %s", sb->row.id, e.msg);
+	if (store_sandbox_update(sb->m->c.store, &sb->row, &e) >= 0)
+		return true;
+	log_error("%s: its row can't be written: %s", sb->row.id, e.msg);
+	return false;
+}
+
+/* ---- rows of ended sandboxes for which there was no room on the disk ---- */
+
+struct unsaved {
+	struct unsaved *next;
+	struct sandbox_row row;
+};
+
+static void save_later(struct sandboxes *m, const struct sandbox_row *row)
+{
+	struct unsaved *u = calloc(1, sizeof(*u));
+
+	if (!u || sandbox_row_copy(row, &u->row) < 0) {
+		free(u); /* then it has failed, for whoever asks */
+		return;
+	}
+	LL_PREPEND(m->unsaved, u);
+}
+
+void sandboxes_save_unsaved(struct sandboxes *m)
+{
+	struct unsaved *u, *next;
+
+	LL_FOREACH_SAFE(m->unsaved, u, next)
+	{
+		if (store_sandbox_update(m->c.store, &u->row, NULL) < 0)
+			return; /* it is still full */
+		LL_DELETE(m->unsaved, u);
+		sandbox_row_clear(&u->row);
+		free(u);
+	}
+}
+
+void sandboxes_forget_unsaved(struct sandboxes *m)
+{
+	struct unsaved *u, *next;
+
+	LL_FOREACH_SAFE(m->unsaved, u, next)
+	{
+		sandbox_row_clear(&u->row);
+		free(u);
+	}
+	m->unsaved = NULL;
+}
+
+const struct sandbox_row *sandboxes_unsaved(const struct sandboxes *m, const char *id)
+{
+	const struct unsaved *u;
+
+	LL_FOREACH(m->unsaved, u)
+	{
+		if (strcmp(u->row.id, id) == 0)
+			return &u->row;
+	}
+	return NULL;
 }
 
 static void on_cold_end(uv_timer_t *t)
@@ -60,7 +118,7 @@ void sandbox_end(struct sandbox *sb, const char *reason, const struct err *failu
 	if (!failure) {
 		/* For a next start that has to finish this. */
 		(void)snprintf(sb->row.termination_reason, sizeof(sb->row.termination_reason), "%s", reason);
-		save(sb);
+		(void)save(sb);
 	}
 	if (!sb->slot) { /* paused, and its processes gone before */
 		(void)uv_timer_start(&sb->timer, on_cold_end, 0, 0);
@@ -116,8 +174,8 @@ static void settle_row(struct sandbox *sb, const char *reason)
 	if (failed && !row->failure)
 		row->failure = strdup(sb->failure.msg);
 	/* A power cut must not bring back one that was paused and then ended. */
-	if (!sb->snapshot || store_sandbox_update_synced(sb->m->c.store, row, NULL) < 0)
-		save(sb);
+	if ((!sb->snapshot || store_sandbox_update_synced(sb->m->c.store, row, NULL) < 0) && !save(sb))
+		save_later(sb->m, row);
 	sandbox_tell(sb, failed ? JOURNAL_SANDBOX_FAILED : JOURNAL_SANDBOX_TERMINATED, failed ? row->failure : reason);
 	if (failed)
 		sb->m->failed++;

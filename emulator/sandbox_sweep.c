@@ -43,6 +43,7 @@ static void on_trash_done(void *arg, int status)
 	struct sandboxes *m = arg;
 
 	m->trash_running = false;
+	sandboxes_save_unsaved(m);
 	if (m->freeing) {
 		sandboxes_maybe_free(m);
 		return;
