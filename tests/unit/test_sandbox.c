@@ -587,9 +587,15 @@ Test(sandbox, full_disk_does_not_keep_a_sandbox_alive)
 	cr_assert(spin(&a.done, 1000));
 	cr_expect(a.row.status == SANDBOX_TERMINATED);
 	fail_step = "";
+	cr_expect(row_of(id)->status == SANDBOX_TERMINATING, "there was no room for more");
 	cr_assert(sandbox_get(mgr, &team, id, &row, &e) == 0);
-	cr_expect(row.status == SANDBOX_FAILED);
+	cr_expect(row.status == SANDBOX_TERMINATED);
+	cr_expect_str_eq(row.termination_reason, "user");
 	sandbox_row_clear(&row);
+	sandboxes_kick_trash(mgr); /* makes room */
+	for (int i = 0; i < 100 && row_of(id)->status != SANDBOX_TERMINATED; i++)
+		spin_for(20);
+	cr_expect(row_of(id)->status == SANDBOX_TERMINATED);
 }
 
 Test(sandbox, shutdown_ends_all_and_refuses_more)
