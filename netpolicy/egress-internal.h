@@ -84,6 +84,7 @@ void blank_ready(struct source *s, uint32_t events);
 #define FLOW_MAX 256  /* UDP flows of one sandbox */
 #define LOOKUP_MAX 64 /* questions of one sandbox that wait for an upstream */
 #define DNS_CONN_MAX 32
+enum bucket_kind { BUCKET_FLOWS, BUCKET_REFUSED, BUCKET_REST, BUCKET_COUNT }; /* event_affordable */
 #define EVENT_BURST 400 /* questions and refusals of one sandbox told at once; connections: five times as many */
 
 struct known {
@@ -117,7 +118,7 @@ struct sandbox {
 	struct conn_list conns;
 	struct flow_list flows;
 	unsigned int n_known, n_conns, n_flows, n_lookups, n_dns_conns;
-	struct bucket buckets[2];
+	struct bucket buckets[BUCKET_COUNT];
 };
 
 void known_add(struct sandbox *s, const char *name, const struct in6_addr *a, uint32_t ttl, bool local);

@@ -162,11 +162,12 @@ static bool events_flush(struct egress *eg)
 }
 
 /* A flood is worth its first lines only: token buckets keep the daemon's time for the others. Connections have
- * their own, so that questions and refusals can't hide them. */
+ * their own, and so have refused ones, so that questions and datagrams, which cost a sandbox nothing, can't hide them. */
 static bool event_affordable(struct sandbox *s, const struct egress_event *ev)
 {
 	bool flow = ev->verdict == EGRESS_ALLOWED && ev->kind != EGRESS_DNS;
-	struct bucket *b = &s->buckets[flow];
+	bool refused = ev->verdict == EGRESS_BLOCKED && ev->proto == IPPROTO_TCP && ev->kind != EGRESS_DNS;
+	struct bucket *b = &s->buckets[flow ? BUCKET_FLOWS : refused ? BUCKET_REFUSED : BUCKET_REST];
 	int64_t burst = flow ? EVENT_BURST * 5 : EVENT_BURST, now = clock_mono_us();
 	int64_t won = (now - b->at) * (burst / 4) / 1000000;
 

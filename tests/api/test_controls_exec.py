@@ -1,11 +1,13 @@
 """Seeds, and `exec -- CMD`: an emulator for the time of one command."""
 
 import base64
+import fcntl
 import json
 import os
 import signal
 import subprocess
 import sys
+import termios
 import textwrap
 import time
 
@@ -257,9 +259,9 @@ WAITS = """
 """
 
 
-def start_waiting(binary, state, ours, **more):
+def start_waiting(binary, state, ours, stdin=subprocess.DEVNULL, **more):
     process = subprocess.Popen(
-        [str(binary), "exec", "--state-dir", str(state), "--", *script(WAITS)], stdin=subprocess.DEVNULL,
+        [str(binary), "exec", "--state-dir", str(state), "--", *script(WAITS)], stdin=stdin,
         stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=ours, **more,
     )  # fmt: skip
     assert process.stdout.readline() == "ready\n"
@@ -267,10 +269,20 @@ def start_waiting(binary, state, ours, **more):
 
 
 def test_exec_and_control_c(binary, state, ours):
-    process = start_waiting(binary, state, ours, start_new_session=True)
-    os.killpg(process.pid, signal.SIGINT)  # as a terminal does: to all of the foreground
-    out, err = process.communicate(timeout=30)
-    assert process.returncode == 32 and "signal 2" in out and "1 sandboxes" in err and "left" not in err, (out, err)
+    """A terminal's goes to all of the foreground; it is not sent on to the command a second time."""
+    keyboard, terminal = os.openpty()
+    try:
+        process = start_waiting(
+            binary, state, ours, stdin=terminal, start_new_session=True,
+            preexec_fn=lambda: fcntl.ioctl(0, termios.TIOCSCTTY, 0),
+        )  # fmt: skip
+        os.write(keyboard, b"\x03")
+        out, err = process.communicate(timeout=30)
+    finally:
+        os.close(keyboard)
+        os.close(terminal)
+    assert process.returncode == 32 and out.count("signal 2") == 1, (out, err)
+    assert "1 sandboxes" in err and "left" not in err, (out, err)
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])

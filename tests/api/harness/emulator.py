@@ -146,12 +146,14 @@ class Emulator:
             raise AssertionError(f"still running {STOP_SECONDS} s after signal {sig}:\n{self.log()}") from None
 
     def kill_all(self) -> None:
-        """The way out when something went wrong: every process of it, at once."""
-        for pid in self.family():
-            try:
-                os.kill(pid, signal.SIGKILL)
-            except ProcessLookupError:
-                pass
+        """The way out when something went wrong: every process of it, at once: none sees another one end."""
+        family = self.family()
+        for number in signal.SIGSTOP, signal.SIGKILL:
+            for pid in family:
+                try:
+                    os.kill(pid, number)
+                except ProcessLookupError:
+                    pass
         if self.process:
             self.process.wait(STOP_SECONDS)
 
