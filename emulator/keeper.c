@@ -259,7 +259,7 @@ static void on_network(struct keeper_process *k, const struct keeper_msg *m)
 	if (!s || m->mode > NET_OPEN || m->value < 0)
 		r = err_errno(&e, ESRCH, "the sandbox to be connected");
 	else if (!k->net)
-		r = err_set(&e, ERR_UNAVAILABLE, ENOSYS, NULL, "there is no gateway");
+		r = err_set(&e, ERR_UNAVAILABLE, EPIPE, NULL, "there is no gateway process");
 	else if (m->type == KEEPER_ATTACH)
 		r = keeper_net_attach(k->net, (uint32_t)m->value, s->pid, mode, &e);
 	else

@@ -80,7 +80,7 @@ static void on_answer(struct keeper *k, const struct keeper_msg *m, const int fd
 	}
 	HASH_DEL(k->pending, p);
 	if (m->type == KEEPER_FAILED) {
-		/* EPIPE: the gateway process has just ended, and the keeper will know in a moment. */
+		/* EPIPE: the gateway process has ended; the daemon is told that by itself, too. */
 		err_set(&e,
 			m->value == EAGAIN || m->value == ENOMEM || m->value == ENOSPC || m->value == EMFILE
 				? ERR_CAPACITY

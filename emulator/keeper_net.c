@@ -248,7 +248,7 @@ static int ask_with(struct keeper_net *n, const struct net_request *q, int fd, i
 	int r = fd_send_msg(n->sock, q, sizeof(*q), &fd, fd >= 0);
 
 	if (r < 0)
-		return err_set(e, ERR_UNAVAILABLE, -r, "network_unavailable", "the gateway process is gone");
+		return err_set(e, ERR_UNAVAILABLE, EPIPE, "network_unavailable", "the gateway process is gone");
 	return hear(n->sock, ret_fd, e);
 }
 

@@ -11,6 +11,8 @@
 #ifndef MFD_EXEC
 #define MFD_EXEC 0x10U /* Linux 6.3; before, every one may be executed, and the flag is EINVAL */
 #endif
+#define TRIES 10
+#define TRY_AGAIN_US 20000
 #define SEALS (F_SEAL_SEAL | F_SEAL_SHRINK | F_SEAL_GROW | F_SEAL_WRITE)
 
 static int new_memfd(void)
@@ -38,9 +40,23 @@ static int copy_all(int from, int to)
 	return 0;
 }
 
+/* Only comes back when it could not. */
+static int run_copy(int self, char **argv)
+{
+	_cleanup_close_ int copy = new_memfd();
+	int r = copy < 0 ? copy : copy_all(self, copy);
+
+	if (r < 0)
+		return r;
+	if (fcntl(copy, F_ADD_SEALS, SEALS) < 0)
+		return -errno;
+	(void)fexecve(copy, argv, environ);
+	return -errno;
+}
+
 int sealed_run(char **argv, struct err *e)
 {
-	_cleanup_close_ int self = open("/proc/self/exe", O_RDONLY | O_CLOEXEC), copy = -1;
+	_cleanup_close_ int self = open("/proc/self/exe", O_RDONLY | O_CLOEXEC);
 	int r;
 
 	if (self < 0)
@@ -51,14 +67,12 @@ int sealed_run(char **argv, struct err *e)
 		(void)prctl(PR_SET_NAME, "orkestr-emulator");
 		return 0;
 	}
-	r = copy = new_memfd();
-	if (r >= 0)
-		r = copy_all(self, copy);
-	if (r >= 0 && fcntl(copy, F_ADD_SEALS, SEALS) < 0)
-		r = -errno;
-	if (r >= 0) {
-		(void)fexecve(copy, argv, environ);
-		r = -errno;
+	r = -EBUSY;
+	/* The kernel itself may hold a page of it for a moment, or its file be open for writing still: EBUSY, ETXTBSY. */
+	for (int i = 0; i < TRIES && (r == -EBUSY || r == -ETXTBSY); i++) {
+		if (i > 0)
+			(void)usleep(TRY_AGAIN_US);
+		r = run_copy(self, argv);
 	}
 	return err_set(
 		e, ERR_UNAVAILABLE, -r, NULL,

@@ -45,6 +45,7 @@ def cannot_run(reason: str) -> None:
     pytest.skip(reason)
 
 
+@pytest.hookimpl(tryfirst=True)  # before xdist looks for groups
 def pytest_collection_modifyitems(items):
     """With several workers (run), a file stays with one of them, and the real templates' state dir has one emulator."""
     items.sort(key=lambda item: item.get_closest_marker("deadline") is not None)
