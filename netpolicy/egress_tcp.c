@@ -488,6 +488,8 @@ static void accepted(struct egress *eg, int fd, const struct sockaddr_storage *p
 	egress_from_sockaddr(&local, &c->address, &c->port);
 	c->from_port = from_port;
 	(void)setsockopt(fd, IPPROTO_TCP, TCP_NODELAY, &one, sizeof(one));
+	/* A veth pair has no queue to share: what paces itself, as bbr does, would only wait for timers. */
+	(void)setsockopt(fd, IPPROTO_TCP, TCP_CONGESTION, "reno", 4);
 	(void)setsockopt(fd, SOL_SOCKET, SO_KEEPALIVE, &one, sizeof(one));
 	if (full)
 		conn_block(c, "too-many-connections");
