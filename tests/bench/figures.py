@@ -52,7 +52,8 @@ def section(run):
     for f in run["figures"]:
         value = "-" if f["value"] is None else f"{f['value']:.2f} {f['unit']}"
         limit = "" if f["limit"] is None else f"{'>=' if f['at_least'] else '<='} {f['limit']:g} {f['unit']}"
-        yield f"| {f['name']} | {value} | {limit} | {f['verdict']} |"
+        name = f["name"].replace("|", "\\|")
+        yield f"| {name} | {value} | {limit} | {f['verdict']} |"
 
 
 def main():
