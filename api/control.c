@@ -1,4 +1,5 @@
 #include "api/control.h"
+#include "api/sandbox_json.h"
 
 #include <string.h>
 
@@ -36,9 +37,5 @@ void control_add_text(struct json_object *o, const char *name, const char *s)
 
 void control_add_time(struct json_object *o, const char *name, int64_t ms)
 {
-	char iso[CLOCK_ISO_SIZE];
-
-	if (ms != 0)
-		clock_iso(ms, iso);
-	control_add_text(o, name, ms != 0 ? iso : NULL);
+	json_object_object_add(o, name, json_time_or_null(ms));
 }

@@ -5,6 +5,7 @@
 #include <strings.h>
 
 #include "api/json_text.h"
+#include "api/sandbox_json.h"
 #include "emulator/base/clock.h"
 #include "emulator/base/text.h"
 
@@ -126,11 +127,7 @@ static void add_text(struct json_object *o, const char *key, const char *s)
 
 static void add_time(struct json_object *o, const char *key, int64_t ms)
 {
-	char iso[CLOCK_ISO_SIZE];
-
-	if (ms != 0)
-		clock_iso(ms, iso);
-	add_text(o, key, ms != 0 ? iso : NULL);
+	json_object_object_add(o, key, json_time_or_null(ms));
 }
 
 /* The command came as UTF-8; where it was cut may have split a character. */

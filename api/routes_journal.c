@@ -6,9 +6,9 @@
 #include <errno.h>
 #include <string.h>
 #include <strings.h>
-#include <uv.h>
 
 #include "api/control.h"
+#include "api/feed.h"
 #include "api/json_text.h"
 #include "api/req.h"
 #include "api/summary.h"
@@ -18,7 +18,6 @@
 #define LIMIT_DEFAULT 1000
 #define EVENT_MAX (24u << 10) /* nine strings of 255 bytes, each as \u00XX, and the rest */
 #define ANSWER_MAX (64u << 20)
-#define KEEP_ALIVE_MS 15000
 
 struct filter {
 	char types[128], route[200], sandbox[40], account[ACCOUNT_ID_SIZE];
@@ -241,89 +240,49 @@ static int write_events(struct buf *b, const struct journal *j, const struct fil
 /* ---- followed ---- */
 
 struct follower {
-	struct req *req;
+	struct feed feed;
 	struct journal *journal;
 	struct journal_watch watch;
 	struct filter filter;
 	uint64_t at;
-	struct buf chunk;
-	size_t sent;
-	uv_timer_t timer;
-	bool failed;
 };
 
-static bool next_chunk(struct follower *f)
+static int next_event(struct feed *feed)
 {
+	struct follower *f = (struct follower *)feed;
+	struct buf *b = &feed->chunk;
 	struct journal_event ev;
 	uint64_t missed;
 	int r = 0;
 
-	if (f->sent < f->chunk.len)
-		return true;
-	buf_reset(&f->chunk);
-	f->sent = 0;
-	while (f->chunk.len == 0 && r >= 0 && journal_next(f->journal, f->at, &ev, &missed)) {
+	while (b->len == 0 && r >= 0 && journal_next(f->journal, f->at, &ev, &missed)) {
 		f->at = ev.seq;
 		if (missed > 0)
-			r = buf_printf(&f->chunk, "event: gap\ndata: {\"missed\":%llu}\n\n",
-				       (unsigned long long)missed);
+			r = buf_printf(b, "event: gap\ndata: {\"missed\":%llu}\n\n", (unsigned long long)missed);
 		if (r < 0 || !wanted(&f->filter, &ev))
 			continue;
-		r = buf_printf(&f->chunk, "id: %llu\ndata: ", (unsigned long long)ev.seq);
+		r = buf_printf(b, "id: %llu\ndata: ", (unsigned long long)ev.seq);
 		if (r >= 0)
-			r = add_event(&f->chunk, &ev);
+			r = add_event(b, &ev);
 		if (r >= 0)
-			r = buf_puts(&f->chunk, "\n\n");
+			r = buf_puts(b, "\n\n");
 	}
-	f->failed |= r < 0;
-	return f->chunk.len > 0 && !f->failed;
+	return r;
 }
 
-static ssize_t on_pull(void *arg, char *p, size_t cap)
+static void response_over(struct feed *feed)
 {
-	struct follower *f = arg;
-	size_t n = 0;
-
-	while (n < cap && next_chunk(f)) {
-		size_t k = MIN(cap - n, f->chunk.len - f->sent);
-
-		memcpy(p + n, f->chunk.p + f->sent, k);
-		f->sent += k;
-		n += k;
-	}
-	return n > 0 ? (ssize_t)n : f->failed ? -2 : 0;
-}
-
-static void on_wake(void *arg)
-{
-	struct follower *f = arg;
-
-	req_wake(f->req);
-}
-
-static void on_keep_alive(uv_timer_t *timer)
-{
-	struct follower *f = timer->data;
-
-	if (f->sent == f->chunk.len && buf_puts(&f->chunk, ": keep-alive\n\n") == 0)
-		req_wake(f->req);
-}
-
-static void on_timer_closed(uv_handle_t *handle)
-{
-	struct follower *f = handle->data;
-
-	buf_free(&f->chunk);
-	free(f);
-}
-
-static void on_response_over(void *arg)
-{
-	struct follower *f = arg;
+	struct follower *f = (struct follower *)feed;
 
 	journal_unwatch(f->journal, &f->watch);
-	uv_close((uv_handle_t *)&f->timer, on_timer_closed);
 }
+
+static void follower_free(struct feed *feed)
+{
+	free(feed);
+}
+
+static const struct feed_ops follower_ops = { .next = next_event, .end = response_over, .free = follower_free };
 
 static void follow(struct req *r, const struct filter *filter)
 {
@@ -335,20 +294,15 @@ static void follow(struct req *r, const struct filter *filter)
 		req_reply_err(r, &e);
 		return;
 	}
-	*f = (struct follower){ .req = r,
+	*f = (struct follower){ .feed = FEED_INIT(&follower_ops, r, EVENT_MAX, false),
 				.journal = req_api(r)->journal,
 				.filter = *filter,
 				.at = filter->since,
-				.chunk = BUF_INIT(EVENT_MAX),
-				.watch = { .wake = on_wake, .arg = f } };
-	(void)uv_timer_init(req_loop(r), &f->timer);
-	f->timer.data = f;
-	(void)uv_timer_start(&f->timer, on_keep_alive, KEEP_ALIVE_MS, KEEP_ALIVE_MS);
+				.watch = { .wake = feed_wake, .arg = f } };
 	journal_watch(f->journal, &f->watch);
 	/* So that the head goes out at once, whether there is an event or not. */
-	f->failed = buf_puts(&f->chunk, ": events\n\n") < 0;
-	req_add_header(r, "Cache-Control", "no-store");
-	req_reply_stream(r, 200, "text/event-stream", on_pull, on_response_over, f);
+	f->feed.failed = buf_puts(&f->feed.chunk, ": events\n\n") < 0;
+	feed_start(&f->feed);
 }
 
 static void handle_events(struct req *r)

@@ -6,21 +6,12 @@
 #include <errno.h>
 #include <string.h>
 
+#include "api/sandbox_json.h"
 #include "api/validate.h"
 #include "emulator/base/clock.h"
 
 #define BODY_MAX 8192
 #define EXPIRES_MAX_S (100.0 * 366 * 86400)
-
-static struct json_object *time_or_null(int64_t ms)
-{
-	char iso[CLOCK_ISO_SIZE];
-
-	if (ms == 0)
-		return NULL;
-	clock_iso(ms, iso);
-	return json_object_new_string(iso);
-}
 
 static struct json_object *key_to_json(const struct key_info *k)
 {
@@ -40,8 +31,8 @@ static struct json_object *key_to_json(const struct key_info *k)
 			       json_object_new_string(k->revoked_ms ? "revoked"
 						      : expired	    ? "expired"
 								    : "active"));
-	json_object_object_add(o, "created_at", time_or_null(k->created_ms));
-	json_object_object_add(o, "expires_at", time_or_null(k->expires_ms));
+	json_object_object_add(o, "created_at", json_time_or_null(k->created_ms));
+	json_object_object_add(o, "expires_at", json_time_or_null(k->expires_ms));
 	(void)snprintf(rate, sizeof(rate), "%u/%u", k->rate.requests, k->rate.seconds);
 	json_object_object_add(o, "rate_limit", k->rate.requests ? json_object_new_string(rate) : NULL);
 	return o;

@@ -7,6 +7,7 @@
 #include <string.h>
 
 #include "api/routes_templates.h"
+#include "api/sandbox_json.h"
 #include "api/schema.h"
 #include "api/validate.h"
 #include "emulator/base/clock.h"
@@ -105,11 +106,7 @@ static void add_text(struct json_object *o, const char *name, const char *s)
 
 static void add_time(struct json_object *o, const char *name, int64_t ms)
 {
-	char iso[CLOCK_ISO_SIZE];
-
-	if (ms > 0)
-		clock_iso(ms, iso);
-	add_text(o, name, ms > 0 ? iso : NULL);
+	json_object_object_add(o, name, json_time_or_null(ms));
 }
 
 static void add_error(struct json_object *o, const struct tmpl_row *row)

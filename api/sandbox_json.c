@@ -9,7 +9,7 @@ static struct json_object *text_or_null(const char *s)
 	return s && *s ? json_object_new_string(s) : NULL;
 }
 
-static struct json_object *time_or_null(int64_t ms)
+struct json_object *json_time_or_null(int64_t ms)
 {
 	char iso[CLOCK_ISO_SIZE];
 
@@ -54,11 +54,11 @@ struct json_object *sandbox_to_json(const struct sandbox_row *row)
 	json_object_object_add(o, "timeout_seconds", json_object_new_int64(row->timeout_s));
 	json_object_object_add(o, "region", text_or_null(row->region));
 	json_object_object_add(o, "metadata", metadata);
-	json_object_object_add(o, "created_at", time_or_null(row->created_ms));
-	json_object_object_add(o, "started_at", time_or_null(row->started_ms));
-	json_object_object_add(o, "expires_at", time_or_null(row->expires_ms));
-	json_object_object_add(o, "paused_at", time_or_null(row->status == SANDBOX_PAUSED ? row->paused_ms : 0));
-	json_object_object_add(o, "terminated_at", time_or_null(row->terminated_ms));
+	json_object_object_add(o, "created_at", json_time_or_null(row->created_ms));
+	json_object_object_add(o, "started_at", json_time_or_null(row->started_ms));
+	json_object_object_add(o, "expires_at", json_time_or_null(row->expires_ms));
+	json_object_object_add(o, "paused_at", json_time_or_null(row->status == SANDBOX_PAUSED ? row->paused_ms : 0));
+	json_object_object_add(o, "terminated_at", json_time_or_null(row->terminated_ms));
 	json_object_object_add(o, "termination_reason", text_or_null(row->termination_reason));
 	return o;
 }

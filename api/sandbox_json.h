@@ -5,4 +5,7 @@
 
 #include "emulator/store.h"
 
+/* Milliseconds since the epoch as ISO 8601; null for 0: not yet, or never. */
+struct json_object *json_time_or_null(int64_t ms);
+
 struct json_object *sandbox_to_json(const struct sandbox_row *row);

@@ -10,31 +10,28 @@
 #include <unistd.h>
 
 #include "api/api.h"
+#include "api/feed.h"
 #include "api/req.h"
 #include "emulator/base/log.h"
 #include "emulator/base/text.h"
 #include "emulator/tmpl.h"
 
-#define KEEP_ALIVE_MS 15000
 #define BLOCK (64u << 10)
 #define LINE_LENGTH (1u << 20)
 #define WHOLE_MAX (64u << 20) /* what TMPL_LOG_MAX bytes of output can become */
 
 struct log_feed {
-	struct req *req;
+	struct feed feed;
 	struct tmpl_watch *watch; /* NULL: no more will come */
 	int fd;
-	uint64_t at;	/* of the file: behind what was handed on as lines */
-	struct buf in;	/* the file behind `at` */
-	struct buf out; /* to be sent */
-	size_t sent;
-	uv_timer_t timer;
-	bool ndjson, failed;
+	uint64_t at;   /* of the file: behind what was handed on as lines */
+	struct buf in; /* the file behind `at` */
+	bool over;
 };
 
 /* ---- the stream ---- */
 
-/* Whole lines of `in` to `out`. */
+/* Whole lines of `in` to the chunk. */
 static int take_lines(struct log_feed *f)
 {
 	const char *p = f->in.p, *end = p + f->in.len, *nl;
@@ -42,98 +39,63 @@ static int take_lines(struct log_feed *f)
 
 	for (; r >= 0 && p < end && (nl = memchr(p, '\n', (size_t)(end - p))); p = nl + 1) {
 		f->at += (uint64_t)(nl + 1 - p);
-		if (f->ndjson)
-			r = buf_add(&f->out, p, (size_t)(nl + 1 - p));
+		if (f->feed.ndjson)
+			r = buf_add(&f->feed.chunk, p, (size_t)(nl + 1 - p));
 		else
-			r = buf_printf(&f->out, "id: %llu\ndata: %.*s\n\n", (unsigned long long)f->at, (int)(nl - p),
-				       p);
+			r = buf_printf(&f->feed.chunk, "id: %llu\ndata: %.*s\n\n", (unsigned long long)f->at,
+				       (int)(nl - p), p);
 	}
 	f->in.len -= (size_t)(p - f->in.p);
 	memmove(f->in.p, p, f->in.len);
 	return r;
 }
 
-/* 1: there is something to be sent; 0: not now; -1: it is over; below: broken. */
-static int fill(struct log_feed *f)
+static int next_lines(struct feed *feed)
 {
+	struct log_feed *f = (struct log_feed *)feed;
 	bool over = !f->watch || tmpl_watch_over(f->watch); /* before the read: what came until then is in it */
 	char *to;
 	ssize_t n;
 	int r;
 
-	buf_reset(&f->out);
-	f->sent = 0;
-	while (f->out.len == 0) {
+	while (feed->chunk.len == 0) {
 		r = buf_reserve(&f->in, BLOCK, &to);
 		if (r < 0)
-			return -2;
+			return r;
 		n = pread(f->fd, to, BLOCK, (off_t)(f->at + f->in.len));
 		if (n < 0)
-			return -2;
+			return -errno;
+		f->over = over && n == 0;
 		if (n == 0)
-			return over ? -1 : 0;
+			return 0;
 		buf_commit(&f->in, (size_t)n);
-		if (take_lines(f) < 0)
-			return -2;
-	}
-	return 1;
-}
-
-static ssize_t on_pull(void *arg, char *p, size_t cap)
-{
-	struct log_feed *f = arg;
-	size_t n;
-
-	if (f->sent == f->out.len) {
-		int r = f->failed ? -2 : fill(f);
-
-		if (r <= 0) {
-			f->failed = r < -1;
+		r = take_lines(f);
+		if (r < 0)
 			return r;
-		}
 	}
-	n = MIN(cap, f->out.len - f->sent);
-	memcpy(p, f->out.p + f->sent, n);
-	f->sent += n;
-	return (ssize_t)n;
+	return 0;
 }
 
-static void on_wake(void *arg)
+static bool is_over(struct feed *feed)
 {
-	struct log_feed *f = arg;
-
-	req_wake(f->req);
+	return ((struct log_feed *)feed)->over;
 }
 
-static void on_keep_alive(uv_timer_t *timer)
+static void response_over(struct feed *feed)
 {
-	struct log_feed *f = timer->data;
-
-	if (f->sent < f->out.len)
-		return;
-	buf_reset(&f->out);
-	f->sent = 0;
-	if (buf_puts(&f->out, ": keep-alive\n\n") == 0)
-		req_wake(f->req);
+	tmpl_watch_free(TAKE_PTR(((struct log_feed *)feed)->watch));
 }
 
-static void on_timer_closed(uv_handle_t *handle)
+static void log_feed_free(struct feed *feed)
 {
-	struct log_feed *f = handle->data;
+	struct log_feed *f = (struct log_feed *)feed;
 
 	buf_free(&f->in);
-	buf_free(&f->out);
 	closep(&f->fd);
 	free(f);
 }
 
-static void on_response_over(void *arg)
-{
-	struct log_feed *f = arg;
-
-	tmpl_watch_free(TAKE_PTR(f->watch));
-	uv_close((uv_handle_t *)&f->timer, on_timer_closed);
-}
+static const struct feed_ops ops = { .next = next_lines, .over = is_over, .end = response_over, .free = log_feed_free };
 
 /* ---- the request ---- */
 
@@ -155,20 +117,6 @@ static bool read_after(struct req *r, int fd, uint64_t *ret)
 	return false;
 }
 
-static void reply_stream(struct req *r, int fd, struct log_feed *f, uint64_t at, bool ndjson)
-{
-	f->req = r;
-	f->fd = fd;
-	f->at = at;
-	f->ndjson = ndjson;
-	(void)uv_timer_init(req_loop(r), &f->timer);
-	f->timer.data = f;
-	if (!ndjson)
-		(void)uv_timer_start(&f->timer, on_keep_alive, KEEP_ALIVE_MS, KEEP_ALIVE_MS);
-	req_add_header(r, "Cache-Control", "no-store");
-	req_reply_stream(r, 200, ndjson ? "application/x-ndjson" : "text/event-stream", on_pull, on_response_over, f);
-}
-
 static void handle_stream(struct req *r, bool ndjson)
 {
 	struct log_feed *f = calloc(1, sizeof(*f));
@@ -181,14 +129,16 @@ static void handle_stream(struct req *r, bool ndjson)
 		req_reply_err(r, &e);
 		return;
 	}
-	*f = (struct log_feed){ .fd = -1,
-				.in = BUF_INIT(LINE_LENGTH + BLOCK),
-				.out = BUF_INIT(2 * LINE_LENGTH + 4 * BLOCK) };
-	fd = tmpl_log_open(req_api(r)->tmpls, req_account(r), req_param(r, "id"), on_wake, f, &f->watch, &e);
+	*f = (struct log_feed){ .feed = FEED_INIT(&ops, r, 2 * LINE_LENGTH + 4 * BLOCK, ndjson),
+				.fd = -1,
+				.in = BUF_INIT(LINE_LENGTH + BLOCK) };
+	fd = tmpl_log_open(req_api(r)->tmpls, req_account(r), req_param(r, "id"), feed_wake, f, &f->watch, &e);
 	if (fd < 0)
 		req_reply_err(r, &e);
 	else if (read_after(r, fd, &at)) {
-		reply_stream(r, fd, f, at, ndjson);
+		f->fd = fd;
+		f->at = at;
+		feed_start(&f->feed);
 		return;
 	}
 	tmpl_watch_free(f->watch);
