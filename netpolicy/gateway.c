@@ -63,76 +63,83 @@ struct gateway {
 
 /* "asking" comes first. What it hands to the egress process comes back with a mark; what nobody answers for (no
  * listener, too many waiting) goes on to "leaving" without one, and is decided there as if nobody could be asked. */
-static const char gateway_rules[] =
-	"table inet orkestr {\n"
-	"  chain ask {\n"
-	"  }\n"
-	"  chain asking {\n"
-	"    type filter hook prerouting priority mangle - 1; policy accept;\n"
-	"    iifname \"lo\" accept\n"
-	"    meta l4proto ipv6-icmp accept\n"
-	"    meta l4proto { tcp, udp } th dport 53 accept\n"
-	"    fib saddr . iif oif missing drop\n"
-	"    icmp type { destination-unreachable, time-exceeded, parameter-problem } drop\n"
-	"    meta l4proto tcp tcp flags & (syn | ack) == syn jump ask\n"
-	"    meta l4proto tcp accept\n"
-	"    iifgroup 2 meta l4proto udp accept\n"
-	"    jump ask\n"
-	"  }\n"
-	"  set never4 { type ipv4_addr; flags interval; elements = { 0.0.0.0/8, 127.0.0.0/8, 224.0.0.0/4, 240.0.0.0/4 "
-	"} }\n"
-	"  chain leaving {\n"
-	"    type filter hook prerouting priority mangle; policy accept;\n"
-	"    iifname \"lo\" accept\n"
-	"    icmpv6 type { nd-neighbor-solicit, nd-neighbor-advert } ip6 hoplimit 255 accept\n"
-	"    icmpv6 type { nd-router-solicit, mld2-listener-report, mld-listener-report } drop\n"
-	"    fib saddr . iif oif missing drop\n"
-	"    icmp type { destination-unreachable, time-exceeded, parameter-problem } drop\n"
-	"    icmpv6 type { destination-unreachable, packet-too-big, time-exceeded, parameter-problem } drop\n"
-	"    meta l4proto { tcp, udp } th dport 53 jump dns\n"
-	"    meta mark 2 jump refuse_told\n"
-	"    ip daddr @never4 jump refuse_address\n"
-	"    iifgroup 1 meta l4proto udp jump refuse_udp\n"
-	"    iifgroup 3 jump refuse_off\n"
-	"    meta l4proto tcp meta nfproto ipv4 tproxy ip to :15001 meta mark set 1 accept\n"
-	"    meta l4proto udp meta nfproto ipv4 tproxy ip to :15002 meta mark set 1 accept\n"
-	"    meta l4proto tcp meta nfproto ipv6 tproxy ip6 to :15001 meta mark set 1 accept\n"
-	"    meta l4proto udp meta nfproto ipv6 tproxy ip6 to :15002 meta mark set 1 accept\n"
-	"    log prefix \"protocol\" group 1 snaplen 256\n"
-	"    reject with icmpx admin-prohibited\n"
-	"  }\n"
-	"  chain dns {\n"
-	"    meta l4proto tcp meta nfproto ipv4 tproxy ip to :15053 meta mark set 1 accept\n"
-	"    meta l4proto udp meta nfproto ipv4 tproxy ip to :15053 meta mark set 1 accept\n"
-	"    meta l4proto tcp meta nfproto ipv6 tproxy ip6 to :15053 meta mark set 1 accept\n"
-	"    meta l4proto udp meta nfproto ipv6 tproxy ip6 to :15053 meta mark set 1 accept\n"
-	"  }\n"
-	"  chain refuse_told {\n"
-	"    meta l4proto tcp reject with tcp reset\n"
-	"    reject with icmpx admin-prohibited\n"
-	"  }\n"
-	"  chain refuse_address {\n"
-	"    log prefix \"address\" group 1 snaplen 256\n"
-	"    meta l4proto tcp reject with tcp reset\n"
-	"    reject with icmpx admin-prohibited\n"
-	"  }\n"
-	"  chain refuse_udp {\n"
-	"    log prefix \"udp-not-allowed\" group 1 snaplen 256\n"
-	"    reject with icmpx admin-prohibited\n"
-	"  }\n"
-	"  chain refuse_off {\n"
-	"    log prefix \"network-off\" group 1 snaplen 256\n"
-	"    meta l4proto tcp reject with tcp reset\n"
-	"    reject with icmpx admin-prohibited\n"
-	"  }\n"
-	"  chain arriving {\n"
-	"    type filter hook input priority filter; policy drop;\n"
-	"    iifname \"lo\" accept\n"
-	"    meta mark 1 accept\n"
-	"    icmpv6 type { nd-neighbor-solicit, nd-neighbor-advert } ip6 hoplimit 255 accept\n"
-	"  }\n"
-	"  chain forwarded { type filter hook forward priority filter; policy drop; }\n"
-	"}\n";
+#define GATEWAY_RULES(set, rule)                                                                                       \
+	"table inet orkestr {\n" set "  chain ask {\n"                                                                 \
+	"  }\n"                                                                                                        \
+	"  chain asking {\n"                                                                                           \
+	"    type filter hook prerouting priority mangle - 1; policy accept;\n"                                        \
+	"    iifname \"lo\" accept\n"                                                                                  \
+	"    meta l4proto ipv6-icmp accept\n"                                                                          \
+	"    meta l4proto { tcp, udp } th dport 53 accept\n"                                                           \
+	"    fib saddr . iif oif missing drop\n"                                                                       \
+	"    icmp type { destination-unreachable, time-exceeded, parameter-problem } drop\n"                           \
+	"    meta l4proto tcp tcp flags & (syn | ack) == syn jump ask\n"                                               \
+	"    meta l4proto tcp accept\n"                                                                                \
+	"    iifgroup 2 meta l4proto udp accept\n"                                                                     \
+	"    jump ask\n"                                                                                               \
+	"  }\n"                                                                                                        \
+	"  set never4 { type ipv4_addr; flags interval; elements = { 0.0.0.0/8, 127.0.0.0/8, 224.0.0.0/4, "            \
+	"240.0.0.0/4 "                                                                                                 \
+	"} }\n"                                                                                                        \
+	"  chain leaving {\n"                                                                                          \
+	"    type filter hook prerouting priority mangle; policy accept;\n"                                            \
+	"    iifname \"lo\" accept\n"                                                                                  \
+	"    icmpv6 type { nd-neighbor-solicit, nd-neighbor-advert } ip6 hoplimit 255 accept\n"                        \
+	"    icmpv6 type { nd-router-solicit, mld2-listener-report, mld-listener-report } drop\n"                      \
+	"    fib saddr . iif oif missing drop\n"                                                                       \
+	"    icmp type { destination-unreachable, time-exceeded, parameter-problem } drop\n"                           \
+	"    icmpv6 type { destination-unreachable, packet-too-big, time-exceeded, parameter-problem } drop\n"         \
+	"    meta l4proto { tcp, udp } th dport 53 jump dns\n"                                                         \
+	"    meta mark 2 jump refuse_told\n"                                                                           \
+	"    ip daddr @never4 jump refuse_address\n"                                                                   \
+	"    iifgroup 1 meta l4proto udp jump refuse_udp\n"                                                            \
+	"    iifgroup 3 jump refuse_off\n"                                                                             \
+	"    meta l4proto tcp meta nfproto ipv4 tproxy ip to :15001 meta mark set 1 accept\n"                          \
+	"    meta l4proto udp meta nfproto ipv4 tproxy ip to :15002 meta mark set 1 accept\n"                          \
+	"    meta l4proto tcp meta nfproto ipv6 tproxy ip6 to :15001 meta mark set 1 accept\n"                         \
+	"    meta l4proto udp meta nfproto ipv6 tproxy ip6 to :15002 meta mark set 1 accept\n"                         \
+	"    log prefix \"protocol\" group 1 snaplen 256\n"                                                            \
+	"    reject with icmpx admin-prohibited\n"                                                                     \
+	"  }\n"                                                                                                        \
+	"  chain dns {\n" rule "    meta l4proto tcp meta nfproto ipv4 tproxy ip to :15053 meta mark set 1 accept\n"   \
+	"    meta l4proto udp meta nfproto ipv4 tproxy ip to :15053 meta mark set 1 accept\n"                          \
+	"    meta l4proto tcp meta nfproto ipv6 tproxy ip6 to :15053 meta mark set 1 accept\n"                         \
+	"    meta l4proto udp meta nfproto ipv6 tproxy ip6 to :15053 meta mark set 1 accept\n"                         \
+	"  }\n"                                                                                                        \
+	"  chain refuse_told {\n"                                                                                      \
+	"    meta l4proto tcp reject with tcp reset\n"                                                                 \
+	"    reject with icmpx admin-prohibited\n"                                                                     \
+	"  }\n"                                                                                                        \
+	"  chain refuse_address {\n"                                                                                   \
+	"    log prefix \"address\" group 1 snaplen 256\n"                                                             \
+	"    meta l4proto tcp reject with tcp reset\n"                                                                 \
+	"    reject with icmpx admin-prohibited\n"                                                                     \
+	"  }\n"                                                                                                        \
+	"  chain refuse_udp {\n"                                                                                       \
+	"    log prefix \"udp-not-allowed\" group 1 snaplen 256\n"                                                     \
+	"    reject with icmpx admin-prohibited\n"                                                                     \
+	"  }\n"                                                                                                        \
+	"  chain refuse_off {\n"                                                                                       \
+	"    log prefix \"network-off\" group 1 snaplen 256\n"                                                         \
+	"    meta l4proto tcp reject with tcp reset\n"                                                                 \
+	"    reject with icmpx admin-prohibited\n"                                                                     \
+	"  }\n"                                                                                                        \
+	"  chain arriving {\n"                                                                                         \
+	"    type filter hook input priority filter; policy drop;\n"                                                   \
+	"    iifname \"lo\" accept\n"                                                                                  \
+	"    meta mark 1 accept\n"                                                                                     \
+	"    icmpv6 type { nd-neighbor-solicit, nd-neighbor-advert } ip6 hoplimit 255 accept\n"                        \
+	"  }\n"                                                                                                        \
+	"  chain forwarded { type filter hook forward priority filter; policy drop; }\n"                               \
+	"}\n"
+
+/* One datagram socket answers every sandbox, and its buffer holds some hundred questions: one that floods it must not
+ * crowd out the others. Its own surplus is dropped, as it would be on any network. */
+#define FAIR_SET "  set asks { type iface_index; size 4096; flags dynamic,timeout; timeout 10s; }\n"
+#define FAIR_RULE "    meta l4proto udp add @asks { iif limit rate over 1000/second burst 150 packets } drop\n"
+
+/* The second is for a kernel without limits in sets. */
+static const char *const gateway_rules[] = { GATEWAY_RULES(FAIR_SET, FAIR_RULE), GATEWAY_RULES("", "") };
 
 /* In a sandbox that is off. Its loopback works; all else is refused at once. TCP by a reset: an ICMP error that
  * comes back within connect(2) itself is only a soft one, and the connect would wait (tcp_v4_err). Once a pair is
@@ -423,7 +430,7 @@ static int set_up_namespace(struct gateway *g, struct err *e)
 			r = add_route(s, lo, family, NULL, 0, ROUTE_TABLE, RTN_LOCAL, false, e);
 	}
 	if (r >= 0)
-		r = nft_run(&g->nft, gateway_rules, e);
+		r = nft_run(&g->nft, gateway_rules[0], NULL) < 0 ? nft_run(&g->nft, gateway_rules[1], e) : 0;
 	return r;
 }
 
