@@ -54,6 +54,15 @@ def pytest_collection_modifyitems(items):
         item.add_marker(pytest.mark.xdist_group("real" if real else item.path.name))
 
 
+@pytest.hookimpl(hookwrapper=True)
+def pytest_runtest_makereport(item):
+    """With a failure comes the end of the log of whoever was asked: an answer of 500 only says that it is there."""
+    report = (yield).get_result()
+    if report.failed:
+        for emulator in _live:
+            report.sections.append((f"log of {emulator.state_dir.name}", "\n".join(emulator.log().splitlines()[-15:])))
+
+
 # --- once a session -------------------------------------------------------------------------------
 
 
@@ -282,6 +291,12 @@ def closing_lines() -> list[str]:
 def pytest_sessionfinish(session):
     if hasattr(session.config, "workeroutput"):
         session.config.workeroutput["closing"] = _closing_lines
+        return
+    counts = os.environ.get("ORKESTR_TEST_COUNTS")  # for `run`
+    reporter = session.config.pluginmanager.getplugin("terminalreporter")
+    if counts and reporter:
+        numbers = (len(reporter.stats.get(kind, [])) for kind in ("passed", "failed", "error", "skipped"))
+        Path(counts).write_text(" ".join(map(str, numbers)) + "\n")
 
 
 @pytest.hookimpl(optionalhook=True)
