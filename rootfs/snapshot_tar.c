@@ -87,8 +87,8 @@ struct tarer {
 	char *out;
 	size_t out_cap;
 	uint64_t on_its_way; /* bytes of out_fd that the disk was told of */
-	char *in, *hole; /* hole: zeros nobody ever writes to */
-	int write_error; /* of out_fd: negative errno */
+	char *in, *hole;     /* hole: zeros nobody ever writes to */
+	int write_error;     /* of out_fd: negative errno */
 	struct snapshot_pipe pipe;
 	bool pipe_tried, piped;
 	struct sha256_ctx sha;

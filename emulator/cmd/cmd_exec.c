@@ -105,8 +105,8 @@ static int pass(struct exec_options *o, char *word, struct err *e)
 /* The rest must make sense to serve, before anything is started. It may wipe keys: it gets copies. */
 static int check_passed(struct exec_options *o, struct err *e)
 {
-	static const char *const not_here[] = { "--listen", "--port-file", "--summary-file", "--leash-fd",
-						"--shared-layers", "--keep" };
+	static const char *const not_here[] = { "--listen",   "--port-file",	 "--summary-file",
+						"--leash-fd", "--shared-layers", "--keep" };
 	char *argv[PASSED_MAX + 2] = { (char[]){ "serve" } };
 	_cleanup_free_ struct serve_options *so = calloc(1, sizeof(*so));
 	int r;
