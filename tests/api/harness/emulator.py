@@ -8,6 +8,7 @@ import os
 import re
 import signal
 import subprocess
+import tempfile
 import time
 import uuid
 from collections import Counter
@@ -36,8 +37,9 @@ class Emulator:
         self.popen = popen or {}
         self.warm = warm
         self.tag = uuid.uuid4().hex
-        self.log_path = state_dir.parent / f"{state_dir.name}.{self.tag[:6]}.log"
-        self.port_file = state_dir.parent / f"{state_dir.name}.{self.tag[:6]}.port"
+        beside = state_dir.parent if os.access(state_dir.parent, os.W_OK) else Path(tempfile.gettempdir())
+        self.log_path = beside / f"{state_dir.name}.{self.tag[:6]}.log"
+        self.port_file = beside / f"{state_dir.name}.{self.tag[:6]}.port"
         self.process: subprocess.Popen | None = None
         self.port = 0
         self.daemon_pid: int | None = None
