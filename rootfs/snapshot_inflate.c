@@ -106,7 +106,8 @@ int inflater_start(struct inflater *i, int in_fd, uint64_t max, struct err *e)
 	if (pipe2(p, O_CLOEXEC) < 0)
 		return err_errno(e, errno, "can't read the snapshot");
 	(void)fcntl(p[1], F_SETPIPE_SZ, PIPE_SIZE);
-	i->pid = fork();
+	/* As in snapshot_pipe.c: without what libraries do at a fork(3). */
+	i->pid = _Fork();
 	if (i->pid == 0) {
 		(void)close(p[0]);
 		child(i, in_fd, p[1], max, self);

@@ -74,14 +74,16 @@ bool snapshot_pipe_start(struct snapshot_pipe *p, const struct sha256_ctx *sha,
 		*shared = *sha;
 		(void)fcntl(tar[1], F_SETPIPE_SZ, PIPE_SIZE);
 		(void)fcntl(copy[1], F_SETPIPE_SZ, PIPE_SIZE);
-		p->compressor = fork();
+		/* Not fork(3): that runs what libraries have registered with pthread_atfork(3), and libuv's closes two
+		 * descriptors by number, which in a worker that has closed what it inherited are ours by now. */
+		p->compressor = _Fork();
 		if (p->compressor == 0) {
 			die_with(self);
 			close_pair(tar);
 			closep(&copy[1]);
 			compress_all(copy[0], block, take, arg);
 		}
-		p->hasher = p->compressor > 0 ? fork() : -1;
+		p->hasher = p->compressor > 0 ? _Fork() : -1;
 		if (p->hasher == 0) {
 			die_with(self);
 			closep(&tar[1]);
