@@ -51,25 +51,11 @@ static struct tm broken_down(int64_t ms)
 	return tm;
 }
 
-static int64_t month_start_ms(const struct tm *of, int months_on)
-{
-	struct tm tm = { .tm_year = of->tm_year, .tm_mon = of->tm_mon + months_on, .tm_mday = 1 };
-
-	return (int64_t)timegm(&tm) * 1000;
-}
-
-int64_t clock_month_ms(int64_t ms)
-{
-	struct tm tm = broken_down(ms);
-
-	return month_start_ms(&tm, 0);
-}
-
 int64_t clock_next_month_ms(int64_t ms)
 {
-	struct tm tm = broken_down(ms);
+	struct tm of = broken_down(ms), tm = { .tm_year = of.tm_year, .tm_mon = of.tm_mon + 1, .tm_mday = 1 };
 
-	return month_start_ms(&tm, 1);
+	return (int64_t)timegm(&tm) * 1000;
 }
 
 int clock_month_number(int64_t ms)

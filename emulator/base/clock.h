@@ -31,8 +31,7 @@ void clock_iso(int64_t ms, char ret[static CLOCK_ISO_SIZE]);
  * -EINVAL otherwise. */
 int clock_parse_iso(const char *s, int64_t *ret_ms);
 
-/* The first moment of the calendar month (UTC) that ms lies in, and of the one after it. */
-int64_t clock_month_ms(int64_t ms);
+/* The first moment of the calendar month (UTC) after the one that ms lies in. */
 int64_t clock_next_month_ms(int64_t ms);
 /* 202605 for a moment in May 2026. */
 int clock_month_number(int64_t ms);

@@ -154,22 +154,20 @@ Test(clock, the_clocks_run)
 Test(clock, months)
 {
 	static const struct {
-		const char *at, *first, *next;
+		const char *at, *next;
 		int number;
 	} t[] = {
-		{ "2026-05-01T00:00:00.000Z", "2026-05-01T00:00:00.000Z", "2026-06-01T00:00:00.000Z", 202605 },
-		{ "2026-05-31T23:59:59.999Z", "2026-05-01T00:00:00.000Z", "2026-06-01T00:00:00.000Z", 202605 },
-		{ "2026-12-31T23:59:59.999Z", "2026-12-01T00:00:00.000Z", "2027-01-01T00:00:00.000Z", 202612 },
-		{ "2028-02-29T12:00:00.000Z", "2028-02-01T00:00:00.000Z", "2028-03-01T00:00:00.000Z", 202802 },
-		{ "1969-12-31T23:59:59.999Z", "1969-12-01T00:00:00.000Z", "1970-01-01T00:00:00.000Z", 196912 },
+		{ "2026-05-01T00:00:00.000Z", "2026-06-01T00:00:00.000Z", 202605 },
+		{ "2026-05-31T23:59:59.999Z", "2026-06-01T00:00:00.000Z", 202605 },
+		{ "2026-12-31T23:59:59.999Z", "2027-01-01T00:00:00.000Z", 202612 },
+		{ "2028-02-29T12:00:00.000Z", "2028-03-01T00:00:00.000Z", 202802 },
+		{ "1969-12-31T23:59:59.999Z", "1970-01-01T00:00:00.000Z", 196912 },
 	};
 
 	for (size_t i = 0; i < ARRAY_SIZE(t); i++) {
-		int64_t at = 0, first = 0, next = 0;
+		int64_t at = 0, next = 0;
 
-		cr_assert(clock_parse_iso(t[i].at, &at) == 0 && clock_parse_iso(t[i].first, &first) == 0 &&
-			  clock_parse_iso(t[i].next, &next) == 0);
-		cr_assert_eq(clock_month_ms(at), first, "%s", t[i].at);
+		cr_assert(clock_parse_iso(t[i].at, &at) == 0 && clock_parse_iso(t[i].next, &next) == 0);
 		cr_assert_eq(clock_next_month_ms(at), next, "%s", t[i].at);
 		cr_assert_eq(clock_month_number(at), t[i].number, "%s", t[i].at);
 	}
