@@ -78,8 +78,8 @@ FUZZ_SECONDS ?= 60
 fuzz: ## each fuzz target under libFuzzer for FUZZ_SECONDS (60), ASan and UBSan on
 	@tests/fuzz/run.sh build-fuzz $(FUZZ_SECONDS) $(ONLY)
 
-valgrind: unit-bins fuzz-bins ## what parses, the HTTP server and some unit tests, under valgrind
-	@tests/valgrind.sh $(BUILD)
+valgrind: all unit-bins fuzz-bins ## what parses, some unit tests, and the daemon under the API suite (TESTS=: some)
+	@tests/valgrind.sh $(BUILD) $(TESTS)
 
 soak: all ## 20,000 lives of sandboxes (CYCLES=N: as many); nothing may grow
 	@ORKESTR_TEST_LONG=1 $(if $(CYCLES),ORKESTR_TEST_CYCLES=$(CYCLES)) ORKESTR_EMULATOR=$(CURDIR)/$(BUILD)/orkestr-emulator \

@@ -17,6 +17,7 @@
 
 #include "emulator/base/buf.h"
 #include "emulator/base/text.h"
+#include "rootfs/json.h"
 
 #define KEY_MAX 1024
 #define DEPTH_MAX 32
@@ -368,18 +369,11 @@ static bool numbers_ok(const char *p)
 /* A complete JSON value from its text. */
 static struct json_object *parse(const struct buf *b, bool *ret_ok)
 {
-	struct json_tokener *t = json_tokener_new_ex(DEPTH_MAX);
 	struct json_object *o;
+	size_t end;
 
-	*ret_ok = false;
-	if (!t)
-		return NULL;
-	json_tokener_set_flags(t, JSON_TOKENER_STRICT | JSON_TOKENER_VALIDATE_UTF8);
 	/* With the terminating NUL, so that a number knows it is over. */
-	o = json_tokener_parse_ex(t, b->p, (int)b->len + 1);
-	*ret_ok = json_tokener_get_error(t) == json_tokener_success && json_tokener_get_parse_end(t) == b->len &&
-		  numbers_ok(b->p);
-	json_tokener_free(t);
+	*ret_ok = json_parse_strict(b->p, b->len + 1, DEPTH_MAX, &o, &end) == 0 && end == b->len && numbers_ok(b->p);
 	return o;
 }
 

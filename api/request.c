@@ -10,6 +10,7 @@
 #include "api/inject.h"
 #include "emulator/base/clock.h"
 #include "emulator/base/text.h"
+#include "rootfs/json.h"
 
 /* A value costs json-c about 70 bytes, so what a body may become in memory is bounded, too. */
 #define JSON_MAX_VALUES 65536
@@ -148,27 +149,15 @@ static const char *check_shape(const char *p, size_t n, size_t *ret_at)
 
 static struct json_object *parse_json(const char *text, size_t len, size_t *ret_at)
 {
-	struct json_tokener *t = json_tokener_new_ex(JSON_MAX_DEPTH);
-	struct json_object *o = NULL;
-
-	*ret_at = 0;
-	if (!t)
-		return NULL;
-	json_tokener_set_flags(t, JSON_TOKENER_STRICT | JSON_TOKENER_VALIDATE_UTF8);
+	_cleanup_json_ struct json_object *o = NULL;
 	/* With the terminator, so that a bare number is known to be complete. */
-	o = json_tokener_parse_ex(t, text, (int)len + 1);
-	*ret_at = MIN(json_tokener_get_parse_end(t), len);
-	if (json_tokener_get_error(t) != json_tokener_success) {
-		json_object_put(o);
-		o = NULL;
-	}
-	for (size_t i = *ret_at; o && i < len; i++)
-		if (!strchr(" \t\r\n", text[i]) || text[i] == '\0') {
-			json_object_put(o);
-			o = NULL;
-		}
-	json_tokener_free(t);
-	return o;
+	int r = json_parse_strict(text, len + 1, JSON_MAX_DEPTH, &o, ret_at);
+
+	*ret_at = MIN(*ret_at, len);
+	for (size_t i = *ret_at; r == 0 && i < len; i++)
+		if (!strchr(" \t\r\n", text[i]) || text[i] == '\0')
+			return NULL;
+	return TAKE_PTR(o);
 }
 
 struct json_object *req_json(struct req *r)

@@ -6,6 +6,7 @@
 #include "api/validate.h"
 #include "emulator/base/clock.h"
 #include "emulator/base/text.h"
+#include "rootfs/json.h"
 
 #define PATH_TEXT 256
 #define COUNT_MAX 1000 /* accounts, sandboxes; files or commands of one */
@@ -444,24 +445,18 @@ int seed_parse(struct json_object *o, struct seed **ret, struct err *e)
 
 int seed_parse_text(const char *text, size_t n, struct seed **ret, struct err *e)
 {
-	struct json_tokener *t = json_tokener_new_ex(32);
-	struct json_object *o;
-	size_t at, line = 1;
-	int r;
+	_cleanup_json_ struct json_object *o = NULL;
+	size_t at, line = 1, start = 0;
+	int r = json_parse_strict(text, n, 32, &o, &at);
 
-	if (!t)
+	if (r == -ENOMEM)
 		return err_errno(e, ENOMEM, "the seed");
-	json_tokener_set_flags(t, JSON_TOKENER_STRICT | JSON_TOKENER_VALIDATE_UTF8);
-	o = json_tokener_parse_ex(t, text, (int)n);
-	at = MIN(json_tokener_get_parse_end(t), n);
-	for (size_t i = 0; i < at; i++)
+	for (size_t i = 0; i < at; i++) {
 		line += text[i] == '\n';
-	if (json_tokener_get_error(t) != json_tokener_success)
-		r = err_set(e, ERR_INVALID, EINVAL, "invalid_seed", "line %zu: not JSON: %s", line,
-			    json_tokener_error_desc(json_tokener_get_error(t)));
-	else
-		r = seed_parse(o, ret, e);
-	json_object_put(o);
-	json_tokener_free(t);
-	return r;
+		start = text[i] == '\n' ? i + 1 : start;
+	}
+	if (r < 0)
+		return err_set(e, ERR_INVALID, EINVAL, "invalid_seed", "line %zu, column %zu: not JSON", line,
+			       at - start + 1);
+	return seed_parse(o, ret, e);
 }

@@ -96,7 +96,7 @@ static int open_userns(const struct idmap *m, pid_t pid)
 	bool single = m->kind == IDMAP_SINGLE;
 	_cleanup_close_ int ns = -1;
 	char path[64];
-	uid_t owner;
+	uid_t owner = 0;
 
 	(void)snprintf(path, sizeof(path), "/proc/%d/ns/user", pid);
 	ns = open(path, O_RDONLY | O_CLOEXEC);

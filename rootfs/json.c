@@ -8,26 +8,44 @@
 #include "emulator/base/fd.h"
 #include "emulator/base/text.h"
 
+/* Not with JSON_TOKENER_VALIDATE_UTF8: json-c 0.17 and 0.18 refuse every character beyond ASCII with it. */
+int json_parse_strict(const char *p, size_t n, int depth, struct json_object **ret, size_t *ret_end)
+{
+	struct json_tokener *t;
+	struct json_object *o;
+	int r = 0;
+
+	*ret = NULL;
+	*ret_end = n > INT32_MAX ? 0 : text_utf8_span(p, n);
+	if (*ret_end < n)
+		return -EINVAL;
+	t = json_tokener_new_ex(depth);
+	if (!t)
+		return -ENOMEM;
+	json_tokener_set_flags(t, JSON_TOKENER_STRICT);
+	o = json_tokener_parse_ex(t, p, (int)n);
+	*ret_end = MIN(json_tokener_get_parse_end(t), n);
+	if (json_tokener_get_error(t) != json_tokener_success) {
+		json_object_put(TAKE_PTR(o));
+		r = -EINVAL;
+	}
+	json_tokener_free(t);
+	*ret = o;
+	return r;
+}
+
 int json_parse(const char *p, size_t n, int depth, struct json_object **ret, struct err *e)
 {
-	struct json_tokener *t = json_tokener_new_ex(depth);
 	_cleanup_json_ struct json_object *o = NULL;
-	enum json_tokener_error je;
 	size_t used;
+	int r = json_parse_strict(p, n, depth, &o, &used);
 
-	if (!t)
+	if (r == -ENOMEM)
 		return err_set(e, ERR_CAPACITY, ENOMEM, NULL, "out of memory");
-	if (n > INT32_MAX) {
-		json_tokener_free(t);
+	if (n > INT32_MAX)
 		return err_set(e, ERR_TOO_LARGE, EFBIG, NULL, "the JSON text is too large");
-	}
-	json_tokener_set_flags(t, JSON_TOKENER_STRICT | JSON_TOKENER_VALIDATE_UTF8);
-	o = json_tokener_parse_ex(t, p, (int)n);
-	je = json_tokener_get_error(t);
-	used = json_tokener_get_parse_end(t);
-	json_tokener_free(t);
-	used += je == json_tokener_success ? strspn(p + used, " \t\r\n") : 0;
-	if (je != json_tokener_success || used != n)
+	used += r == 0 ? strspn(p + used, " \t\r\n") : 0;
+	if (r < 0 || used != n)
 		return err_set(e, ERR_INVALID, EINVAL, NULL, "not valid JSON");
 	*ret = TAKE_PTR(o);
 	return 0;

@@ -8,7 +8,7 @@ build=(gcc libc6-dev make pkg-config binutils libmicrohttpd-dev libuv1-dev libjs
 	libseccomp-dev libsqlite3-dev nettle-dev libsystemd-dev uthash-dev
 	libnl-3-dev libnl-route-3-dev libmnl-dev libnftables-dev)
 run=(mmdebstrap uidmap ca-certificates curl libnftables1)
-test=(libcriterion-dev python3 python3-pytest python3-pytest-xdist curl iproute2 nftables openssl groff-base zsh
+test=(libcriterion-dev mount procps python3 python3-pytest python3-pytest-xdist curl iproute2 nftables openssl groff-base zsh
 	zstd skopeo umoci)
 demo=(python3 procps)
 bench=(bubblewrap runc python3 zstd)

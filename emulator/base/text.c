@@ -243,14 +243,21 @@ fail: /* nothing was taken, so nothing may have been written */
 	return r;
 }
 
-bool text_utf8_valid(const char *p, size_t n)
+size_t text_utf8_span(const char *p, size_t n)
 {
-	for (size_t i = 0; i < n;) {
+	size_t i = 0;
+
+	while (i < n) {
 		int k = utf8_step((const unsigned char *)p + i, n - i);
 
 		if (k <= 0)
-			return false;
+			break;
 		i += (size_t)k;
 	}
-	return true;
+	return i;
+}
+
+bool text_utf8_valid(const char *p, size_t n)
+{
+	return text_utf8_span(p, n) == n;
 }

@@ -38,3 +38,6 @@ int text_utf8_sanitize(const char *p, size_t n, bool final, struct buf *out, siz
 
 /* True if the n bytes are valid UTF-8 (no surrogates, no overlong forms). */
 bool text_utf8_valid(const char *p, size_t n);
+
+/* How many of the n bytes, from the first, are valid UTF-8: n if all are. */
+size_t text_utf8_span(const char *p, size_t n);

@@ -553,6 +553,8 @@ Test(exec_sessions, false_terminals)
 			: kind == 2 ? symlink("/dev/ptmx", path)
 				    : mknod(path, S_IFCHR | 0666, makedev(1, 3));
 
+		if (r < 0 && kind == 3 && errno == EPERM)
+			continue; /* in a user namespace nobody makes a device */
 		cr_assert(r == 0);
 		cr_expect(pty_open(root, 0, (struct exec_size){ 5, 5 }, &master, &slave, &e) < 0, "%d", kind);
 		cr_expect(master == -1 && slave == -1);
