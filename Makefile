@@ -91,6 +91,8 @@ lint: ## the whole of it: clang-tidy, cppcheck, include direction, banned functi
 # For the tools that need to know what the compiler is told.
 print-cflags:
 	@echo $(PKG_CFLAGS)
+print-warn:
+	@echo $(WARN)
 
 format: ## clang-format over every C file
 	@git ls-files '*.c' '*.h' | xargs clang-format -i
@@ -180,6 +182,6 @@ $(BUILD)/bench/netbench: tests/bench/probe/netbench.c
 	$(call say,CC)
 	$(Q)$(CC) -std=gnu17 -D_GNU_SOURCE -O2 -Wall -Wextra $(WERROR) -static -o $@ $<
 
-.PHONY: all help deps print-cflags demo test unit unit-bins fuzz-bins api-test asan fuzz valgrind soak lint format bench test-vm install deb clean
+.PHONY: all help deps print-cflags print-warn demo test unit unit-bins fuzz-bins api-test asan fuzz valgrind soak lint format bench test-vm install deb clean
 .SECONDARY:
 -include $(patsubst %.c,$(BUILD)/%.d,$(LIB_SRC) $(CMD_SRC) $(UNIT_SRC) $(BENCH_SRC) $(FUZZ_SRC) tests/fuzz/replay.c)

@@ -213,7 +213,7 @@ static void call_tool(struct call *c, const struct mcp_tool *t, struct json_obje
 {
 	struct mcp_call_request q = { .body = NULL };
 	struct subreq_spec s = { .outer = c->batch->req, .target = q.target };
-	struct validate_errors errs = { NULL };
+	struct validate_errors errs = { 0 };
 	int r = mcp_tool_request(t, arguments, &q, &c->ignored, &errs);
 
 	if (r >= 0 && errs.list) {

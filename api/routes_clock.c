@@ -42,7 +42,7 @@ static const struct validate_field fields[] = {
 static bool read_body(struct req *r, struct clock_body *ret, int64_t *ret_ms)
 {
 	struct clock_body b = { .advance_s = -1 };
-	struct validate_errors errs = { NULL };
+	struct validate_errors errs = { 0 };
 	struct json_object *o = req_json(r);
 
 	if (!o)

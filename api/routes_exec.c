@@ -185,7 +185,7 @@ static void read_mode(struct exec_request *q, bool stream)
 static bool read_request(struct req *r, struct exec_request *q)
 {
 	struct json_object *o = req_json(r);
-	struct validate_errors errs = { NULL };
+	struct validate_errors errs = { 0 };
 
 	if (!o)
 		return false;

@@ -280,7 +280,7 @@ static bool decode(const struct stdin_body *q, char **ret_memory, const char **r
 static void handle_stdin(struct req *r)
 {
 	struct json_object *o = req_json(r);
-	struct validate_errors errs = { NULL };
+	struct validate_errors errs = { 0 };
 	_cleanup_free_ char *memory = NULL;
 	struct stdin_body q = { 0 };
 	struct err e = ERR_INIT;
@@ -335,7 +335,7 @@ static int signal_of(struct json_object *v)
 static void handle_signal(struct req *r)
 {
 	struct json_object *o = req_json(r);
-	struct validate_errors errs = { NULL };
+	struct validate_errors errs = { 0 };
 	struct signal_body q = { .tree = true };
 	char name[EXEC_SIGNAL_NAME_SIZE];
 	struct err e = ERR_INIT;
@@ -374,7 +374,7 @@ const struct validate_field exec_size_fields[EXEC_SIZE_FIELDS] = {
 static void handle_resize(struct req *r)
 {
 	struct json_object *o = req_json(r);
-	struct validate_errors errs = { NULL };
+	struct validate_errors errs = { 0 };
 	struct exec_size_body q = { 0 };
 	struct err e = ERR_INIT;
 	struct exec *x;

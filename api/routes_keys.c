@@ -110,7 +110,7 @@ static void parse_values(const struct key_body *b, struct key_values *v, struct 
 static bool read_body(struct req *r, const struct validate_field *fields, size_t n, struct key_body *b,
 		      struct key_values *v)
 {
-	struct validate_errors errs = { NULL };
+	struct validate_errors errs = { 0 };
 	struct json_object *o = req_json(r);
 
 	if (!o)
@@ -145,7 +145,7 @@ static void handle_list(struct req *r)
 static void handle_add(struct req *r)
 {
 	struct key_values v = { .plan = PLAN_TEAM };
-	struct key_body b = { NULL };
+	struct key_body b = { 0 };
 	char key[ACCOUNT_KEY_MAX];
 	struct err e = ERR_INIT;
 	struct json_object *o;
@@ -190,7 +190,7 @@ static void handle_get(struct req *r)
 
 static void handle_change(struct req *r)
 {
-	struct key_body b = { NULL };
+	struct key_body b = { 0 };
 	struct key_values v = { 0 };
 	struct err e = ERR_INIT;
 	struct key_change c;
@@ -247,10 +247,10 @@ static const struct validate_field rate_fields[] = {
 
 static void handle_set_rate(struct req *r)
 {
-	struct validate_errors errs = { NULL };
+	struct validate_errors errs = { 0 };
 	struct json_object *o = req_json(r);
 	enum rate_mode mode = RATE_FIXED;
-	struct rate_body b = { NULL };
+	struct rate_body b = { 0 };
 	struct rate_limit l = { 0 };
 
 	if (!o)

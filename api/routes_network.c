@@ -226,9 +226,9 @@ static const struct validate_field change_fields[] = {
 
 static void handle_change(struct req *r)
 {
-	struct validate_errors errs = { NULL };
+	struct validate_errors errs = { 0 };
 	struct json_object *o = req_json(r);
-	struct change_body b = { NULL };
+	struct change_body b = { 0 };
 	enum net_mode mode = NET_OFF;
 	struct err e = ERR_INIT;
 	struct change *c;
@@ -279,9 +279,9 @@ static void apply_map(struct req *r, const char *text)
 
 static void handle_map(struct req *r)
 {
-	struct validate_errors errs = { NULL };
+	struct validate_errors errs = { 0 };
 	struct json_object *o = req_json(r);
-	struct map_body b = { NULL };
+	struct map_body b = { 0 };
 
 	if (!o)
 		return;

@@ -67,7 +67,7 @@ static void on_reset(void *arg, const struct err *e, const struct sandboxes_rese
 
 static void handle_reset(struct req *r)
 {
-	struct validate_errors errs = { NULL };
+	struct validate_errors errs = { 0 };
 	char account[ACCOUNT_ID_SIZE];
 	struct reset_body b = { NULL, NULL };
 	struct err e = ERR_INIT;

@@ -77,7 +77,7 @@ const struct schema_fields sandbox_create_fields = { create_fields, ARRAY_SIZE(c
 static bool read_create_body(struct req *r, struct create_body *b)
 {
 	struct json_object *o = req_json(r);
-	struct validate_errors errs = { NULL };
+	struct validate_errors errs = { 0 };
 
 	if (!o)
 		return false;

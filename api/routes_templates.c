@@ -83,7 +83,7 @@ static bool is_printable(const char *s)
 static bool read_body(struct req *r, struct template_body *b)
 {
 	struct json_object *o = req_json(r);
-	struct validate_errors errs = { NULL };
+	struct validate_errors errs = { 0 };
 
 	if (!o)
 		return false;

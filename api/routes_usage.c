@@ -223,7 +223,7 @@ static void handle_set_usage(struct req *r)
 {
 	struct meter *m = sandboxes_meter(req_api(r)->sandboxes);
 	const char *account = req_account(r)->id;
-	struct validate_errors errs = { NULL };
+	struct validate_errors errs = { 0 };
 	struct usage_body b = { -1, -1 };
 	struct json_object *o = req_json(r);
 	struct err e = ERR_INIT;

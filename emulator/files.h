@@ -35,8 +35,8 @@ void files_write_set_mode(struct files_write *w, uint32_t mode);
 /* Reads back exactly n bytes of what was written so far. */
 int files_write_reread(const struct files_write *w, uint64_t offset, void *p, size_t n, struct err *e);
 /* ret->name is NULL. */
-int files_write_commit(struct files_write *w, struct files_entry *ret, struct err *e); /* frees w, also on error */
-void files_write_abort(struct files_write *w);					       /* NULL is fine */
+int files_write_commit(struct files_write *given, struct files_entry *ret, struct err *e); /* frees it, also on error */
+void files_write_abort(struct files_write *w);						   /* NULL is fine */
 
 /* A regular file for reading: its fd and what it is; ret->name points into path. */
 int files_open(const struct files_ctx *c, const char *path, struct files_entry *ret, struct err *e);

@@ -266,9 +266,9 @@ static int publish(struct files_write *w)
 	return r < 0 ? r : newfile_publish(&w->data, w->name, w->exists);
 }
 
-int files_write_commit(struct files_write *w, struct files_entry *ret, struct err *e)
+int files_write_commit(struct files_write *given, struct files_entry *ret, struct err *e)
 {
-	_cleanup_(write_freep) struct files_write *owned = w;
+	_cleanup_(write_freep) struct files_write *w = given;
 	struct files_identity id;
 	struct stat st;
 	int r;

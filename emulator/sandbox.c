@@ -188,7 +188,7 @@ int sandbox_find_running(struct sandboxes *m, const struct account *a, const cha
 		status = row.status;
 		sandbox_row_clear(&row);
 	}
-	if (status != SANDBOX_RUNNING || sb->init_lost)
+	if (!sb || status != SANDBOX_RUNNING || sb->init_lost)
 		return err_set(e, ERR_NOT_READY, EBUSY, "sandbox_not_ready", "sandbox %.40s is %s, not running", id,
 			       status == SANDBOX_RUNNING ? "ending" : sandbox_status_name(status));
 	*ret = sb;

@@ -416,9 +416,10 @@ static int rules_by_argument(scmp_filter_ctx ctx)
 	/* Packet, vsock, bluetooth and the other families only widen what of the kernel can be reached. */
 	for (size_t i = 0; r >= 0 && i < ARRAY_SIZE(families); i++)
 		r = seccomp_rule_add(ctx, SCMP_ACT_ALLOW, SCMP_SYS(socket), 1,
-				     SCMP_A0(SCMP_CMP_EQ, (scmp_datum_t)families[i]));
+				     SCMP_A0(SCMP_CMP_EQ, (scmp_datum_t)families[i], 0));
 	for (size_t i = 0; r >= 0 && i < ARRAY_SIZE(personas); i++)
-		r = seccomp_rule_add(ctx, SCMP_ACT_ALLOW, SCMP_SYS(personality), 1, SCMP_A0(SCMP_CMP_EQ, personas[i]));
+		r = seccomp_rule_add(ctx, SCMP_ACT_ALLOW, SCMP_SYS(personality), 1,
+				     SCMP_A0(SCMP_CMP_EQ, personas[i], 0));
 	return r;
 }
 

@@ -50,8 +50,9 @@ int snapshot_open(const struct snapshot_dir *d, const char *id, struct snapshot_
 		return err_set(e, ERR_BUSY, EBUSY, NULL, "the snapshot of %s is being taken or used up now", id);
 	if (r < 0)
 		return r;
-	*ret = o;
-	o = SNAPSHOT_OPEN_INIT;
+	ret->info = o.info;
+	ret->manifest = TAKE_PTR(o.manifest);
+	ret->tar_fd = TAKE_FD(o.tar_fd);
 	return 0;
 }
 

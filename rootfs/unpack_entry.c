@@ -77,12 +77,17 @@ static bool decode_name(const char *name, char ret[static XATTR_NAME_MAX + 1])
 	size_t n = 0;
 
 	for (; *name && n < XATTR_NAME_MAX; name++) {
-		int high = *name == '%' ? hex_value(name[1]) : -1, low = high < 0 ? -1 : hex_value(name[2]);
+		char c = *name;
 
-		if (*name == '%' && (low < 0 || (high | low) == 0))
-			return false;
-		ret[n++] = *name == '%' ? (char)(high << 4 | low) : *name;
-		name += *name == '%' ? 2 : 0;
+		if (c == '%') {
+			int high = hex_value(name[1]), low = high < 0 ? -1 : hex_value(name[2]);
+
+			if (low < 0 || (high | low) == 0)
+				return false;
+			c = (char)(high << 4 | low);
+			name += 2;
+		}
+		ret[n++] = c;
 	}
 	ret[n] = '\0';
 	return !*name;

@@ -146,32 +146,38 @@ static int text_cmp(const void *a, const void *b)
 }
 
 /* The rules of all of them, each once. */
-static void print_rules(struct json_object *const *answers, size_t n)
+static int print_rules(struct json_object *const *answers, size_t n, struct err *e)
 {
-	struct json_object *rules;
-	const char **v = NULL, **bigger;
+	_cleanup_free_ const char **v = NULL;
 	size_t k = 0;
 
 	for (size_t i = 0; i < n; i++) {
+		struct json_object *rules;
+		const char **bigger;
+
 		if (!json_object_object_get_ex(answers[i], "rules", &rules) ||
 		    !json_object_is_type(rules, json_type_array))
 			continue;
 		bigger = reallocarray(v, k + json_object_array_length(rules) + 1, sizeof(*v));
 		if (!bigger)
-			break;
+			return err_errno(e, ENOMEM, "learn");
 		v = bigger;
-		for (size_t j = 0; j < json_object_array_length(rules); j++)
-			v[k++] = json_object_get_string(json_object_array_get_idx(rules, j));
+		for (size_t j = 0; j < json_object_array_length(rules); j++) {
+			struct json_object *rule = json_object_array_get_idx(rules, j);
+
+			if (json_object_is_type(rule, json_type_string))
+				v[k++] = json_object_get_string(rule);
+		}
 	}
 	if (k > 0)
 		qsort(v, k, sizeof(*v), text_cmp);
 	for (size_t i = 0; i < k; i++) {
-		if (!v[i] || (i > 0 && strcmp(v[i], v[i - 1]) == 0))
+		if (i > 0 && strcmp(v[i], v[i - 1]) == 0)
 			continue;
 		print_text(v[i]);
 		(void)putchar('\n');
 	}
-	free(v);
+	return 0;
 }
 
 static int learn(int argc, char **argv, struct err *e)
@@ -190,7 +196,7 @@ static int learn(int argc, char **argv, struct err *e)
 		n += r >= 0;
 	}
 	if (r >= 0)
-		print_rules(answers, n);
+		r = print_rules(answers, n, e);
 	for (size_t i = 0; i < n; i++)
 		json_object_put(answers[i]);
 	free(answers);

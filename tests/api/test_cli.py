@@ -4,6 +4,8 @@ import json
 import os
 import subprocess
 import tarfile
+import threading
+from http.server import BaseHTTPRequestHandler, HTTPServer
 
 import pytest
 
@@ -255,3 +257,27 @@ def test_json_is_json_and_nothing_else(binary, new_state):
     state = str(new_state("tiny"))
     for words in (["doctor", "--json"], ["template", "list", "--json"]):
         json.loads(run(binary, *words, "--state-dir", state).stdout)
+
+
+# --- an answer from something else ----------------------------------------------------------------
+
+
+def test_learn_of_an_answer_that_makes_no_sense(binary):
+    """What is no text among the rules is left out; it is somebody else's answer, or a proxy's."""
+
+    class Answer(BaseHTTPRequestHandler):
+        def do_GET(self):
+            self.send_response(200)
+            self.end_headers()
+            self.wfile.write(b'{"rules": [null, "b.test:443", 7, {}, "a.test:80", null, "b.test:443"]}')
+
+        def log_message(self, *_):
+            pass
+
+    with HTTPServer(("127.0.0.1", 0), Answer) as server:
+        threading.Thread(target=server.serve_forever, args=(0.05,), daemon=True).start()
+        environment = {**os.environ, "ORKESTR_BASE_URL": f"http://127.0.0.1:{server.server_port}", "ORKESTR_API_KEY": "x"}
+        done = run(binary, "network", "learn", "sbx_0", "sbx_1", env=environment)
+        server.shutdown()
+    assert done.returncode == 0, done
+    assert done.stdout.splitlines() == ["a.test:80", "b.test:443"], done

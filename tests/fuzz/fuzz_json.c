@@ -49,7 +49,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *p, size_t n)
 	static struct http server;
 	struct req r = { .http = &server, .id = "req_fuzz", .drain_fd = -1, .body = BUF_INIT(1 << 20) };
 	struct body b = { .number = -1, .big = -1, .fraction = -1 };
-	struct validate_errors errs = { NULL };
+	struct validate_errors errs = { 0 };
 	struct json_object *o;
 
 	log_set_level(LOG_LEVEL_ERROR);

@@ -50,8 +50,10 @@ static int no_limit(const struct rlimit *l)
 #define setrlimit(what, limit) no_limit(limit)
 #define opendir(path) NULL
 /* The inliner sees other code than what runs in an init. */
+#ifndef __clang__ /* which has neither */
 #pragma GCC diagnostic ignored "-Wmaybe-uninitialized"
 #pragma GCC diagnostic ignored "-Wclobbered"
+#endif
 #include "emulator/pid1.c" /* NOLINT(bugprone-suspicious-include) */
 
 static void send_one(int sock, struct fuzz_input *in)

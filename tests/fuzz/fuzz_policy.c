@@ -15,7 +15,7 @@ static bool meant(const struct policy_rule *r)
 		return false;
 	if (!r->below)
 		return strcmp(r->name, OTHER) == 0;
-	return n < whole && OTHER[whole - n - 1] == '.' && strcmp(OTHER + whole - n, r->name) == 0;
+	return n < whole && OTHER[whole - n - 1] == '.' && strcmp(&OTHER[whole - n], r->name) == 0;
 }
 
 static void rule(const char *s)

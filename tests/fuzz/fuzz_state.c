@@ -66,7 +66,7 @@ static int prepare(void)
 					       "templates",
 					       "disk",
 					       "disk/l",
-					       "disk/l/" LAYER,
+					       ("disk/l/" LAYER),
 					       "image",
 					       "image/etc",
 					       "image/usr",

@@ -1,6 +1,9 @@
 /* A tar archive from outside, into a folder that becomes a layer, a sandbox's (live), or one of a package: whatever it
  * holds, nothing is written outside of the folder. The first two bytes say which and how. */
 
+#include <archive.h>
+#include <archive_entry.h>
+
 #include "emulator/base/text.h"
 #include "rootfs/unpack.h"
 #include "tests/fuzz/fuzz.h"
@@ -42,20 +45,18 @@ static void prepare(int top)
 	closep(&fd);
 }
 
-int LLVMFuzzerTestOneInput(const uint8_t *p, size_t n)
+/* How many entries were unpacked of an archive that was taken, or a negative errno. */
+static int unpack(int top, const uint8_t *p, size_t n)
 {
-	static int top = -1;
-	struct unpack_spec s = { .read = read_some, .single_id = true, .limits = { 1 << 20, 200 } };
+	struct unpack_spec s = { .read = read_some,
+				 .single_id = true,
+				 .limits = { .max_bytes = 1 << 20, .max_entries = 200 } };
 	struct unpack_result res = { 0 };
 	struct source src = { .in = { p, n } };
 	struct err e = ERR_INIT;
 	unsigned int how;
 	int r;
 
-	if (n < 3)
-		return 0;
-	if (top < 0)
-		top = fuzz_folder();
 	fuzz_drop();
 	prepare(top);
 	how = fuzz_byte(&src.in);
@@ -77,5 +78,39 @@ int LLVMFuzzerTestOneInput(const uint8_t *p, size_t n)
 	/* An archive may leave folders nobody may write to. */
 	fuzz_regain();
 	fuzz_check(tree_remove(top, "in", &e) == 0);
+	return r < 0 ? r : (int)res.entries;
+}
+
+/* A target that refuses everything finds nothing: a plain archive is taken. */
+static void check_taken(int top)
+{
+	static uint8_t tar[16384] = { 0, 255 };
+	struct archive *a = archive_write_new();
+	struct archive_entry *en = archive_entry_new();
+	size_t n = 0;
+
+	fuzz_check(a && en && archive_write_set_format_pax_restricted(a) == ARCHIVE_OK);
+	fuzz_check(archive_write_open_memory(a, tar + 2, sizeof(tar) - 2, &n) == ARCHIVE_OK);
+	archive_entry_set_pathname(en, "folder/file");
+	archive_entry_set_filetype(en, S_IFREG);
+	archive_entry_set_perm(en, 0644);
+	archive_entry_set_size(en, 6);
+	fuzz_check(archive_write_header(a, en) == ARCHIVE_OK && archive_write_data(a, "inside", 6) == 6);
+	archive_entry_free(en);
+	fuzz_check(archive_write_free(a) == ARCHIVE_OK && n > 0);
+	fuzz_check(unpack(top, tar, n + 2) == 1);
+}
+
+int LLVMFuzzerTestOneInput(const uint8_t *p, size_t n)
+{
+	static int top = -1;
+
+	if (n < 3)
+		return 0;
+	if (top < 0) {
+		top = fuzz_folder();
+		check_taken(top);
+	}
+	(void)unpack(top, p, n);
 	return 0;
 }

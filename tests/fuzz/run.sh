@@ -21,8 +21,9 @@ mkdir -p "$build/found" "$build/crashes" "$build/logs"
 chmod 1777 "$build/crashes" # a target may be working as nobody when it finds something
 export ASAN_OPTIONS=detect_leaks=1:allocator_may_return_null=1 UBSAN_OPTIONS=print_stacktrace=1
 passed=0 failed=0
-[ $# != 0 ] || set -- $(for f in tests/fuzz/fuzz_*.c; do basename "$f" .c; done)
+[ $# != 0 ] || set -- tests/fuzz/fuzz_*.c
 for name in "$@"; do
+	name=$(basename "$name" .c)
 	name=${name#fuzz_}
 	mkdir -p "$build/found/$name"
 	log=$build/logs/$name.log

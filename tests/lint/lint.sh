@@ -7,8 +7,12 @@ passed=0 failed=0 skipped=0
 mapfile -t sources < <(git ls-files --cached --others --exclude-standard 'emulator/*.c' 'rootfs/*.c' 'netpolicy/*.c' 'api/*.c')
 mapfile -t scripts < <(git ls-files --cached --others --exclude-standard '*.sh' .ci/run tests/api/run)
 mapfile -t all < <(git ls-files --cached --others --exclude-standard '*.c' '*.h')
-flags=(-std=gnu17 -D_GNU_SOURCE -I.)
+mapfile -t c_files < <(printf '%s\n' "${all[@]}" | grep '\.c$')
+# The tests' headers are parts of a test; the others must do alone.
+mapfile -t headers < <(printf '%s\n' "${all[@]}" | grep '\.h$' | grep -v ^tests/)
+flags=(-std=gnu17 -D_GNU_SOURCE= -I.)
 read -ra pkg < <(make -s print-cflags)
+read -ra warn < <(make -s print-warn)
 
 step() { # name, tool, command...
 	local name=$1 tool=$2
@@ -30,6 +34,12 @@ tidy() {
 	# The files go before the --, so xargs can't simply append them.
 	printf '%s\0' "${sources[@]}" | FLAGS="${flags[*]} ${pkg[*]}" xargs -0 -n 4 -P "$(nproc)" bash -c \
 		'clang-tidy --quiet --warnings-as-errors="*" "$@" -- $FLAGS 2>/dev/null' tidy
+}
+# The compiler that is not the Makefile's: it warns of other things under the same flags.
+other_compiler() {
+	printf '%s\0' "${c_files[@]}" | xargs -0 -n 8 -P "$(nproc)" clang -fsyntax-only -Werror \
+		"${warn[@]}" "${flags[@]}" "${pkg[@]}" &&
+		clang -x c-header -fsyntax-only -Werror "${warn[@]}" -Wno-unused-function "${flags[@]}" "${pkg[@]}" "${headers[@]}"
 }
 formatted() {
 	local f bad=()
@@ -53,6 +63,7 @@ scripts_checked() {
 step "includes, banned functions, lengths" python3 tests/lint/source.py
 step "format" clang-format formatted
 step "cppcheck" cppcheck cppcheck_all
+step "warnings of clang" clang other_compiler
 step "clang-tidy" clang-tidy tidy
 step "shell scripts" shellcheck scripts_checked
 

@@ -159,7 +159,7 @@ static void expect_file(struct cgroup_root *r, unsigned int controller, const ch
 		CHECK(strcmp(text, want) == 0);
 		return;
 	}
-	CHECK(!"a tree with the controller");
+	CHECK(false && "a tree with the controller");
 }
 
 static int limits_stick(struct cgroup_root *r)

@@ -397,8 +397,8 @@ Test(exec, background_child)
 	static const char *const commands[] = {
 		"sleep 0.4 & echo started",
 		"(sleep 0.2; head -c 300000 /dev/zero; sleep 0.1; echo alive > $F) & echo started",
-		"(for i in 1 2 3 4; do head -c 200000 /dev/zero; done; sleep 0.2; echo alive > $F) & sleep 0.05; echo "
-		"started >&2",
+		("(for i in 1 2 3 4; do head -c 200000 /dev/zero; done; sleep 0.2; echo alive > $F) & "
+		 "sleep 0.05; echo started >&2"),
 	};
 	char path[128], env[160];
 

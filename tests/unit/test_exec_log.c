@@ -90,7 +90,7 @@ Test(exec_log, order_and_resuming)
 		struct got k = got_init(pos);
 
 		read_all(&k);
-		cr_expect_str_eq(text_of(&k.out[0]), pos < 9 ? "onetwothree" + MIN(pos, 6) : "three" + (pos - 9));
+		cr_expect_str_eq(text_of(&k.out[0]), pos < 9 ? &"onetwothree"[MIN(pos, 6)] : &"three"[pos - 9]);
 		cr_expect(k.out[0].len + k.out[1].len == 14 - pos);
 		got_free(&k);
 	}

@@ -424,7 +424,6 @@ Test(routes_files, large_files_in_little_memory)
 /* Reads a little of the answer, then makes the file shorter. */
 static void shrink_under(const char *headers)
 {
-	_cleanup_answer_ struct answer a = { 0 };
 	_cleanup_close_ int file = openat(root_fd, "f", O_CREAT | O_RDWR | O_CLOEXEC, 0644);
 	char some[1000];
 	int fd;

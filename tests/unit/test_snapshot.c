@@ -179,6 +179,7 @@ static const char make_all[] =
 	"$long/$long/$long/x;"
 	"setfattr -n user.mine -v value d/plain; setfattr -n user.on -v dir d/e; setfattr -n user.overlay.opaque -v y "
 	"d/e/f;"
+	"setfattr -n \"user.o d%41%%$(printf '\\303\\274')%\" -v odd d/plain;"
 	"setfattr -n user.overlay.origin -v junk d/empty; setfattr -n user.overlay.impure -v y d;"
 	"chown -hR 100000:100000 .; chown 101000:102000 d/empty; chown -h 100007:100008 d/sym; chown 165534:165534 d/e;"
 	"touch -h -d '2001-02-03 04:05:06.123456789' d/sym d/empty d/random d/fifo d/plain; chmod 1751 .;"
@@ -200,7 +201,7 @@ Test(snapshot, everything_comes_back)
 	after = list_upper(SLOT2);
 	cr_assert_str_eq(after, before);
 	cr_assert(strstr(before, " sparse") && strstr(before, "user.mine=value") &&
-		  strstr(before, "user.overlay.opaque=y"));
+		  strstr(before, "user.o d%41%%\303\274%=odd") && strstr(before, "user.overlay.opaque=y"));
 	/* The copy is as good as the original. */
 	cr_assert(write_one(SLOT2, &two, &e) == 0, "%s", e.msg);
 	cr_assert_str_eq(two.tar_digest, one.tar_digest);

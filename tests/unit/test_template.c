@@ -484,6 +484,7 @@ Test(template, sources_of_a_made_up_host)
 	struct template_sources s;
 	char path[128];
 
+	cr_assert(fd >= 0);
 	(void)snprintf(path, sizeof(path), "%s/image", dir);
 	cr_assert_eq(setenv("PYENV_ROOT", path, 1), 0);
 	cr_assert_eq(setenv("npm_config_registry", "https://npm.example/path", 1), 0);

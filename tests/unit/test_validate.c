@@ -100,7 +100,7 @@ Test(validate, faults)
 
 	for (size_t i = 0; i < ARRAY_SIZE(t); i++) {
 		struct json_object *o = json_tokener_parse(t[i].json);
-		struct validate_errors errs = { NULL };
+		struct validate_errors errs = { 0 };
 		struct out v = { .n = -7, .x = -7 };
 		char got[256];
 
@@ -117,7 +117,7 @@ Test(validate, values)
 {
 	struct json_object *o = json_tokener_parse("{\"text\":\"t\\u00e4\",\"choice\":\"blue\",\"n\":12.0,\"x\":2,"
 						   "\"yes\":true,\"env\":{\"A\":\"bc\"},\"any\":[1],\"map\":null}");
-	struct validate_errors errs = { NULL };
+	struct validate_errors errs = { 0 };
 	struct out v = { 0 };
 
 	validate_object(o, fields, ARRAY_SIZE(fields), &v, &errs);
@@ -137,7 +137,7 @@ Test(validate, values)
 Test(validate, refused_number_leaves_the_default)
 {
 	struct json_object *o = json_tokener_parse("{\"text\":\"a\",\"n\":5,\"x\":9}");
-	struct validate_errors errs = { NULL };
+	struct validate_errors errs = { 0 };
 	struct out v = { .n = 600, .x = 1 };
 
 	validate_object(o, fields, ARRAY_SIZE(fields), &v, &errs);
