@@ -73,6 +73,17 @@ Test(text, ulid_shape_and_order)
 	cr_assert_lt(strcmp(a, b), 0);
 }
 
+Test(text, index)
+{
+	static const char *const names[] = { "off", "on", "onward" };
+
+	cr_assert_eq(text_index("off", names, 3), 0);
+	cr_assert_eq(text_index("onward", names, 3), 2);
+	cr_assert_eq(text_index("onward", names, 2), -EINVAL);
+	cr_assert_eq(text_index("onw", names, 3), -EINVAL);
+	cr_assert_eq(text_index("", names, 3), -EINVAL);
+}
+
 Test(text, ulid_time_part)
 {
 	static const struct {
