@@ -17,11 +17,6 @@ void log_set_level(enum log_level level)
 	max_level = level;
 }
 
-enum log_level log_level(void)
-{
-	return max_level;
-}
-
 int log_level_parse(const char *word, enum log_level *ret)
 {
 	int i = text_index(word, level_names, ARRAY_SIZE(level_names));

@@ -142,8 +142,9 @@ static int ended(struct proc *p, const struct control *c, struct err *e)
 	return r;
 }
 
-int control_call(const struct control *c, const struct control_call *call, struct buf *out, unsigned int *ret_status,
-		 struct err *e)
+/* 0 and the status, whatever it is. */
+static int call_one(const struct control *c, const struct control_call *call, struct buf *out, unsigned int *ret_status,
+		    struct err *e)
 {
 	_cleanup_proc_ struct proc p = PROC_INIT;
 	_cleanup_close_ int config = -1;
@@ -178,7 +179,7 @@ int control_ask(const struct control_at *at, const struct control_call *call, st
 	int r = control_find(at, &c, e);
 
 	if (r >= 0)
-		r = control_call(&c, call, out, &status, e);
+		r = call_one(&c, call, out, &status, e);
 	if (r < 0 || status < 400)
 		return r;
 	answer = out->len > 0 ? json_tokener_parse(out->p) : NULL;

@@ -30,11 +30,8 @@ struct control_call {
 	const char *body_file;	   /* instead: its path, "-" is not for here */
 };
 
-/* out: the answer's body. ERR_UNAVAILABLE when nobody answers; else 0 and the status. */
-int control_call(const struct control *c, const struct control_call *call, struct buf *out, unsigned int *ret_status,
-		 struct err *e);
-
-/* Both, an answer of 400 or more being an error that says why. */
+/* Finds and asks it. out: the answer's body. ERR_UNAVAILABLE when nobody answers; ERR_INVALID says why the answer is one
+ * of 400 or more. */
 int control_ask(const struct control_at *at, const struct control_call *call, struct buf *out, struct err *e);
 
 /* Server-Sent Events: fn with each event's data, until the server ends it. */
