@@ -410,7 +410,8 @@ void sandboxes_drop_unused(struct sandboxes *m); /* of those listed, what no row
 void sandbox_init_events(struct sandbox *sb, struct init_events *ret);
 struct sandbox *sandbox_alloc(struct sandboxes *m);
 void sandbox_set_limits(struct sandbox *sb);
-int sandbox_configure(struct sandbox *sb, int ctl_sock, struct err *e);
+/* Puts the slot that was made into use: its limits, its init, its network. */
+int sandbox_use_slot(struct sandbox *sb, struct err *e);
 void sandbox_on_slot_dead(void *arg, int status);
 
 /* sandbox_procs.c: for a manifest; in a worker. Either may be NULL out of memory. */
