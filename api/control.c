@@ -29,13 +29,3 @@ bool control_account(struct req *r, const char *where, const char *account, cons
 	(void)snprintf(ret, ACCOUNT_ID_SIZE, "%s", a.id);
 	return true;
 }
-
-void control_add_text(struct json_object *o, const char *name, const char *s)
-{
-	json_object_object_add(o, name, s ? json_object_new_string(s) : NULL);
-}
-
-void control_add_time(struct json_object *o, const char *name, int64_t ms)
-{
-	json_object_object_add(o, name, json_time_or_null(ms));
-}

@@ -8,6 +8,3 @@
  * 422 that names the field in `where`. */
 bool control_account(struct req *r, const char *where, const char *account, const char *key,
 		     char ret[static ACCOUNT_ID_SIZE]);
-
-void control_add_text(struct json_object *o, const char *name, const char *s); /* NULL: null */
-void control_add_time(struct json_object *o, const char *name, int64_t ms);

@@ -120,16 +120,6 @@ int exec_json_outcome(struct buf *b, const struct exec_result *r)
 
 /* ---- the state ---- */
 
-static void add_text(struct json_object *o, const char *key, const char *s)
-{
-	json_object_object_add(o, key, s ? json_object_new_string(s) : NULL);
-}
-
-static void add_time(struct json_object *o, const char *key, int64_t ms)
-{
-	json_object_object_add(o, key, json_time_or_null(ms));
-}
-
 /* The command came as UTF-8; where it was cut may have split a character. */
 static struct json_object *clean(const char *s)
 {
@@ -196,8 +186,8 @@ struct json_object *exec_json_info(const struct exec_info *i)
 
 	if (!o)
 		return NULL;
-	add_text(o, "exec_id", i->id);
-	add_text(o, "state", i->running ? "running" : "ended");
+	json_add_text(o, "exec_id", i->id);
+	json_add_text(o, "state", i->running ? "running" : "ended");
 	json_object_object_add(o, "command", command_of(i));
 	json_object_object_add(o, "command_truncated", json_object_new_boolean(i->args_cut));
 	json_object_object_add(o, "pid", i->pid ? json_object_new_int(i->pid) : NULL);
@@ -208,8 +198,8 @@ struct json_object *exec_json_info(const struct exec_info *i)
 	json_object_object_add(o, "stdin_open", json_object_new_boolean(i->stdin_open));
 	json_object_object_add(o, "timeout_seconds",
 			       i->timeout_s == EXEC_NO_TIMEOUT ? NULL : json_object_new_int64(i->timeout_s));
-	add_time(o, "started_at", i->started_ms);
-	add_time(o, "ended_at", i->ended_ms);
+	json_add_time(o, "started_at", i->started_ms);
+	json_add_time(o, "ended_at", i->ended_ms);
 	json_object_object_add(o, "stdout_bytes", json_object_new_uint64(i->bytes[EXEC_STDOUT]));
 	json_object_object_add(o, "stderr_bytes", json_object_new_uint64(i->bytes[EXEC_STDERR]));
 	json_object_object_add(o, "last_seq", json_object_new_uint64(i->last_id));

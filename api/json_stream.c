@@ -197,20 +197,9 @@ static size_t plain_run(const char *p, size_t n)
 	return i;
 }
 
-static int hex_value(char ch)
-{
-	if (ch >= '0' && ch <= '9')
-		return ch - '0';
-	if (ch >= 'a' && ch <= 'f')
-		return ch - 'a' + 10;
-	if (ch >= 'A' && ch <= 'F')
-		return ch - 'A' + 10;
-	return -1;
-}
-
 static int take_hex(struct json_stream *s, char ch, struct err *e)
 {
-	int v = hex_value(ch);
+	int v = text_hex_value(ch);
 	unsigned int u;
 
 	if (v < 0)

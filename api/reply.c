@@ -294,18 +294,11 @@ void req_reply_err(struct req *r, const struct err *e)
 	req_reply_err_with(r, e, NULL);
 }
 
-void req_reply_invalid(struct req *r, const char *where, const char *field, const char *type, const char *fmt, ...)
+void req_reply_invalid_at(struct req *r, struct json_object *loc, const char *type, const char *msg)
 {
 	struct json_object *o = json_object_new_object(), *list = json_object_new_array();
-	struct json_object *item = json_object_new_object(), *loc = json_object_new_array();
-	char msg[256];
-	va_list ap;
+	struct json_object *item = json_object_new_object();
 
-	va_start(ap, fmt);
-	(void)vsnprintf(msg, sizeof(msg), fmt, ap);
-	va_end(ap);
-	json_object_array_add(loc, json_object_new_string(where));
-	json_object_array_add(loc, text_object(field));
 	json_object_object_add(item, "loc", loc);
 	json_object_object_add(item, "msg", text_object(msg));
 	json_object_object_add(item, "type", json_object_new_string(type));
@@ -314,4 +307,18 @@ void req_reply_invalid(struct req *r, const char *where, const char *field, cons
 	json_object_object_add(o, "code", json_object_new_string("validation_error"));
 	req_set_code(r, "validation_error");
 	req_reply_json(r, 422, o);
+}
+
+void req_reply_invalid(struct req *r, const char *where, const char *field, const char *type, const char *fmt, ...)
+{
+	struct json_object *loc = json_object_new_array();
+	char msg[256];
+	va_list ap;
+
+	va_start(ap, fmt);
+	(void)vsnprintf(msg, sizeof(msg), fmt, ap);
+	va_end(ap);
+	json_object_array_add(loc, json_object_new_string(where));
+	json_object_array_add(loc, text_object(field));
+	req_reply_invalid_at(r, loc, type, msg);
 }

@@ -119,6 +119,8 @@ void req_free_contents(struct req *r);
 
 /* reply.c */
 struct buf;
+struct json_object;
+void req_reply_invalid_at(struct req *r, struct json_object *loc, const char *type, const char *msg); /* loc: taken */
 void req_reply_plain(struct req *r, unsigned int status, const char *json); /* a literal, sent as it is */
 
 /* For handlers that write their JSON themselves. The buffer's memory is taken. */

@@ -104,20 +104,12 @@ void req_on_gone(struct req *r, void (*fn)(void *arg), void *arg)
 
 static void reply_json_invalid(struct req *r, size_t at, const char *type, const char *msg)
 {
-	struct json_object *o = json_object_new_object(), *list = json_object_new_array();
-	struct json_object *item = json_object_new_object(), *loc = json_object_new_array();
+	struct json_object *loc = json_object_new_array();
 
 	json_object_array_add(loc, json_object_new_string("body"));
 	if (strcmp(type, "json_invalid") == 0)
 		json_object_array_add(loc, json_object_new_int64((int64_t)at));
-	json_object_object_add(item, "loc", loc);
-	json_object_object_add(item, "msg", json_object_new_string(msg));
-	json_object_object_add(item, "type", json_object_new_string(type));
-	json_object_array_add(list, item);
-	json_object_object_add(o, "detail", list);
-	json_object_object_add(o, "code", json_object_new_string("validation_error"));
-	req_set_code(r, "validation_error");
-	req_reply_json(r, 422, o);
+	req_reply_invalid_at(r, loc, type, msg);
 }
 
 /* What json-c would let pass: more values than JSON_MAX_VALUES, and names in single quotes, which it takes

@@ -3,16 +3,7 @@
 #include <errno.h>
 #include <string.h>
 
-static int hex_value(char c)
-{
-	if (c >= '0' && c <= '9')
-		return c - '0';
-	if (c >= 'a' && c <= 'f')
-		return c - 'a' + 10;
-	if (c >= 'A' && c <= 'F')
-		return c - 'A' + 10;
-	return -1;
-}
+#include "emulator/base/text.h"
 
 int router_decode(char *s, bool plus)
 {
@@ -29,8 +20,8 @@ int router_decode(char *s, bool plus)
 			*o++ = *s;
 			continue;
 		}
-		hi = hex_value(s[1]);
-		lo = hi < 0 ? -1 : hex_value(s[2]);
+		hi = text_hex_value(s[1]);
+		lo = hi < 0 ? -1 : text_hex_value(s[2]);
 		if (lo < 0 || (hi == 0 && lo == 0))
 			return -EINVAL;
 		*o++ = (char)(hi << 4 | lo);

@@ -5,6 +5,7 @@
 
 #include <string.h>
 
+#include "api/sandbox_json.h"
 #include "emulator/base/clock.h"
 #include "emulator/base/log.h"
 #include "rootfs/template.h"
@@ -30,17 +31,12 @@ static const char *idmap_name(enum idmap_kind kind)
 	return "unknown";
 }
 
-static void add_text(struct json_object *o, const char *name, const char *s)
-{
-	json_object_object_add(o, name, s ? json_object_new_string(s) : NULL);
-}
-
 static void add_divergence(struct json_object *list, const char *slug, const char *what)
 {
 	struct json_object *o = json_object_new_object();
 
-	add_text(o, "slug", slug);
-	add_text(o, "detail", what);
+	json_add_text(o, "slug", slug);
+	json_add_text(o, "detail", what);
 	json_object_array_add(list, o);
 }
 
@@ -56,15 +52,15 @@ static int add_template(void *arg, const struct template *t)
 	char iso[CLOCK_ISO_SIZE], what[320];
 
 	clock_iso(t->created_ms, iso);
-	add_text(o, "name", t->name);
-	add_text(o, "distribution", t->distribution);
-	add_text(o, "interpreter", t->interpreter);
-	add_text(o, "source", t->source);
-	add_text(o, "digest", t->digest);
-	add_text(o, "stand_in", t->stand_in);
+	json_add_text(o, "name", t->name);
+	json_add_text(o, "distribution", t->distribution);
+	json_add_text(o, "interpreter", t->interpreter);
+	json_add_text(o, "source", t->source);
+	json_add_text(o, "digest", t->digest);
+	json_add_text(o, "stand_in", t->stand_in);
 	json_object_object_add(o, "layers", json_object_new_int64((int64_t)t->n_layers));
 	json_object_object_add(o, "size_bytes", json_object_new_int64((int64_t)t->size_bytes));
-	add_text(o, "created_at", iso);
+	json_add_text(o, "created_at", iso);
 	json_object_array_add(l->templates, o);
 	if (t->stand_in) {
 		(void)snprintf(what, sizeof(what), "%s: %s", t->name, t->stand_in);
@@ -79,13 +75,13 @@ static struct json_object *cgroup_object(struct cgroup_root *root)
 	struct json_object *o = json_object_new_object();
 	const char *why = cgroup_why(root);
 
-	add_text(o, "backend", cgroup_backend_name(cgroup_root_backend(root)));
+	json_add_text(o, "backend", cgroup_backend_name(cgroup_root_backend(root)));
 	json_object_object_add(o, "cpu", json_object_new_boolean(f->cpu));
 	json_object_object_add(o, "memory", json_object_new_boolean(f->memory));
 	json_object_object_add(o, "pids", json_object_new_boolean(f->pids));
 	json_object_object_add(o, "freeze", json_object_new_boolean(f->freeze));
 	json_object_object_add(o, "kill", json_object_new_boolean(f->kill));
-	add_text(o, "why", why && *why ? why : NULL);
+	json_add_text(o, "why", why && *why ? why : NULL);
 	return o;
 }
 
@@ -136,12 +132,12 @@ static void handle_info(struct req *r)
 	add_host_divergences(api, l.divergences);
 	if (template_each(api->state_fd, add_template, &l, &e) < 0)
 		log_warn("%s: the templates can't be listed: %s", req_id(r), e.msg);
-	add_text(o, "name", "orkestr-emulator");
-	add_text(o, "version", ORKESTR_VERSION);
-	add_text(o, "started_at", iso);
+	json_add_text(o, "name", "orkestr-emulator");
+	json_add_text(o, "version", ORKESTR_VERSION);
+	json_add_text(o, "started_at", iso);
 	json_object_object_add(o, "uptime_seconds",
 			       json_object_new_int64(now > api->started_ms ? (now - api->started_ms) / 1000 : 0));
-	add_text(o, "id_map", idmap_name(api->idmap->kind));
+	json_add_text(o, "id_map", idmap_name(api->idmap->kind));
 	json_object_object_add(o, "cgroups", cgroup_object(api->cgroups));
 	json_object_object_add(o, "sandboxes", counts_object(api));
 	json_object_object_add(o, "templates", l.templates);

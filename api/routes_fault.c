@@ -6,6 +6,7 @@
 
 #include "api/control.h"
 #include "api/errors.h"
+#include "api/sandbox_json.h"
 
 #define RULE_BODY_MAX 8192
 
@@ -14,7 +15,7 @@
 static void add_if(struct json_object *o, const char *name, const char *s)
 {
 	if (*s)
-		control_add_text(o, name, s);
+		json_add_text(o, name, s);
 }
 
 static void add_int(struct json_object *o, const char *name, int64_t v, int64_t none)
@@ -58,18 +59,18 @@ static void add_effect(struct json_object *o, const struct fault_effect *fx)
 	add_if(o, "reset", resets[fx->reset]);
 	add_int(o, "cut", fx->cut, -1);
 	if (fx->no_last_chunk)
-		control_add_text(o, "last_chunk", "missing");
+		json_add_text(o, "last_chunk", "missing");
 	add_if(o, "exec", execs[fx->exec]);
 	add_int(o, "exec_after", fx->exec_after_ms, 0);
 	if (fx->dns_servfail)
-		control_add_text(o, "dns", "servfail");
+		json_add_text(o, "dns", "servfail");
 }
 
 static struct json_object *to_json(const struct fault_rule *r)
 {
 	struct json_object *o = json_object_new_object();
 
-	control_add_text(o, "id", r->id);
+	json_add_text(o, "id", r->id);
 	add_which(o, r);
 	add_effect(o, &r->effect);
 	json_object_object_add(o, "seen", json_object_new_uint64(r->seen));

@@ -99,24 +99,14 @@ static bool read_body(struct req *r, struct template_body *b)
 	return true;
 }
 
-static void add_text(struct json_object *o, const char *name, const char *s)
-{
-	json_object_object_add(o, name, s ? json_object_new_string(s) : NULL);
-}
-
-static void add_time(struct json_object *o, const char *name, int64_t ms)
-{
-	json_object_object_add(o, name, json_time_or_null(ms));
-}
-
 static void add_error(struct json_object *o, const struct tmpl_row *row)
 {
 	struct json_object *error = NULL;
 
 	if (row->status == TMPL_FAILED) {
 		error = json_object_new_object();
-		add_text(error, "code", row->error_code);
-		add_text(error, "message", row->error ? row->error : "");
+		json_add_text(error, "code", row->error_code);
+		json_add_text(error, "message", row->error ? row->error : "");
 	}
 	json_object_object_add(o, "error", error);
 	json_object_object_add(o, "failed_step", row->failed_step ? json_tokener_parse(row->failed_step) : NULL);
@@ -129,10 +119,10 @@ static void add_facts(struct json_object *o, const struct api *api, const struct
 
 	if (row->status == TMPL_READY)
 		(void)template_load(api->state_fd, row->id, &t, NULL);
-	add_text(o, "digest", row->digest[0] ? row->digest : NULL);
-	add_text(o, "distribution", t ? t->distribution : NULL);
-	add_text(o, "interpreter", t ? t->interpreter : NULL);
-	add_text(o, "stand_in", t ? t->stand_in : NULL);
+	json_add_text(o, "digest", row->digest[0] ? row->digest : NULL);
+	json_add_text(o, "distribution", t ? t->distribution : NULL);
+	json_add_text(o, "interpreter", t ? t->interpreter : NULL);
+	json_add_text(o, "stand_in", t ? t->stand_in : NULL);
 	json_object_object_add(o, "size_bytes", t ? json_object_new_uint64(row->size_bytes) : NULL);
 	json_object_object_add(o, "layer_bytes", t ? json_object_new_uint64(row->layer_bytes) : NULL);
 	template_free(t);
@@ -143,17 +133,17 @@ static struct json_object *template_object(const struct api *api, const struct t
 	struct json_object *o = json_object_new_object();
 	unsigned int step = tmpl_step(api->tmpls, row->id);
 
-	add_text(o, "id", row->id);
-	add_text(o, "name", row->name);
-	add_text(o, "base", row->base);
-	add_text(o, "status", tmpl_status_name(row->status));
+	json_add_text(o, "id", row->id);
+	json_add_text(o, "name", row->name);
+	json_add_text(o, "base", row->base);
+	json_add_text(o, "status", tmpl_status_name(row->status));
 	json_object_object_add(o, "steps", json_tokener_parse(row->steps));
 	json_object_object_add(o, "current_step", step ? json_object_new_int64(step) : NULL);
-	add_text(o, "network", row->network);
+	json_add_text(o, "network", row->network);
 	json_object_object_add(o, "timeout_seconds", json_object_new_int64(row->timeout_s));
-	add_time(o, "created_at", row->created_ms);
-	add_time(o, "ready_at", row->status == TMPL_READY ? row->ended_ms : 0);
-	add_time(o, "failed_at", row->status == TMPL_FAILED ? row->ended_ms : 0);
+	json_add_time(o, "created_at", row->created_ms);
+	json_add_time(o, "ready_at", row->status == TMPL_READY ? row->ended_ms : 0);
+	json_add_time(o, "failed_at", row->status == TMPL_FAILED ? row->ended_ms : 0);
 	add_error(o, row);
 	add_facts(o, api, row);
 	return o;

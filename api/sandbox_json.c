@@ -19,6 +19,16 @@ struct json_object *json_time_or_null(int64_t ms)
 	return json_object_new_string(iso);
 }
 
+void json_add_text(struct json_object *o, const char *name, const char *s)
+{
+	json_object_object_add(o, name, s ? json_object_new_string(s) : NULL);
+}
+
+void json_add_time(struct json_object *o, const char *name, int64_t ms)
+{
+	json_object_object_add(o, name, json_time_or_null(ms));
+}
+
 /* Thousandths as the shortest decimal: 500 is 0.5, not 0.50000000000000000. */
 static struct json_object *millis(uint32_t n)
 {

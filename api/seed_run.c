@@ -5,6 +5,7 @@
 #include <string.h>
 
 #include "api/control.h"
+#include "api/sandbox_json.h"
 #include "api/seed.h"
 #include "emulator/exec.h"
 #include "emulator/files.h"
@@ -76,8 +77,8 @@ static int make_key(struct seeding *g, size_t i, struct json_object *list, struc
 		return r;
 	}
 	o = json_object_new_object();
-	control_add_text(o, "account", info.account);
-	control_add_text(o, "key_id", info.id);
+	json_add_text(o, "account", info.account);
+	json_add_text(o, "key_id", info.id);
 	json_object_array_add(list, o);
 	return 0;
 }
@@ -88,10 +89,10 @@ static void add_made(struct seeding *g, const struct sandbox_row *row)
 {
 	struct json_object *o = json_object_new_object();
 
-	control_add_text(o, "id", row->id);
-	control_add_text(o, "account", row->account);
-	control_add_text(o, "status", sandbox_status_name(row->status));
-	control_add_time(o, "created_at", row->created_ms);
+	json_add_text(o, "id", row->id);
+	json_add_text(o, "account", row->account);
+	json_add_text(o, "status", sandbox_status_name(row->status));
+	json_add_time(o, "created_at", row->created_ms);
 	json_object_array_add(g->sandboxes, o);
 	g->at++;
 	next_sandbox(g);

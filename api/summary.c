@@ -3,17 +3,18 @@
 #include "api/summary.h"
 
 #include "api/control.h"
+#include "api/sandbox_json.h"
 #include "emulator/base/log.h"
 
 static int add_live(void *arg, const struct sandbox_row *row)
 {
 	struct json_object *o = json_object_new_object();
 
-	control_add_text(o, "id", row->id);
-	control_add_text(o, "account", row->account);
-	control_add_text(o, "template", row->template_name);
-	control_add_text(o, "status", sandbox_status_name(row->status));
-	control_add_time(o, "created_at", row->created_ms);
+	json_add_text(o, "id", row->id);
+	json_add_text(o, "account", row->account);
+	json_add_text(o, "template", row->template_name);
+	json_add_text(o, "status", sandbox_status_name(row->status));
+	json_add_time(o, "created_at", row->created_ms);
 	json_object_array_add(arg, o);
 	return 0;
 }
@@ -41,8 +42,8 @@ static struct json_object *slowest(const struct journal *j)
 	for (size_t i = 0; i < n; i++) {
 		struct json_object *o = json_object_new_object();
 
-		control_add_text(o, "method", slow[i].method);
-		control_add_text(o, "path", slow[i].path);
+		json_add_text(o, "method", slow[i].method);
+		json_add_text(o, "path", slow[i].path);
 		json_object_object_add(o, "status", json_object_new_int64(slow[i].status));
 		json_object_object_add(o, "duration_ms", json_object_new_double((double)slow[i].duration_us / 1000));
 		json_object_array_add(list, o);

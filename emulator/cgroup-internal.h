@@ -80,10 +80,9 @@ const struct cgroup_mount *cgroup_layout_unified(const struct cgroup_layout *l);
 /* [a-z0-9-], 1..max long. */
 bool cgroup_word_valid(const char *s, size_t max);
 
-/* mkdirat that takes an existing folder too, then opens it. An fd or a negative errno. */
+/* An fd or a negative errno. */
 int cgroup_open_dir(int dirfd, const char *name);
-int cgroup_make_dir(int dirfd, const char *name);
-/* As cgroup_make_dir, and holds a shared lock that keeps an earlier run's janitor away from it. */
+/* mkdirat that takes an existing folder too, then opens it, and holds a shared lock that keeps an earlier run's janitor away from it. */
 int cgroup_make_top(int dirfd, const char *name);
 
 /* Gives a group's folder, and the files that delegation needs (or all of them), to uid:gid. */

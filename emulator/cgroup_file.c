@@ -24,7 +24,7 @@ int cgroup_open_dir(int dirfd, const char *name)
 	return fd < 0 ? -errno : fd;
 }
 
-int cgroup_make_dir(int dirfd, const char *name)
+static int make_dir(int dirfd, const char *name)
 {
 	if (mkdirat(dirfd, name, 0755) < 0 && errno != EEXIST)
 		return -errno;
@@ -36,7 +36,7 @@ int cgroup_make_top(int dirfd, const char *name)
 	/* An earlier run's janitor may be at work here: it holds the lock only for the moment it removes
 	 * things, and what it removed must be made again. */
 	for (int i = 0; i < 50; i++) {
-		_cleanup_close_ int fd = cgroup_make_dir(dirfd, name);
+		_cleanup_close_ int fd = make_dir(dirfd, name);
 		struct stat mine, now;
 
 		if (fd < 0 && fd != -ENOENT)
@@ -277,8 +277,8 @@ int cgroup_unified_kill(int dirfd, const char *slot)
 
 int cgroup_unified_make(int top_fd, uid_t uid, gid_t gid, struct err *e)
 {
-	_cleanup_close_ int daemon_fd = cgroup_make_dir(top_fd, "daemon");
-	_cleanup_close_ int sandboxes_fd = cgroup_make_dir(top_fd, "sandboxes");
+	_cleanup_close_ int daemon_fd = make_dir(top_fd, "daemon");
+	_cleanup_close_ int sandboxes_fd = make_dir(top_fd, "sandboxes");
 	int k = MIN(daemon_fd, sandboxes_fd);
 
 	if (k < 0)

@@ -49,6 +49,8 @@ static void linger_close(struct exec_linger *l)
 	closep(&l->fd);
 }
 
+static void on_timer(uv_timer_t *t);
+
 static void on_readable(uv_poll_t *h, int status, int events _unused_)
 {
 	struct exec_linger *l = h->data;
@@ -68,11 +70,11 @@ static void on_readable(uv_poll_t *h, int status, int events _unused_)
 		l->resting = true;
 		(void)uv_poll_stop(&l->poll);
 		if (!uv_is_active((uv_handle_t *)&m->linger_timer))
-			(void)uv_timer_start(&m->linger_timer, linger_on_timer, LINGER_REST_MS, 0);
+			(void)uv_timer_start(&m->linger_timer, on_timer, LINGER_REST_MS, 0);
 	}
 }
 
-void linger_on_timer(uv_timer_t *t)
+static void on_timer(uv_timer_t *t)
 {
 	struct sandboxes *m = t->data;
 	struct sandbox *sb, *next;

@@ -70,7 +70,7 @@ struct keeper_msg {
 #define EXEC_HAS_STDIN 1u
 #define EXEC_HAS_OUT 2u
 #define EXEC_HAS_ERR 4u
-#define EXEC_HAS_ALL 7u
+#define EXEC_HAS_ALL (EXEC_HAS_STDIN | EXEC_HAS_OUT | EXEC_HAS_ERR)
 
 /* Only EXEC has a note, note_len bytes long: no more of it is sent. fds: as `has` says, in this order. */
 struct keeper_exec_msg {

@@ -373,7 +373,6 @@ int sandbox_not_ready(const char *id, enum sandbox_status status, const char *wa
 int sandbox_check_concurrent(struct sandboxes *m, const struct account *a, struct err *e);
 /* The lifetime's clock and those of the commands. */
 void sandbox_hold_clocks(struct sandbox *sb);
-void sandbox_release_clocks(struct sandbox *sb);
 void sandbox_arm_deadline(struct sandbox *sb);
 void sandbox_time_over(struct sandbox *sb);
 /* From now on nobody else can resume it. ERR_NOT_READY when somebody has. */
@@ -411,7 +410,8 @@ void sandboxes_drop_unused(struct sandboxes *m); /* of those listed, what no row
 void sandbox_init_events(struct sandbox *sb, struct init_events *ret);
 struct sandbox *sandbox_alloc(struct sandboxes *m);
 void sandbox_set_limits(struct sandbox *sb);
-int sandbox_configure(struct sandbox *sb, int ctl_sock, struct err *e);
+/* Puts the slot that was made into use: its limits, its init, its network. */
+int sandbox_use_slot(struct sandbox *sb, struct err *e);
 void sandbox_on_slot_dead(void *arg, int status);
 
 /* sandbox_procs.c: for a manifest; in a worker. Either may be NULL out of memory. */
@@ -495,9 +495,6 @@ uint64_t sandbox_net_sync(struct sandbox *sb);
 /* sandbox_owner.c: which command has the socket with this local port, by its id, or "": it can't be told. */
 void sandbox_net_owner(struct sandbox *sb, uint8_t proto, uint16_t port, char ret[static EXEC_ID_SIZE]);
 
-/* Takes in what is queued: afterwards the ledger knows all that the sandbox's programs know. */
-void sandbox_net_catch_up(struct sandbox *sb);
-
 /* The number of the newest entry by now (0: none), for sandbox_net_each, which calls ledger_each. */
 uint64_t sandbox_net_seq(struct sandbox *sb);
 int sandbox_net_each(struct sandbox *sb, uint64_t since_seq, int (*fn)(void *arg, const struct ledger_entry *en),
@@ -544,4 +541,3 @@ void output_free(struct output *o);
 void linger_add(struct sandbox *sb, int fd, uint64_t exec_id);
 bool linger_has(const struct sandbox *sb, uint64_t exec_id);
 void linger_close_all(struct sandbox *sb);
-void linger_on_timer(uv_timer_t *t);

@@ -106,22 +106,13 @@ static int run_unpack(struct job *j)
 
 static void use_slot(struct sandbox *sb, const struct err *net)
 {
-	const struct slot_events ev = { .dead = sandbox_on_slot_dead, .arg = sb };
 	struct err e = ERR_INIT;
-	int r, sock = -1;
 
 	if (sb->row.status != SANDBOX_RESUMING)
 		return; /* ended meanwhile */
-	if (net) {
+	if (net)
 		sandbox_cold_failed(sb, net);
-		return;
-	}
-	r = slot_use(sb->slot, &sb->limits, &ev, &sock, &e);
-	if (r >= 0)
-		r = sandbox_configure(sb, sock, &e);
-	if (r >= 0)
-		sandbox_net_start(sb);
-	else
+	else if (sandbox_use_slot(sb, &e) < 0)
 		sandbox_cold_failed(sb, &e);
 }
 

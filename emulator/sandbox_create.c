@@ -367,7 +367,7 @@ void sandbox_init_events(struct sandbox *sb, struct init_events *ret)
 				     .arg = sb };
 }
 
-int sandbox_configure(struct sandbox *sb, int ctl_sock, struct err *e)
+static int configure(struct sandbox *sb, int ctl_sock, struct err *e)
 {
 	const struct template *t = sb->template->t;
 	struct init_events ev;
@@ -387,25 +387,27 @@ int sandbox_configure(struct sandbox *sb, int ctl_sock, struct err *e)
 	return init_connect(sb->m->c.loop, ctl_sock, &c, &ev, &sb->init, e);
 }
 
-static void use_slot(struct sandbox *sb, const struct err *net)
+int sandbox_use_slot(struct sandbox *sb, struct err *e)
 {
 	const struct slot_events ev = { .dead = sandbox_on_slot_dead, .arg = sb };
+	int sock = -1, r = slot_use(sb->slot, &sb->limits, &ev, &sock, e);
+
+	if (r >= 0)
+		r = configure(sb, sock, e);
+	if (r >= 0)
+		sandbox_net_start(sb);
+	return r;
+}
+
+static void use_slot(struct sandbox *sb, const struct err *net)
+{
 	struct err e = ERR_INIT;
-	int r, sock = -1;
 
 	if (sb->row.status != SANDBOX_CREATING)
 		return; /* ended meanwhile */
-	if (net) {
+	if (net)
 		e = *net;
-		r = -EIO;
-	} else {
-		r = slot_use(sb->slot, &sb->limits, &ev, &sock, &e);
-	}
-	if (r >= 0)
-		r = sandbox_configure(sb, sock, &e);
-	if (r >= 0)
-		sandbox_net_start(sb);
-	if (r < 0) {
+	if (net || sandbox_use_slot(sb, &e) < 0) {
 		log_error("%s: %s", sb->row.id, e.msg);
 		sandbox_end(sb, "failed", &e);
 	}

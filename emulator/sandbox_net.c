@@ -470,7 +470,8 @@ void sandbox_net_stop(struct sandbox *sb)
 	sb->net_index = -1;
 }
 
-void sandbox_net_catch_up(struct sandbox *sb)
+/* Takes in what is queued: afterwards the ledger knows all that the sandbox's programs know. */
+static void catch_up(struct sandbox *sb)
 {
 	/* It was queued before the program heard of it; the loop may just not have come round to it. */
 	if (sb->refused_sock >= 0)
@@ -483,7 +484,7 @@ uint64_t sandbox_net_seq(struct sandbox *sb)
 {
 	struct ledger_counters n;
 
-	sandbox_net_catch_up(sb);
+	catch_up(sb);
 	if (!sb->ledger)
 		return 0;
 	ledger_counters(sb->ledger, &n);
@@ -508,7 +509,7 @@ int sandbox_network_ledger(struct sandboxes *m, const struct account *a, const c
 		return r;
 	if (net_mode_parse(sb->row.network, ret_mode) < 0)
 		return err_set(e, ERR_INTERNAL, EINVAL, NULL, "network %s", sb->row.network);
-	sandbox_net_catch_up(sb);
+	catch_up(sb);
 	*ret = sb->ledger;
 	return 0;
 }

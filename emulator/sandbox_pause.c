@@ -60,7 +60,7 @@ void sandbox_hold_clocks(struct sandbox *sb)
 	sandbox_meter_end(sb);
 }
 
-void sandbox_release_clocks(struct sandbox *sb)
+static void release_clocks(struct sandbox *sb)
 {
 	int64_t held = clock_mono_us() - sb->held_us;
 
@@ -125,7 +125,7 @@ static void unpause(struct sandbox *sb, const struct err *why)
 		log_error("%s: its row can't be written: %s", sb->row.id, e.msg);
 	if (cgroup_freeze(m->c.cgroups, sb->slot->name, false, &e) < 0)
 		log_error("%s: %s", sb->row.id, e.msg);
-	sandbox_release_clocks(sb);
+	release_clocks(sb);
 	sandbox_drop_snapshot(sb);
 	sandbox_changed(sb, why);
 }
@@ -287,7 +287,7 @@ static int resume_live(struct sandbox *sb, struct err *e)
 	if (r == 0) {
 		r = cgroup_freeze(m->c.cgroups, sb->slot->name, false, e);
 		if (r == 0) {
-			sandbox_release_clocks(sb);
+			release_clocks(sb);
 			sandbox_drop_snapshot(sb);
 			sandbox_tell(sb, JOURNAL_SANDBOX_RESUMED, NULL);
 			return 0;

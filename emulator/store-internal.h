@@ -101,5 +101,14 @@ static inline void store_bind_int(sqlite3_stmt *st, int i, int64_t v)
 	(void)sqlite3_bind_int64(st, i, v);
 }
 
-/* Copies a text column that must be there and fit. */
-bool store_column_copy(sqlite3_stmt *st, int i, char *ret, size_t cap);
+/* Runs a statement that has no rows; what: as for store_err. */
+int store_run(struct store *s, sqlite3_stmt *st, struct err *e, const char *what);
+
+/* What is read back is checked as if the file had been written by someone else: false for what no row of ours has,
+ * a NUL inside a text, NULL where there must be one, or a number out of range. */
+bool store_column_copy(sqlite3_stmt *st, int i, char *ret, size_t cap); /* it must be there and fit */
+bool store_column_dup(sqlite3_stmt *st, int i, bool may_be_null, char **ret, bool *nomem);
+bool store_column_u32(sqlite3_stmt *st, int i, uint32_t *ret);
+
+/* A string of a row for its copy; NULL stays NULL. */
+bool store_dup(const char *from, char **to);

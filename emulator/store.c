@@ -121,6 +121,46 @@ bool store_column_copy(sqlite3_stmt *st, int i, char *ret, size_t cap)
 	return true;
 }
 
+bool store_column_dup(sqlite3_stmt *st, int i, bool may_be_null, char **ret, bool *nomem)
+{
+	const char *p = (const char *)sqlite3_column_text(st, i);
+	int n = sqlite3_column_bytes(st, i);
+
+	*ret = NULL;
+	if (!p) {
+		if (sqlite3_column_type(st, i) != SQLITE_NULL)
+			*nomem = true;
+		return may_be_null;
+	}
+	if (memchr(p, '\0', (size_t)n))
+		return false;
+	*ret = strdup(p);
+	if (!*ret)
+		*nomem = true;
+	return *ret;
+}
+
+bool store_column_u32(sqlite3_stmt *st, int i, uint32_t *ret)
+{
+	sqlite3_int64 v = sqlite3_column_int64(st, i);
+
+	*ret = (uint32_t)v;
+	return v >= 0 && v <= UINT32_MAX;
+}
+
+bool store_dup(const char *from, char **to)
+{
+	*to = from ? strdup(from) : NULL;
+	return *to || !from;
+}
+
+int store_run(struct store *s, sqlite3_stmt *st, struct err *e, const char *what)
+{
+	int rc = store_step(st);
+
+	return rc == SQLITE_DONE ? 0 : store_err(s, rc, e, what);
+}
+
 static bool name_valid(const char *name)
 {
 	size_t n = strspn(name, "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789._-");

@@ -19,18 +19,16 @@ const struct store_sql store_idempotency_sql[] = {
 static int expire(struct store *s, int64_t now_ms, struct err *e)
 {
 	_cleanup_stmt_ sqlite3_stmt *st = s->stmts[STMT_IDEMPOTENCY_EXPIRE];
-	int rc;
 
 	store_bind_int(st, 1, now_ms - KEEP_MS);
-	rc = store_step(st);
-	return rc == SQLITE_DONE ? 0 : store_err(s, rc, e, "cannot forget old idempotency keys");
+	return store_run(s, st, e, "cannot forget old idempotency keys");
 }
 
 int store_idempotency_put(struct store *s, const char *account, const char *key, const char *body_sha256,
 			  const char *sandbox_id, int64_t now_ms, struct err *e)
 {
 	_cleanup_stmt_ sqlite3_stmt *st = s->stmts[STMT_IDEMPOTENCY_PUT];
-	int rc, r;
+	int r;
 
 	if (!*key || strlen(key) > KEY_MAX || strlen(body_sha256) != 64 || strlen(sandbox_id) >= SANDBOX_ID_SIZE)
 		return err_set(e, ERR_INVALID, EINVAL, NULL, "an idempotency key has 1 to %d bytes", KEY_MAX);
@@ -42,8 +40,7 @@ int store_idempotency_put(struct store *s, const char *account, const char *key,
 	store_bind_text(st, 3, body_sha256);
 	store_bind_text(st, 4, sandbox_id);
 	store_bind_int(st, 5, now_ms);
-	rc = store_step(st);
-	return rc == SQLITE_DONE ? 0 : store_err(s, rc, e, "cannot keep the idempotency key");
+	return store_run(s, st, e, "cannot keep the idempotency key");
 }
 
 int store_idempotency_get(struct store *s, const char *account, const char *key, int64_t now_ms,
@@ -71,10 +68,8 @@ int store_idempotency_get(struct store *s, const char *account, const char *key,
 int store_idempotency_forget(struct store *s, const char *account, const char *key, struct err *e)
 {
 	_cleanup_stmt_ sqlite3_stmt *st = s->stmts[STMT_IDEMPOTENCY_FORGET];
-	int rc;
 
 	store_bind_text(st, 1, account);
 	store_bind_text(st, 2, key);
-	rc = store_step(st);
-	return rc == SQLITE_DONE ? 0 : store_err(s, rc, e, "cannot forget the idempotency key");
+	return store_run(s, st, e, "cannot forget the idempotency key");
 }

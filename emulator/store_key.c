@@ -20,7 +20,6 @@ const struct store_sql store_key_sql[] = {
 int store_key_put(struct store *s, const struct store_key *k, struct err *e)
 {
 	_cleanup_stmt_ sqlite3_stmt *st = s->stmts[STMT_KEY_PUT];
-	int rc;
 
 	store_bind_text(st, 1, k->digest);
 	store_bind_text(st, 2, k->account);
@@ -32,18 +31,15 @@ int store_key_put(struct store *s, const struct store_key *k, struct err *e)
 	store_bind_int(st, 8, k->revoked_ms);
 	store_bind_int(st, 9, k->rate_requests);
 	store_bind_int(st, 10, k->rate_seconds);
-	rc = store_step(st);
-	return rc == SQLITE_DONE ? 0 : store_err(s, rc, e, "cannot keep the API key");
+	return store_run(s, st, e, "cannot keep the API key");
 }
 
 int store_key_delete(struct store *s, const char *digest, struct err *e)
 {
 	_cleanup_stmt_ sqlite3_stmt *st = s->stmts[STMT_KEY_DELETE];
-	int rc;
 
 	store_bind_text(st, 1, digest);
-	rc = store_step(st);
-	return rc == SQLITE_DONE ? 0 : store_err(s, rc, e, "cannot forget the API key");
+	return store_run(s, st, e, "cannot forget the API key");
 }
 
 static bool read_key(sqlite3_stmt *st, struct store_key *k)

@@ -56,12 +56,11 @@ const char *sandbox_status_name(enum sandbox_status st)
 
 int sandbox_status_parse(const char *word, enum sandbox_status *ret)
 {
-	for (size_t i = 0; i < ARRAY_SIZE(status_names); i++)
-		if (strcmp(word, status_names[i]) == 0) {
-			*ret = (enum sandbox_status)i;
-			return 0;
-		}
-	return -EINVAL;
+	int i = text_index(word, status_names, ARRAY_SIZE(status_names));
+
+	if (i >= 0)
+		*ret = (enum sandbox_status)i;
+	return MIN(i, 0);
 }
 
 void sandbox_row_clear(struct sandbox_row *r)
@@ -78,53 +77,19 @@ void sandbox_row_clear(struct sandbox_row *r)
 	memset(r, 0, sizeof(*r));
 }
 
-static bool dup_into(const char *from, char **to)
-{
-	*to = from ? strdup(from) : NULL;
-	return *to || !from;
-}
-
 int sandbox_row_copy(const struct sandbox_row *from, struct sandbox_row *to)
 {
 	struct sandbox_row r = *from;
 
 	r.template_name = r.region = r.metadata = r.env = r.failure = NULL;
-	if (!dup_into(from->template_name, &r.template_name) || !dup_into(from->region, &r.region) ||
-	    !dup_into(from->metadata, &r.metadata) || !dup_into(from->env, &r.env) ||
-	    !dup_into(from->failure, &r.failure)) {
+	if (!store_dup(from->template_name, &r.template_name) || !store_dup(from->region, &r.region) ||
+	    !store_dup(from->metadata, &r.metadata) || !store_dup(from->env, &r.env) ||
+	    !store_dup(from->failure, &r.failure)) {
 		sandbox_row_clear(&r);
 		return -ENOMEM;
 	}
 	*to = r;
 	return 0;
-}
-
-/* False when the column has what no row of ours has: a NUL inside, or NULL where there must be a text. */
-static bool column_dup(sqlite3_stmt *st, int i, bool may_be_null, char **ret, bool *nomem)
-{
-	const char *p = (const char *)sqlite3_column_text(st, i);
-	int n = sqlite3_column_bytes(st, i);
-
-	*ret = NULL;
-	if (!p) {
-		if (sqlite3_column_type(st, i) != SQLITE_NULL)
-			*nomem = true;
-		return may_be_null;
-	}
-	if (memchr(p, '\0', (size_t)n))
-		return false;
-	*ret = strdup(p);
-	if (!*ret)
-		*nomem = true;
-	return *ret;
-}
-
-static bool column_u32(sqlite3_stmt *st, int i, uint32_t *ret)
-{
-	sqlite3_int64 v = sqlite3_column_int64(st, i);
-
-	*ret = (uint32_t)v;
-	return v >= 0 && v <= UINT32_MAX;
 }
 
 /* Column by column in the order of COLUMNS. */
@@ -135,10 +100,10 @@ static bool decode(sqlite3_stmt *st, struct sandbox_row *r, bool *nomem)
 	if (!store_column_copy(st, 0, r->id, sizeof(r->id)) || !store_column_copy(st, 1, r->slot, sizeof(r->slot)) ||
 	    !store_column_copy(st, 2, r->account, sizeof(r->account)) ||
 	    !store_column_copy(st, 3, status, sizeof(status)) || sandbox_status_parse(status, &r->status) < 0 ||
-	    !column_dup(st, 4, false, &r->template_name, nomem) ||
-	    !store_column_copy(st, 5, r->size, sizeof(r->size)) || !column_u32(st, 6, &r->cpu_millis) ||
-	    !column_u32(st, 7, &r->memory_mb) || !store_column_copy(st, 8, r->network, sizeof(r->network)) ||
-	    !column_u32(st, 9, &r->timeout_s) || !column_dup(st, 10, true, &r->region, nomem))
+	    !store_column_dup(st, 4, false, &r->template_name, nomem) ||
+	    !store_column_copy(st, 5, r->size, sizeof(r->size)) || !store_column_u32(st, 6, &r->cpu_millis) ||
+	    !store_column_u32(st, 7, &r->memory_mb) || !store_column_copy(st, 8, r->network, sizeof(r->network)) ||
+	    !store_column_u32(st, 9, &r->timeout_s) || !store_column_dup(st, 10, true, &r->region, nomem))
 		return false;
 	r->created_ms = sqlite3_column_int64(st, 11);
 	r->started_ms = sqlite3_column_int64(st, 12);
@@ -146,8 +111,8 @@ static bool decode(sqlite3_stmt *st, struct sandbox_row *r, bool *nomem)
 	r->paused_ms = sqlite3_column_int64(st, 14);
 	r->terminated_ms = sqlite3_column_int64(st, 15);
 	return store_column_copy(st, 16, r->termination_reason, sizeof(r->termination_reason)) &&
-	       column_dup(st, 17, true, &r->failure, nomem) && column_dup(st, 18, false, &r->metadata, nomem) &&
-	       column_dup(st, 19, false, &r->env, nomem);
+	       store_column_dup(st, 17, true, &r->failure, nomem) &&
+	       store_column_dup(st, 18, false, &r->metadata, nomem) && store_column_dup(st, 19, false, &r->env, nomem);
 }
 
 static int read_row(struct store *s, sqlite3_stmt *st, struct sandbox_row *ret, struct err *e)
@@ -167,7 +132,6 @@ static int read_row(struct store *s, sqlite3_stmt *st, struct sandbox_row *ret, 
 static int insert(struct store *s, enum store_stmt how, const struct sandbox_row *r, struct err *e)
 {
 	_cleanup_stmt_ sqlite3_stmt *st = s->stmts[how];
-	int rc;
 
 	store_bind_text(st, 1, r->id);
 	store_bind_text(st, 2, r->slot);
@@ -189,8 +153,7 @@ static int insert(struct store *s, enum store_stmt how, const struct sandbox_row
 	store_bind_text(st, 18, r->failure);
 	store_bind_text(st, 19, r->metadata ? r->metadata : "{}");
 	store_bind_text(st, 20, r->env ? r->env : "{}");
-	rc = store_step(st);
-	return rc == SQLITE_DONE ? 0 : store_err(s, rc, e, "cannot store the sandbox");
+	return store_run(s, st, e, "cannot store the sandbox");
 }
 
 int store_sandbox_insert(struct store *s, const struct sandbox_row *r, struct err *e)
@@ -206,7 +169,7 @@ int store_sandbox_put(struct store *s, const struct sandbox_row *r, struct err *
 int store_sandbox_update(struct store *s, const struct sandbox_row *r, struct err *e)
 {
 	_cleanup_stmt_ sqlite3_stmt *st = s->stmts[STMT_SANDBOX_UPDATE];
-	int rc;
+	int k;
 
 	store_bind_text(st, 1, r->id);
 	store_bind_text(st, 2, r->slot);
@@ -221,9 +184,9 @@ int store_sandbox_update(struct store *s, const struct sandbox_row *r, struct er
 	store_bind_int(st, 11, r->cpu_millis);
 	store_bind_int(st, 12, r->memory_mb);
 	store_bind_text(st, 13, r->network);
-	rc = store_step(st);
-	if (rc != SQLITE_DONE)
-		return store_err(s, rc, e, "cannot store the sandbox's state");
+	k = store_run(s, st, e, "cannot store the sandbox's state");
+	if (k < 0)
+		return k;
 	if (sqlite3_changes(s->db) == 0)
 		return err_set(e, ERR_NOT_FOUND, ENOENT, "sandbox_not_found", "Sandbox %s not found", r->id);
 	return 0;

@@ -26,10 +26,8 @@ int store_setting_get(struct store *s, const char *name, int64_t *ret, struct er
 int store_setting_put(struct store *s, const char *name, int64_t value, struct err *e)
 {
 	_cleanup_stmt_ sqlite3_stmt *st = s->stmts[STMT_SETTING_PUT];
-	int rc;
 
 	store_bind_text(st, 1, name);
 	store_bind_int(st, 2, value);
-	rc = store_step(st);
-	return rc == SQLITE_DONE ? 0 : store_err(s, rc, e, "cannot keep a setting");
+	return store_run(s, st, e, "cannot keep a setting");
 }

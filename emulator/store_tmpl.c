@@ -3,6 +3,7 @@
 #include <errno.h>
 #include <string.h>
 
+#include "emulator/base/text.h"
 #include "emulator/store-internal.h"
 
 #define COLUMNS                                                                                                        \
@@ -35,12 +36,11 @@ const char *tmpl_status_name(enum tmpl_status s)
 
 int tmpl_status_parse(const char *s, enum tmpl_status *ret)
 {
-	for (size_t i = 0; i < ARRAY_SIZE(status_names); i++)
-		if (strcmp(s, status_names[i]) == 0) {
-			*ret = (enum tmpl_status)i;
-			return 0;
-		}
-	return -EINVAL;
+	int i = text_index(s, status_names, ARRAY_SIZE(status_names));
+
+	if (i >= 0)
+		*ret = (enum tmpl_status)i;
+	return MIN(i, 0);
 }
 
 void tmpl_row_clear(struct tmpl_row *r)
@@ -55,19 +55,13 @@ void tmpl_row_clear(struct tmpl_row *r)
 	*r = (struct tmpl_row){ .id = "" };
 }
 
-static bool dup_into(const char *from, char **to)
-{
-	*to = from ? strdup(from) : NULL;
-	return *to || !from;
-}
-
 int tmpl_row_copy(const struct tmpl_row *from, struct tmpl_row *to)
 {
 	struct tmpl_row r = *from;
 
 	r.name = r.base = r.steps = r.error = r.failed_step = NULL;
-	if (!dup_into(from->name, &r.name) || !dup_into(from->base, &r.base) || !dup_into(from->steps, &r.steps) ||
-	    !dup_into(from->error, &r.error) || !dup_into(from->failed_step, &r.failed_step)) {
+	if (!store_dup(from->name, &r.name) || !store_dup(from->base, &r.base) || !store_dup(from->steps, &r.steps) ||
+	    !store_dup(from->error, &r.error) || !store_dup(from->failed_step, &r.failed_step)) {
 		tmpl_row_clear(&r);
 		return -ENOMEM;
 	}
@@ -75,62 +69,39 @@ int tmpl_row_copy(const struct tmpl_row *from, struct tmpl_row *to)
 	return 0;
 }
 
-/* False for what no row of ours has; out of memory looks like it, and is as unlikely. */
-static bool column_dup(sqlite3_stmt *st, int i, bool may_be_null, char **ret)
-{
-	const char *p = (const char *)sqlite3_column_text(st, i);
-	int n = sqlite3_column_bytes(st, i);
-
-	*ret = NULL;
-	if (!p)
-		return may_be_null;
-	if (memchr(p, '\0', (size_t)n))
-		return false;
-	*ret = strdup(p);
-	return *ret;
-}
-
-static bool decode(sqlite3_stmt *st, struct tmpl_row *r)
+/* Column by column in the order of COLUMNS. */
+static bool decode(sqlite3_stmt *st, struct tmpl_row *r, bool *nomem)
 {
 	char status[16];
-	sqlite3_int64 timeout;
 
-	if (!store_column_copy(st, 0, r->id, sizeof(r->id)) ||
-	    !store_column_copy(st, 1, r->account, sizeof(r->account)) ||
-	    !store_column_copy(st, 2, status, sizeof(status)) || tmpl_status_parse(status, &r->status) < 0 ||
-	    !column_dup(st, 3, false, &r->name) || !column_dup(st, 4, false, &r->base) ||
-	    !column_dup(st, 5, false, &r->steps) || !store_column_copy(st, 6, r->network, sizeof(r->network)) ||
-	    !store_column_copy(st, 10, r->error_code, sizeof(r->error_code)) || !column_dup(st, 11, true, &r->error) ||
-	    !column_dup(st, 12, true, &r->failed_step) || !store_column_copy(st, 13, r->digest, sizeof(r->digest)))
-		return false;
-	timeout = sqlite3_column_int64(st, 7);
-	if (timeout < 0 || timeout > UINT32_MAX)
-		return false;
-	r->timeout_s = (uint32_t)timeout;
 	r->created_ms = sqlite3_column_int64(st, 8);
 	r->ended_ms = sqlite3_column_int64(st, 9);
 	r->layer_bytes = (uint64_t)sqlite3_column_int64(st, 14);
 	r->size_bytes = (uint64_t)sqlite3_column_int64(st, 15);
-	return true;
+	return store_column_copy(st, 0, r->id, sizeof(r->id)) &&
+	       store_column_copy(st, 1, r->account, sizeof(r->account)) &&
+	       store_column_copy(st, 2, status, sizeof(status)) && tmpl_status_parse(status, &r->status) == 0 &&
+	       store_column_dup(st, 3, false, &r->name, nomem) && store_column_dup(st, 4, false, &r->base, nomem) &&
+	       store_column_dup(st, 5, false, &r->steps, nomem) &&
+	       store_column_copy(st, 6, r->network, sizeof(r->network)) && store_column_u32(st, 7, &r->timeout_s) &&
+	       store_column_copy(st, 10, r->error_code, sizeof(r->error_code)) &&
+	       store_column_dup(st, 11, true, &r->error, nomem) &&
+	       store_column_dup(st, 12, true, &r->failed_step, nomem) &&
+	       store_column_copy(st, 13, r->digest, sizeof(r->digest));
 }
 
 static int read_row(struct store *s, sqlite3_stmt *st, struct tmpl_row *ret, struct err *e)
 {
 	struct tmpl_row r = { .id = "" };
+	bool nomem = false;
 
-	if (decode(st, &r)) {
-		*ret = r;
-		return 0;
+	if (!decode(st, &r, &nomem) || nomem) {
+		tmpl_row_clear(&r);
+		return nomem ? err_errno(e, ENOMEM, "cannot read a template's row")
+			     : store_damaged(s, "a template's row is malformed", e);
 	}
-	tmpl_row_clear(&r);
-	return store_damaged(s, "a template's row is malformed", e);
-}
-
-static int run(struct store *s, sqlite3_stmt *st, const char *what, struct err *e)
-{
-	int rc = store_step(st);
-
-	return rc == SQLITE_DONE ? 0 : store_err(s, rc, e, what);
+	*ret = r;
+	return 0;
 }
 
 int store_tmpl_insert(struct store *s, const struct tmpl_row *r, struct err *e)
@@ -153,7 +124,7 @@ int store_tmpl_insert(struct store *s, const struct tmpl_row *r, struct err *e)
 	store_bind_text(st, 14, r->digest);
 	store_bind_int(st, 15, (int64_t)r->layer_bytes);
 	store_bind_int(st, 16, (int64_t)r->size_bytes);
-	return run(s, st, "cannot store the template", e);
+	return store_run(s, st, e, "cannot store the template");
 }
 
 int store_tmpl_update(struct store *s, const struct tmpl_row *r, struct err *e)
@@ -170,7 +141,7 @@ int store_tmpl_update(struct store *s, const struct tmpl_row *r, struct err *e)
 	store_bind_text(st, 7, r->digest);
 	store_bind_int(st, 8, (int64_t)r->layer_bytes);
 	store_bind_int(st, 9, (int64_t)r->size_bytes);
-	k = run(s, st, "cannot store the template", e);
+	k = store_run(s, st, e, "cannot store the template");
 	if (k == 0 && sqlite3_changes(s->db) == 0)
 		return err_set(e, ERR_NOT_FOUND, ENOENT, "template_not_found", "there is no template %s here", r->id);
 	return k;
@@ -195,7 +166,7 @@ int store_tmpl_delete(struct store *s, const char *id, struct err *e)
 	_cleanup_stmt_ sqlite3_stmt *st = s->stmts[STMT_TMPL_DELETE];
 
 	store_bind_text(st, 1, id);
-	return run(s, st, "cannot delete the template", e);
+	return store_run(s, st, e, "cannot delete the template");
 }
 
 int store_tmpl_each(struct store *s, const char *account, int (*fn)(void *arg, const struct tmpl_row *r), void *arg,

@@ -44,7 +44,6 @@ int store_usage_get(struct store *s, const char *id, struct store_usage *ret, st
 int store_usage_put(struct store *s, const char *id, const struct store_usage *u, struct err *e)
 {
 	_cleanup_stmt_ sqlite3_stmt *st = s->stmts[STMT_USAGE_PUT];
-	int rc;
 
 	store_bind_text(st, 1, id);
 	store_bind_text(st, 2, u->slot);
@@ -54,8 +53,7 @@ int store_usage_put(struct store *s, const char *id, const struct store_usage *u
 	store_bind_int(st, 6, (int64_t)u->mem_kib_ms);
 	store_bind_int(st, 7, (int64_t)u->run_ms);
 	store_bind_int(st, 8, (int64_t)u->peak_bytes);
-	rc = store_step(st);
-	return rc == SQLITE_DONE ? 0 : store_err(s, rc, e, write_what);
+	return store_run(s, st, e, write_what);
 }
 
 int store_usage_month_get(struct store *s, const char *account, int month, struct store_usage *ret, struct err *e)
@@ -79,24 +77,20 @@ int store_usage_month_get(struct store *s, const char *account, int month, struc
 int store_usage_month_put(struct store *s, const char *account, int month, const struct store_usage *u, struct err *e)
 {
 	_cleanup_stmt_ sqlite3_stmt *st = s->stmts[STMT_USAGE_MONTH_PUT];
-	int rc;
 
 	store_bind_text(st, 1, account);
 	store_bind_int(st, 2, month);
 	store_bind_int(st, 3, (int64_t)u->cpu_usec);
 	store_bind_int(st, 4, (int64_t)u->mem_kib_ms);
-	rc = store_step(st);
-	return rc == SQLITE_DONE ? 0 : store_err(s, rc, e, write_what);
+	return store_run(s, st, e, write_what);
 }
 
 int store_usage_forget(struct store *s, const char *account, struct err *e)
 {
 	_cleanup_stmt_ sqlite3_stmt *st = s->stmts[STMT_USAGE_FORGET];
-	int rc;
 
 	store_bind_text(st, 1, account);
-	rc = store_step(st);
-	return rc == SQLITE_DONE ? 0 : store_err(s, rc, e, "cannot forget the usage");
+	return store_run(s, st, e, "cannot forget the usage");
 }
 
 int store_begin(struct store *s, struct err *e)

@@ -104,6 +104,3 @@ void tmpl_build_delete(struct tmpl_build *b);
 /* tmpl.c: removes a template's files in a worker. */
 void tmpl_remove_files(struct tmpls *t, const char *id);
 void tmpls_check_stopped(struct tmpls *t);
-
-/* The account builds of this one run under. */
-void tmpl_build_account(const char *account, enum plan_id plan, struct account *ret);

@@ -28,7 +28,8 @@
 
 static void next_step(struct tmpl_build *b);
 
-void tmpl_build_account(const char *account, enum plan_id plan, struct account *ret)
+/* The account builds of this one run under. */
+static void build_account(const char *account, enum plan_id plan, struct account *ret)
 {
 	const char *tail = strchr(account, '_');
 
@@ -531,7 +532,7 @@ int tmpl_build_start(struct tmpls *t, const struct tmpl_row *row, const struct a
 
 	if (!b)
 		return err_errno(e, ENOMEM, "can't build a template");
-	tmpl_build_account(a->id, a->plan, &b->account);
+	build_account(a->id, a->plan, &b->account);
 	b->deadline_us = clock_mono_us() + (int64_t)row->timeout_s * 1000000;
 	r = tmpl_log_start(&b->log, t->c.state_fd, row->id, e);
 	if (r >= 0) {

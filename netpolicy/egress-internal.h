@@ -51,7 +51,6 @@ void deadline_clear(struct egress *eg, struct deadline *d);
 /* --- blank sockets of the host's network --- */
 
 enum blank { BLANK_TCP4, BLANK_TCP6, BLANK_UDP4, BLANK_UDP6, BLANK_KINDS };
-extern const char BLANK_LETTER[BLANK_KINDS]; /* how the dialer is asked for them */
 #define BLANK_BATCH 8
 #define BLANK_KEEP 32
 
@@ -122,7 +121,6 @@ struct sandbox {
 };
 
 void known_add(struct sandbox *s, const char *name, const struct in6_addr *a, uint32_t ttl, bool local);
-void known_clear(struct sandbox *s);
 /* The next entry for a after `from` (NULL: the first). */
 const struct known *known_next(const struct sandbox *s, const struct in6_addr *a, const struct known *from);
 
@@ -172,7 +170,6 @@ int map_add(struct map *m, const char *text);
 void map_clear(struct map *m);
 int zone_add(struct map *m, const char *text);
 void zone_clear(struct map *m);
-bool map_has(const struct map *m, const char *name);
 /* The address that stands for a mapped name. */
 bool map_synthetic(struct map *m, const char *name, struct in6_addr *ret);
 /* The name an address of 198.18.0.0/15 stands for, or NULL. */
@@ -259,6 +256,7 @@ socklen_t egress_to_sockaddr(const struct in6_addr *a, uint16_t port, struct soc
 
 /* Starts an event; the caller fills the rest in and hands it to event_send. */
 struct egress_event event_new(const struct sandbox *s, enum egress_verdict verdict, enum egress_kind kind);
+struct egress_event event_blocked(const struct sandbox *s, const struct gateway_refused *r); /* without host and rule */
 /* False: the daemon won't hear of it (it is away, or the sandbox says too much). */
 bool event_send(struct egress *eg, struct sandbox *s, const struct egress_event *ev);
 bool event_queue(struct egress *eg, const struct egress_event *ev); /* the same, of no sandbox's account */
@@ -320,4 +318,3 @@ void resolver_error(struct egress *eg, const struct asker *a, enum dns_rcode rco
 /* Asks the host's nameservers; -EBUSY when too many are asked already. */
 int upstream_ask(struct egress *eg, struct sandbox *s, const struct asker *a);
 const struct dns_answer *cache_find(struct egress *eg, const char *name, uint16_t type, uint32_t *ret_ttl);
-void cache_add(struct egress *eg, const char *name, uint16_t type, const struct dns_answer *ans);

@@ -145,6 +145,20 @@ struct egress_event event_new(const struct sandbox *s, enum egress_verdict verdi
 	};
 }
 
+struct egress_event event_blocked(const struct sandbox *s, const struct gateway_refused *r)
+{
+	struct egress_event ev = event_new(s, EGRESS_BLOCKED,
+					   r->proto == IPPROTO_TCP   ? EGRESS_TCP
+					   : r->proto == IPPROTO_UDP ? EGRESS_UDP
+								     : EGRESS_OTHER);
+
+	ev.address = r->to;
+	ev.port = r->port;
+	ev.from_port = r->from_port;
+	ev.proto = r->proto;
+	return ev;
+}
+
 static bool events_flush(struct egress *eg)
 {
 	struct queued_event *q;
@@ -221,7 +235,7 @@ static void known_drop(struct sandbox *s, struct known *k)
 	free(k);
 }
 
-void known_clear(struct sandbox *s)
+static void known_clear(struct sandbox *s)
 {
 	while (!TAILQ_EMPTY(&s->ages))
 		known_drop(s, TAILQ_FIRST(&s->ages));
@@ -439,15 +453,9 @@ static void refused(void *arg, const struct gateway_refused *r)
 
 	if (!s)
 		return;
-	ev = event_new(s, EGRESS_BLOCKED,
-		       r->name[0]		 ? EGRESS_DNS
-		       : r->proto == IPPROTO_TCP ? EGRESS_TCP
-		       : r->proto == IPPROTO_UDP ? EGRESS_UDP
-						 : EGRESS_OTHER);
-	ev.address = r->to;
-	ev.port = r->port;
-	ev.from_port = r->from_port;
-	ev.proto = r->proto;
+	ev = event_blocked(s, r);
+	if (r->name[0])
+		ev.kind = EGRESS_DNS;
 	(void)snprintf(ev.rule, sizeof(ev.rule), "%s", r->rule);
 	if (r->name[0])
 		(void)snprintf(ev.host, sizeof(ev.host), "%s", r->name);

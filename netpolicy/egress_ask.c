@@ -184,14 +184,7 @@ static void on_asked(void *arg, uint32_t id, const struct gateway_refused *r)
 		(void)gateway_answer(eg->queue.fd, id, GATEWAY_PASS);
 		return;
 	}
-	ev = event_new(s, EGRESS_BLOCKED,
-		       r->proto == IPPROTO_TCP	 ? EGRESS_TCP
-		       : r->proto == IPPROTO_UDP ? EGRESS_UDP
-						 : EGRESS_OTHER);
-	ev.address = r->to;
-	ev.port = r->port;
-	ev.from_port = r->from_port;
-	ev.proto = r->proto;
+	ev = event_blocked(s, r);
 	memcpy(ev.host, j.host, sizeof(ev.host));
 	memcpy(ev.rule, j.rule, sizeof(ev.rule));
 	q = calloc(1, sizeof(*q));

@@ -115,7 +115,7 @@ void map_clear(struct map *m)
 	m->n_maps = 0;
 }
 
-bool map_has(const struct map *m, const char *name)
+static bool map_has(const struct map *m, const char *name)
 {
 	for (size_t i = 0; i < m->n_maps; i++)
 		if (strcmp(m->maps[i].name, name) == 0)

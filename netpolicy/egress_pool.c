@@ -7,7 +7,8 @@
 /* The stock of blank sockets. The dialer answers each letter with one message: the letter and up to
  * BLANK_BATCH descriptors; none means that the host can't make them (no IPv6, or out of descriptors). */
 
-const char BLANK_LETTER[BLANK_KINDS] = { '4', '6', 'd', 'D' };
+/* How the dialer is asked for them. */
+static const char BLANK_LETTER[BLANK_KINDS] = { '4', '6', 'd', 'D' };
 
 static void ask(struct egress *eg, enum blank kind)
 {

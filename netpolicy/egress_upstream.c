@@ -94,7 +94,7 @@ const struct dns_answer *cache_find(struct egress *eg, const char *name, uint16_
 	return &c->answer;
 }
 
-void cache_add(struct egress *eg, const char *name, uint16_t type, const struct dns_answer *ans)
+static void cache_add(struct egress *eg, const char *name, uint16_t type, const struct dns_answer *ans)
 {
 	struct key k = key_of(name, type);
 	uint32_t ttl = MIN(ans->ttl, ans->n_addr ? (uint32_t)CACHE_TTL_MAX : (uint32_t)CACHE_NO_TTL_MAX);

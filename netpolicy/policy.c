@@ -38,12 +38,11 @@ const char *net_mode_name(enum net_mode m)
 
 int net_mode_parse(const char *s, enum net_mode *ret)
 {
-	for (size_t i = 0; i < ARRAY_SIZE(MODES); i++)
-		if (strcmp(s, MODES[i]) == 0) {
-			*ret = (enum net_mode)i;
-			return 0;
-		}
-	return -EINVAL;
+	int i = text_index(s, MODES, ARRAY_SIZE(MODES));
+
+	if (i >= 0)
+		*ret = (enum net_mode)i;
+	return MIN(i, 0);
 }
 
 int policy_normalise(const char *name, size_t n, char ret[static POLICY_NAME_MAX])

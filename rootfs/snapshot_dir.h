@@ -33,7 +33,6 @@ struct snapshot_dir {
  * snapshot_hold, or NULL for the state dir's own folder and for those who only look. */
 int snapshot_dir_open(int state_fd, int shared_fd, const char *holder, struct snapshot_dir *ret, struct err *e);
 void snapshot_dir_close(struct snapshot_dir *d);
-#define _cleanup_snapshot_dir_ _cleanup_(snapshot_dir_close)
 
 /* Before the keeper is started, with the caller's rights: this state dir's name among the holders (made once, kept
  * in it as "holder") and the lock. *ret_fd: keep it open. Files are given to uid, gid. */

@@ -206,34 +206,33 @@ static _noreturn_ void reap_until(pid_t command)
 	_exit(WIFEXITED(status) ? WEXITSTATUS(status) : 128 + WTERMSIG(status));
 }
 
+/* Returns in the child alone. */
+static int fork_and_wait(void)
+{
+	pid_t pid = fork();
+
+	if (pid > 0)
+		reap_until(pid);
+	return pid < 0 ? fail("fork") : 0;
+}
+
 /* Runs in the helper after the fds are in place; returns in the command alone. */
 static int helper_main(void *arg, int sync_fd)
 {
 	struct stack_proc *p = arg;
-	pid_t pid;
 	int r = enter_namespaces(p->s, sync_fd);
 
+	if (r >= 0)
+		r = fork_and_wait();
 	if (r < 0)
 		return r;
-	pid = fork();
-	if (pid < 0)
-		return fail("fork");
-	if (pid > 0)
-		reap_until(pid);
 	if (prctl(PR_SET_PDEATHSIG, SIGKILL) < 0)
 		return fail("prctl");
 	if (sethostname("sandbox", 7) < 0)
 		return fail("sethostname");
 	(void)umask(022);
 	r = p->s->n_layers ? mount_stack(p) : mount_on_host(p->s);
-	if (r < 0)
-		return r;
-	pid = fork();
-	if (pid < 0)
-		return fail("fork");
-	if (pid > 0)
-		reap_until(pid);
-	return 0;
+	return r < 0 ? r : fork_and_wait();
 }
 
 /* ---- the builder ---- */

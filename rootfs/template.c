@@ -55,7 +55,7 @@ bool template_name_valid(const char *name)
 	return n >= 1 && n <= TEMPLATE_NAME_MAX && strchr(first, name[0]) && strspn(name, rest) == n;
 }
 
-static bool is_cloud_name(const char *name)
+bool template_is_cloud(const char *name)
 {
 	for (size_t i = 0; template_names[i]; i++)
 		if (strcmp(template_names[i], name) == 0)
@@ -161,7 +161,7 @@ static int load_file(int state_fd, const char *name, struct template **ret, stru
 
 static int unavailable(struct err *e, const char *name, const char *what)
 {
-	if (is_cloud_name(name))
+	if (template_is_cloud(name))
 		return err_set(e, ERR_UNAVAILABLE, ENOENT, "template_unavailable",
 			       "template %s %s here; build it with: orkestr-emulator template build %s", name, what,
 			       name);
@@ -183,7 +183,7 @@ int template_load(int state_fd, const char *name, struct template **ret, struct 
 	if (!template_name_valid(name))
 		return err_set(e, ERR_NOT_FOUND, ENOENT, "template_not_found", "there is no template of that name");
 	r = load_file(state_fd, name, &t, e);
-	if (r == -ENOENT && is_cloud_name(name))
+	if (r == -ENOENT && template_is_cloud(name))
 		return unavailable(e, name, "was not built");
 	if (r == -ENOENT)
 		return err_set(e, ERR_NOT_FOUND, ENOENT, "template_not_found", "there is no template %s here", name);
@@ -487,7 +487,7 @@ static int import_layer(struct import *i, const struct layer_env *env, int fd, c
 			       " (left out: %llu device nodes, attributes of %llu files; %llu owners became nobody)",
 			       (unsigned long long)u.devices_skipped, (unsigned long long)u.xattrs_dropped,
 			       (unsigned long long)u.owners_clamped);
-	if (is_cloud_name(i->name))
+	if (template_is_cloud(i->name))
 		(void)snprintf(f.stand_in, sizeof(f.stand_in), "an imported archive under the name %s", i->name);
 	return layer_commit(&n, u.digest, u.file_bytes, &f, ret, e);
 }

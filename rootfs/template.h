@@ -33,6 +33,7 @@ void template_free(struct template *t);
 
 /* The four names of the cloud, NULL-terminated. */
 extern const char *const template_names[];
+bool template_is_cloud(const char *name);
 
 /* [a-z0-9][a-z0-9._-]*, at most TEMPLATE_NAME_MAX; or a custom template's id (template_custom.h). */
 bool template_name_valid(const char *name);

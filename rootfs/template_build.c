@@ -141,14 +141,6 @@ static int build_for(struct build *b, struct err *e)
 	return 0; /* ubuntu-24.04 is the base itself */
 }
 
-static bool is_ours(const char *name)
-{
-	for (size_t i = 0; template_names[i]; i++)
-		if (strcmp(template_names[i], name) == 0)
-			return true;
-	return false;
-}
-
 int template_build(const struct template_ops *o, const char *name, bool force, struct err *e)
 {
 	_cleanup_free_ struct layer_info *stack = calloc(TEMPLATE_MAX_LAYERS + 1, sizeof(*stack));
@@ -163,7 +155,7 @@ int template_build(const struct template_ops *o, const char *name, bool force, s
 	};
 	int r;
 
-	if (!is_ours(name))
+	if (!template_is_cloud(name))
 		return err_set(
 			e, ERR_INVALID, EINVAL, NULL,
 			"there is no recipe for template %s; build knows python-3.12, python-3.12-bare, node-22 and "

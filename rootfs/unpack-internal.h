@@ -39,10 +39,6 @@ struct place {
 
 /* ---- unpack.c ---- */
 
-/* An archive's name in a message: printable and short. */
-#define UNPACK_SHOWN_SIZE 97
-const char *unpack_shown(const char *path, char ret[static UNPACK_SHOWN_SIZE]);
-
 /* Each fills u->e and returns a negative errno. */
 int unpack_refuse(struct unpacker *u, const char *path, const char *why);
 int unpack_entry_errno(struct unpacker *u, int errnum, const char *path, const char *what);

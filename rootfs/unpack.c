@@ -27,11 +27,13 @@
 
 #define DIR_TIMES_MAX (64u << 20) /* memory for folders' times; beyond it they keep today's */
 
-const char *unpack_shown(const char *path, char ret[static UNPACK_SHOWN_SIZE])
+/* An archive's name in a message: printable and short. */
+#define SHOWN_SIZE 97
+static const char *shown(const char *path, char ret[static SHOWN_SIZE])
 {
 	size_t i = 0;
 
-	for (; path && path[i] && i < UNPACK_SHOWN_SIZE - 1; i++)
+	for (; path && path[i] && i < SHOWN_SIZE - 1; i++)
 		ret[i] = path[i] >= 0x20 && path[i] < 0x7f ? path[i] : '?';
 	ret[i] = '\0';
 	return ret;
@@ -39,17 +41,17 @@ const char *unpack_shown(const char *path, char ret[static UNPACK_SHOWN_SIZE])
 
 int unpack_refuse(struct unpacker *u, const char *path, const char *why)
 {
-	char name[UNPACK_SHOWN_SIZE];
+	char name[SHOWN_SIZE];
 
 	return err_set(u->e, ERR_INVALID, EINVAL, "archive_invalid", "the archive is refused: %s: %s",
-		       unpack_shown(path, name), why);
+		       shown(path, name), why);
 }
 
 int unpack_entry_errno(struct unpacker *u, int errnum, const char *path, const char *what)
 {
-	char name[UNPACK_SHOWN_SIZE];
+	char name[SHOWN_SIZE];
 
-	return err_errno(u->e, errnum, "cannot %s %s", what, unpack_shown(path, name));
+	return err_errno(u->e, errnum, "cannot %s %s", what, shown(path, name));
 }
 
 int unpack_too_large(struct unpacker *u)
@@ -138,7 +140,7 @@ static la_ssize_t inner_read(struct archive *a, void *arg, const void **ret)
 int unpack_reader_error(struct unpacker *u, struct archive *a)
 {
 	const char *why = archive_error_string(a);
-	char text[UNPACK_SHOWN_SIZE];
+	char text[SHOWN_SIZE];
 
 	if (unpack_must_stop(u))
 		return unpack_stopped(u);
@@ -147,7 +149,7 @@ int unpack_reader_error(struct unpacker *u, struct archive *a)
 	if (u->read_error)
 		return err_errno(u->e, -u->read_error, "cannot read the archive");
 	return err_set(u->e, ERR_INVALID, EINVAL, "archive_invalid", "the archive is damaged or no tar: %s",
-		       unpack_shown(why ? why : "unknown format", text));
+		       shown(why ? why : "unknown format", text));
 }
 
 static int open_readers(struct unpacker *u)

@@ -5,6 +5,7 @@
 #include <string.h>
 
 #include "emulator/base/clock.h"
+#include "emulator/base/text.h"
 
 static enum log_level max_level = LOG_LEVEL_INFO;
 static const char *process_name;
@@ -16,19 +17,13 @@ void log_set_level(enum log_level level)
 	max_level = level;
 }
 
-enum log_level log_level(void)
-{
-	return max_level;
-}
-
 int log_level_parse(const char *word, enum log_level *ret)
 {
-	for (size_t i = 0; i < ARRAY_SIZE(level_names); i++)
-		if (strcmp(word, level_names[i]) == 0) {
-			*ret = (enum log_level)i;
-			return 0;
-		}
-	return -EINVAL;
+	int i = text_index(word, level_names, ARRAY_SIZE(level_names));
+
+	if (i >= 0)
+		*ret = (enum log_level)i;
+	return MIN(i, 0);
 }
 
 void log_set_name(const char *name)

@@ -7,7 +7,6 @@
 enum log_level { LOG_LEVEL_ERROR, LOG_LEVEL_WARN, LOG_LEVEL_INFO, LOG_LEVEL_DEBUG };
 
 void log_set_level(enum log_level level);
-enum log_level log_level(void);
 
 /* "error", "warn", "info", "debug". -EINVAL for any other word. */
 int log_level_parse(const char *word, enum log_level *ret);

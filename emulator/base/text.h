@@ -6,6 +6,12 @@
 /* Decimal digits only (no sign, no space), within [min, max]. -EINVAL, -ERANGE. */
 int text_parse_u64(const char *s, uint64_t min, uint64_t max, uint64_t *ret);
 
+/* What a hex digit is worth, or -1. */
+int text_hex_value(char c);
+
+/* The place of word among n names, or -EINVAL. */
+int text_index(const char *word, const char *const *names, size_t n);
+
 /* snprintf that fails instead of cutting: the length, or -ENAMETOOLONG. */
 int text_format(char *ret, size_t cap, const char *fmt, ...) _printf_(3, 4);
 

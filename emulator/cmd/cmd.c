@@ -2,13 +2,13 @@
 
 #include <errno.h>
 #include <getopt.h>
+#include <json-c/json.h>
 #include <string.h>
 #include <sys/wait.h>
 
 #include "emulator/idmap.h"
 
 #define WORD_MAX 24
-#define NAMES_MAX 32
 
 int cmd_failed(const char *command, const struct err *e)
 {
@@ -89,11 +89,11 @@ const char *cmd_nearest(const char *word, const char *const *names)
 
 static int unknown_option(const char *word, const struct option *longs, struct err *e)
 {
-	const char *names[NAMES_MAX + 1] = { NULL }, *nearest = NULL;
+	const char *names[CMD_OPTIONS_MAX + 1] = { NULL }, *nearest = NULL;
 	char plain[WORD_MAX + 2];
 	size_t n = 0;
 
-	for (; n < NAMES_MAX && longs[n].name; n++)
+	for (; n < CMD_OPTIONS_MAX && longs[n].name; n++)
 		names[n] = longs[n].name;
 	if (strncmp(word, "--", 2) == 0) {
 		(void)snprintf(plain, sizeof(plain), "%.*s", (int)MIN(strcspn(word + 2, "="), sizeof(plain) - 1),
@@ -129,4 +129,45 @@ int cmd_getopt(int argc, char **argv, const char *shorts, const struct option *l
 		}
 	(void)err_set(e, ERR_INVALID, EINVAL, NULL, "there is no option -%c", optopt);
 	return CMD_OPT_BAD;
+}
+
+int cmd_parse(int argc, char **argv, const struct cmd_option *options, struct cmd_rest *ret, struct err *e)
+{
+	enum { FIRST = 256 }; /* what getopt_long(3) returns for an option without a letter: this and its place */
+	struct option longs[CMD_OPTIONS_MAX + 1] = { { NULL, 0, NULL, 0 } };
+	char shorts[CMD_OPTIONS_MAX + 2] = ":";
+	size_t n = 0, n_shorts = 1;
+	int c;
+
+	for (; n < CMD_OPTIONS_MAX && options[n].name; n++) {
+		longs[n] = (struct option){ .name = options[n].name,
+					    .has_arg = options[n].value ? required_argument : no_argument,
+					    .val = options[n].letter ? options[n].letter : FIRST + (int)n };
+		if (options[n].letter)
+			shorts[n_shorts++] = options[n].letter;
+	}
+	optind = 0;
+	while ((c = cmd_getopt(argc, argv, shorts, longs, e)) != -1) {
+		if (c == CMD_OPT_BAD)
+			return -EINVAL;
+		for (size_t i = 0; i < n; i++)
+			if (longs[i].val == c && options[i].value)
+				*options[i].value = optarg;
+			else if (longs[i].val == c)
+				*options[i].flag = true;
+	}
+	*ret = (struct cmd_rest){ .v = argv + optind, .n = argc - optind };
+	return 0;
+}
+
+int cmd_at_most(const struct cmd_rest *rest, int max, struct err *e)
+{
+	if (rest->n <= max)
+		return 0;
+	return err_set(e, ERR_INVALID, EINVAL, NULL, "'%.64s' is not expected here", rest->v[max]);
+}
+
+void cmd_print_json(struct json_object *o)
+{
+	(void)puts(json_object_to_json_string_ext(o, JSON_C_TO_STRING_PLAIN | JSON_C_TO_STRING_NOSLASHESCAPE));
 }

@@ -41,3 +41,31 @@ const char *cmd_nearest(const char *word, const char *const *names);
 struct option;
 #define CMD_OPT_BAD (-2)
 int cmd_getopt(int argc, char **argv, const char *shorts, const struct option *longs, struct err *e);
+
+/* An option of a subcommand and where it goes: its value to *value (the last one given counts), or true to *flag. */
+struct cmd_option {
+	const char *name;   /* without the dashes; NULL ends a table */
+	char letter;	    /* a flag's short form, or 0 */
+	const char **value; /* borrowed from argv */
+	bool *flag;
+};
+#define CMD_VALUE(n, to) ((struct cmd_option){ .name = (n), .value = (to) })
+#define CMD_FLAG(n, to) ((struct cmd_option){ .name = (n), .flag = (to) })
+#define CMD_HELP(to) ((struct cmd_option){ .name = "help", .letter = 'h', .flag = (to) })
+#define CMD_END ((struct cmd_option){ .name = NULL })
+#define CMD_OPTIONS_MAX 32
+
+struct cmd_rest { /* the arguments that are no options, wherever they stood */
+	char **v;
+	int n;
+};
+
+/* Takes a whole command line by a table of at most CMD_OPTIONS_MAX. -EINVAL with e. */
+int cmd_parse(int argc, char **argv, const struct cmd_option *options, struct cmd_rest *ret, struct err *e);
+
+/* ERR_INVALID if there are more than max. */
+int cmd_at_most(const struct cmd_rest *rest, int max, struct err *e);
+
+/* One line of JSON on standard output. */
+struct json_object;
+void cmd_print_json(struct json_object *o);

@@ -1,7 +1,6 @@
 /* `clock` and `key`: a running emulator's clock and its API keys, by its own routes (/_emulator/...). */
 
 #include <errno.h>
-#include <getopt.h>
 #include <json-c/json.h>
 #include <string.h>
 
@@ -52,96 +51,6 @@ static const char key_help[] =
 	"  --unrevoke         change: it is let in again\n"
 	"\n" WHERE;
 
-struct options {
-	const char *url, *state_dir, *key;
-	const char *advance, *set;
-	const char *plan, *scopes, *account, *label, *expires, *expires_in, *rate;
-	bool reset, unrevoke, help;
-	char **rest;
-	int n_rest;
-};
-
-enum {
-	OPT_URL = 256,
-	OPT_STATE_DIR,
-	OPT_KEY,
-	OPT_ADVANCE,
-	OPT_SET,
-	OPT_RESET,
-	OPT_PLAN,
-	OPT_SCOPES,
-	OPT_ACCOUNT,
-	OPT_LABEL,
-	OPT_EXPIRES,
-	OPT_EXPIRES_IN,
-	OPT_RATE,
-	OPT_UNREVOKE,
-};
-
-#define COMMON_OPTIONS                                                                                                 \
-	{ "url", required_argument, NULL, OPT_URL }, { "state-dir", required_argument, NULL, OPT_STATE_DIR },          \
-		{ "key", required_argument, NULL, OPT_KEY }, { "help", no_argument, NULL, 'h' },                       \
-	{                                                                                                              \
-		NULL, 0, NULL, 0                                                                                       \
-	}
-
-static const struct option clock_options[] = { { "advance", required_argument, NULL, OPT_ADVANCE },
-					       { "set", required_argument, NULL, OPT_SET },
-					       { "reset", no_argument, NULL, OPT_RESET },
-					       COMMON_OPTIONS };
-static const struct option key_options[] = { { "plan", required_argument, NULL, OPT_PLAN },
-					     { "scopes", required_argument, NULL, OPT_SCOPES },
-					     { "account", required_argument, NULL, OPT_ACCOUNT },
-					     { "label", required_argument, NULL, OPT_LABEL },
-					     { "expires", required_argument, NULL, OPT_EXPIRES },
-					     { "expires-in", required_argument, NULL, OPT_EXPIRES_IN },
-					     { "rate", required_argument, NULL, OPT_RATE },
-					     { "unrevoke", no_argument, NULL, OPT_UNREVOKE },
-					     COMMON_OPTIONS };
-
-static void take(struct options *o, int c)
-{
-	const struct {
-		int c;
-		const char **to;
-	} all[] = {
-		{ OPT_URL, &o->url },
-		{ OPT_STATE_DIR, &o->state_dir },
-		{ OPT_KEY, &o->key },
-		{ OPT_ADVANCE, &o->advance },
-		{ OPT_SET, &o->set },
-		{ OPT_PLAN, &o->plan },
-		{ OPT_SCOPES, &o->scopes },
-		{ OPT_ACCOUNT, &o->account },
-		{ OPT_LABEL, &o->label },
-		{ OPT_EXPIRES, &o->expires },
-		{ OPT_EXPIRES_IN, &o->expires_in },
-		{ OPT_RATE, &o->rate },
-	};
-
-	for (size_t i = 0; i < ARRAY_SIZE(all); i++)
-		if (all[i].c == c)
-			*all[i].to = optarg;
-	o->reset |= c == OPT_RESET;
-	o->unrevoke |= c == OPT_UNREVOKE;
-	o->help |= c == 'h';
-}
-
-static int parse(int argc, char **argv, const struct option *longs, struct options *o, struct err *e)
-{
-	int c;
-
-	optind = 0;
-	while ((c = cmd_getopt(argc, argv, ":h", longs, e)) != -1) {
-		if (c == CMD_OPT_BAD)
-			return -EINVAL;
-		take(o, c);
-	}
-	o->rest = argv + optind;
-	o->n_rest = argc - optind;
-	return 0;
-}
-
 /* "90", "90s", "90m", "12h", "31d" as seconds. */
 static int parse_time(const char *s, int64_t *ret, struct err *e)
 {
@@ -161,32 +70,25 @@ static int parse_time(const char *s, int64_t *ret, struct err *e)
 }
 
 /* The answer as JSON, or NULL after a message; *status is the command's then. */
-static struct json_object *call(const char *command, const struct options *o, const char *method, const char *path,
+static struct json_object *call(const char *command, const struct control_at *at, const char *method, const char *path,
 				struct json_object *body, int *status)
 {
 	_cleanup_buf_ struct buf b = BUF_INIT(ANSWER_MAX);
 	struct control_call what = { .method = method, .path = path };
-	struct json_object *answer, *detail = NULL;
+	struct json_object *answer = NULL;
 	struct err e = ERR_INIT;
-	unsigned int code = 0;
-	struct control c;
+	int r;
 
 	if (body)
 		what.body = json_object_to_json_string_ext(body, JSON_C_TO_STRING_PLAIN);
-	if (control_find(o->state_dir, o->url, o->key, &c, &e) < 0 || control_call(&c, &what, &b, &code, &e) < 0) {
+	r = control_ask(at, &what, &b, &e);
+	if (r >= 0 && b.len > 0)
+		answer = json_tokener_parse(b.p);
+	if (r >= 0 && !answer)
+		(void)err_set(&e, ERR_IO, EPROTO, NULL, "the answer is no JSON");
+	if (!answer)
 		*status = cmd_failed(command, &e);
-		return NULL;
-	}
-	answer = b.len > 0 ? json_tokener_parse(b.p) : NULL;
-	if (code < 400 && answer)
-		return answer;
-	if (json_object_is_type(answer, json_type_object))
-		(void)json_object_object_get_ex(answer, "detail", &detail);
-	(void)err_set(&e, ERR_INVALID, EINVAL, NULL, "%u: %s", code,
-		      detail ? json_object_get_string(detail) : "an answer without a detail");
-	json_object_put(answer);
-	*status = cmd_failed(command, &e);
-	return NULL;
+	return answer;
 }
 
 static const char *text_of(struct json_object *o, const char *name)
@@ -199,13 +101,20 @@ static const char *text_of(struct json_object *o, const char *name)
 
 /* ---- clock ---- */
 
-static int clock_body(const struct options *o, struct json_object **ret, struct err *e)
+struct clock_options {
+	struct control_at at;
+	const char *advance, *set;
+	bool reset, help;
+	struct cmd_rest rest;
+};
+
+static int clock_body(const struct clock_options *o, struct json_object **ret, struct err *e)
 {
 	int64_t seconds;
 
 	*ret = NULL;
-	if (o->n_rest > 0)
-		return err_set(e, ERR_INVALID, EINVAL, NULL, "'%.64s' is not expected here", o->rest[0]);
+	if (cmd_at_most(&o->rest, 0, e) < 0)
+		return -EINVAL;
 	if ((o->advance != NULL) + (o->set != NULL) + o->reset > 1)
 		return err_set(e, ERR_INVALID, EINVAL, NULL, "one of --advance, --set and --reset");
 	if (o->advance && parse_time(o->advance, &seconds, e) < 0)
@@ -225,11 +134,15 @@ static int clock_body(const struct options *o, struct json_object **ret, struct 
 int cmd_clock(int argc, char **argv)
 {
 	struct json_object *body = NULL, *answer;
-	struct options o = { 0 };
+	struct clock_options o = { 0 };
+	const struct cmd_option options[] = {
+		CMD_VALUE("advance", &o.advance), CMD_VALUE("set", &o.set), CMD_FLAG("reset", &o.reset),
+		CONTROL_OPTIONS(&o.at),		  CMD_HELP(&o.help),	    CMD_END
+	};
 	struct err e = ERR_INIT;
 	int status = CMD_OK;
 
-	if (parse(argc, argv, clock_options, &o, &e) < 0)
+	if (cmd_parse(argc, argv, options, &o.rest, &e) < 0)
 		return cmd_usage("clock", &e);
 	if (o.help) {
 		(void)fputs(clock_help, stdout);
@@ -237,7 +150,7 @@ int cmd_clock(int argc, char **argv)
 	}
 	if (clock_body(&o, &body, &e) < 0)
 		return cmd_usage("clock", &e);
-	answer = call("clock", &o, body ? "POST" : "GET", "/_emulator/clock", body, &status);
+	answer = call("clock", &o.at, body ? "POST" : "GET", "/_emulator/clock", body, &status);
 	if (answer)
 		printf("%s (%s s ahead)\n", text_of(answer, "now"), text_of(answer, "offset_seconds"));
 	json_object_put(answer);
@@ -247,13 +160,20 @@ int cmd_clock(int argc, char **argv)
 
 /* ---- key ---- */
 
+struct key_options {
+	struct control_at at;
+	const char *plan, *scopes, *account, *label, *expires, *expires_in, *rate;
+	bool unrevoke, help;
+	struct cmd_rest rest;
+};
+
 static void add(struct json_object *o, const char *name, const char *value)
 {
 	if (value)
 		json_object_object_add(o, name, json_object_new_string(value));
 }
 
-static int key_body(const struct options *o, struct json_object *b, struct err *e)
+static int key_body(const struct key_options *o, struct json_object *b, struct err *e)
 {
 	int64_t seconds;
 
@@ -273,32 +193,27 @@ static int key_body(const struct options *o, struct json_object *b, struct err *
 	return 0;
 }
 
-static void print_line(struct json_object *o)
-{
-	(void)puts(json_object_to_json_string_ext(o, JSON_C_TO_STRING_PLAIN | JSON_C_TO_STRING_NOSLASHESCAPE));
-}
-
-static int key_list(const struct options *o)
+static int key_list(const struct key_options *o)
 {
 	struct json_object *answer, *keys = NULL;
 	int status = CMD_OK;
 
-	answer = call("key", o, "GET", "/_emulator/keys", NULL, &status);
+	answer = call("key", &o->at, "GET", "/_emulator/keys", NULL, &status);
 	if (answer)
 		(void)json_object_object_get_ex(answer, "keys", &keys);
 	for (size_t i = 0; json_object_is_type(keys, json_type_array) && i < json_object_array_length(keys); i++)
-		print_line(json_object_array_get_idx(keys, i));
+		cmd_print_json(json_object_array_get_idx(keys, i));
 	json_object_put(answer);
 	return status;
 }
 
-static int key_create(const struct options *o, struct json_object *body)
+static int key_create(const struct key_options *o, struct json_object *body)
 {
 	struct json_object *answer;
 	int status = CMD_OK;
 
-	add(body, "key", o->n_rest > 1 ? o->rest[1] : NULL);
-	answer = call("key", o, "POST", "/_emulator/keys", body, &status);
+	add(body, "key", o->rest.n > 1 ? o->rest.v[1] : NULL);
+	answer = call("key", &o->at, "POST", "/_emulator/keys", body, &status);
 	if (answer) {
 		(void)puts(text_of(answer, "key"));
 		(void)fprintf(stderr, "%s: plan %s, account %s\n", text_of(answer, "id"), text_of(answer, "plan"),
@@ -308,32 +223,32 @@ static int key_create(const struct options *o, struct json_object *body)
 	return status;
 }
 
-static int key_change(const struct options *o, const char *method, struct json_object *body)
+static int key_change(const struct key_options *o, const char *method, struct json_object *body)
 {
 	_cleanup_buf_ struct buf path = BUF_INIT(4096);
 	struct json_object *answer;
 	int status = CMD_OK;
 
-	if (buf_puts(&path, "/_emulator/keys/") < 0 || control_escape(&path, o->rest[1]) < 0)
+	if (buf_puts(&path, "/_emulator/keys/") < 0 || control_escape(&path, o->rest.v[1]) < 0)
 		return CMD_USAGE;
-	answer = call("key", o, method, path.p, body, &status);
+	answer = call("key", &o->at, method, path.p, body, &status);
 	if (answer)
-		print_line(answer);
+		cmd_print_json(answer);
 	json_object_put(answer);
 	return status;
 }
 
-static int key_run(const struct options *o, struct json_object *body, struct err *e)
+static int key_run(const struct key_options *o, struct json_object *body, struct err *e)
 {
-	const char *verb = o->n_rest > 0 ? o->rest[0] : "";
+	const char *verb = o->rest.n > 0 ? o->rest.v[0] : "";
 
-	if (strcmp(verb, "list") == 0 && o->n_rest == 1)
+	if (strcmp(verb, "list") == 0 && o->rest.n == 1)
 		return key_list(o);
-	if (strcmp(verb, "create") == 0 && o->n_rest <= 2)
+	if (strcmp(verb, "create") == 0 && o->rest.n <= 2)
 		return key_create(o, body);
-	if (strcmp(verb, "change") == 0 && o->n_rest == 2)
+	if (strcmp(verb, "change") == 0 && o->rest.n == 2)
 		return key_change(o, "PATCH", body);
-	if (strcmp(verb, "revoke") == 0 && o->n_rest == 2)
+	if (strcmp(verb, "revoke") == 0 && o->rest.n == 2)
 		return key_change(o, "DELETE", NULL);
 	(void)err_set(e, ERR_INVALID, EINVAL, NULL,
 		      "wanted is: key create [KEY], key list, key change ID, or key revoke ID");
@@ -343,11 +258,22 @@ static int key_run(const struct options *o, struct json_object *body, struct err
 int cmd_key(int argc, char **argv)
 {
 	struct json_object *body;
-	struct options o = { 0 };
+	struct key_options o = { 0 };
+	const struct cmd_option options[] = { CMD_VALUE("plan", &o.plan),
+					      CMD_VALUE("scopes", &o.scopes),
+					      CMD_VALUE("account", &o.account),
+					      CMD_VALUE("label", &o.label),
+					      CMD_VALUE("expires", &o.expires),
+					      CMD_VALUE("expires-in", &o.expires_in),
+					      CMD_VALUE("rate", &o.rate),
+					      CMD_FLAG("unrevoke", &o.unrevoke),
+					      CONTROL_OPTIONS(&o.at),
+					      CMD_HELP(&o.help),
+					      CMD_END };
 	struct err e = ERR_INIT;
 	int status;
 
-	if (parse(argc, argv, key_options, &o, &e) < 0)
+	if (cmd_parse(argc, argv, options, &o.rest, &e) < 0)
 		return cmd_usage("key", &e);
 	if (o.help) {
 		(void)fputs(key_help, stdout);

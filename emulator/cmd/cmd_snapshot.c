@@ -8,7 +8,6 @@
 
 #include <errno.h>
 #include <fcntl.h>
-#include <getopt.h>
 #include <json-c/json.h>
 #include <limits.h>
 #include <string.h>
@@ -59,8 +58,7 @@ static const char help_text[] =
 struct options {
 	const char *state_dir, *snapshot_dir, *key, *account, *tag;
 	bool json, oci, without_env, help;
-	char **rest;
-	int n_rest;
+	struct cmd_rest rest;
 };
 
 struct work {
@@ -149,7 +147,7 @@ static int run_export(struct work *w, struct err *e)
 {
 	_cleanup_snapshot_ struct snapshot_open s = SNAPSHOT_OPEN_INIT;
 	struct json_object *row;
-	int r = snapshot_open(&w->d, w->o.rest[0], &s, e);
+	int r = snapshot_open(&w->d, w->o.rest.v[0], &s, e);
 
 	if (r < 0)
 		return r;
@@ -205,12 +203,12 @@ static int run_rm(struct work *w, struct err *e)
 {
 	int r = 0;
 
-	for (int i = 0; r == 0 && i < w->o.n_rest; i++) {
-		if (!snapshot_available(&w->d, w->o.rest[i]))
-			return err_set(e, ERR_NOT_FOUND, ENOENT, NULL, "there is no snapshot %.40s", w->o.rest[i]);
-		r = snapshot_remove(&w->d, w->o.rest[i], e);
+	for (int i = 0; r == 0 && i < w->o.rest.n; i++) {
+		if (!snapshot_available(&w->d, w->o.rest.v[i]))
+			return err_set(e, ERR_NOT_FOUND, ENOENT, NULL, "there is no snapshot %.40s", w->o.rest.v[i]);
+		r = snapshot_remove(&w->d, w->o.rest.v[i], e);
 		if (r == 0)
-			(void)printf("%s\n", w->o.rest[i]);
+			(void)printf("%s\n", w->o.rest.v[i]);
 	}
 	return r;
 }
@@ -312,45 +310,6 @@ static int import_from(struct work *w, const char *file)
 
 /* ---- the command line ---- */
 
-static int parse(int argc, char **argv, struct options *o, struct err *e)
-{
-	static const struct option longs[] = {
-		{ "state-dir", required_argument, NULL, 's' },
-		{ "snapshot-dir", required_argument, NULL, 'd' },
-		{ "key", required_argument, NULL, 'k' },
-		{ "account", required_argument, NULL, 'a' },
-		{ "tag", required_argument, NULL, 't' },
-		{ "json", no_argument, NULL, 'j' },
-		{ "oci", no_argument, NULL, 'o' },
-		{ "without-env", no_argument, NULL, 'w' },
-		{ "help", no_argument, NULL, 'h' },
-		{ NULL, 0, NULL, 0 },
-	};
-	int c;
-
-	optind = 0;
-	while ((c = cmd_getopt(argc, argv, ":h", longs, e)) != -1) {
-		const char **value = c == 's'	? &o->state_dir
-				     : c == 'd' ? &o->snapshot_dir
-				     : c == 'k' ? &o->key
-				     : c == 'a' ? &o->account
-				     : c == 't' ? &o->tag
-						: NULL;
-
-		if (c == CMD_OPT_BAD)
-			return -EINVAL;
-		if (value)
-			*value = optarg;
-		o->json |= c == 'j';
-		o->oci |= c == 'o';
-		o->without_env |= c == 'w';
-		o->help |= c == 'h';
-	}
-	o->rest = argv + optind;
-	o->n_rest = argc - optind;
-	return 0;
-}
-
 static int set_account(struct work *w, struct err *e)
 {
 	if (w->o.key && w->o.account)
@@ -378,7 +337,7 @@ static int check_options(struct work *w, int min, int max, struct err *e)
 	const char *c = w->command;
 	const struct options *o = &w->o;
 
-	if (o->n_rest < min || o->n_rest > max)
+	if (o->rest.n < min || o->rest.n > max)
 		return err_set(e, ERR_INVALID, EINVAL, NULL, "%s",
 			       strcmp(c, "export") == 0	  ? "export needs an ID and a FILE"
 			       : strcmp(c, "import") == 0 ? "import needs a FILE"
@@ -397,11 +356,11 @@ static int dispatch(struct work *w)
 {
 	if (strcmp(w->command, "export") == 0) {
 		w->run = run_export;
-		return export_to(w, w->o.rest[1]);
+		return export_to(w, w->o.rest.v[1]);
 	}
 	if (strcmp(w->command, "import") == 0) {
 		w->run = run_import;
-		return import_from(w, w->o.rest[0]);
+		return import_from(w, w->o.rest.v[0]);
 	}
 	w->run = strcmp(w->command, "rm") == 0 ? run_rm : run_list;
 	return run(w);
@@ -414,13 +373,23 @@ int cmd_snapshot(int argc, char **argv)
 		int min, max;
 	} commands[] = { { "list", 0, 0 }, { "export", 2, 2 }, { "import", 1, 1 }, { "rm", 1, INT_MAX } };
 	struct work w = { .shared_fd = -1, .file_fd = -1, .d = SNAPSHOT_DIR_INIT };
+	const struct cmd_option options[] = { CMD_VALUE("state-dir", &w.o.state_dir),
+					      CMD_VALUE("snapshot-dir", &w.o.snapshot_dir),
+					      CMD_VALUE("key", &w.o.key),
+					      CMD_VALUE("account", &w.o.account),
+					      CMD_VALUE("tag", &w.o.tag),
+					      CMD_FLAG("json", &w.o.json),
+					      CMD_FLAG("oci", &w.o.oci),
+					      CMD_FLAG("without-env", &w.o.without_env),
+					      CMD_HELP(&w.o.help),
+					      CMD_END };
 	struct err e = ERR_INIT;
 
 	for (size_t i = 0; argc > 1 && i < ARRAY_SIZE(commands); i++) {
 		if (strcmp(argv[1], commands[i].name) != 0)
 			continue;
 		w.command = commands[i].name;
-		if (parse(argc - 1, argv + 1, &w.o, &e) < 0)
+		if (cmd_parse(argc - 1, argv + 1, options, &w.o.rest, &e) < 0)
 			return cmd_usage("snapshot", &e);
 		if (!w.o.help)
 			return check_options(&w, commands[i].min, commands[i].max, &e) < 0 ? cmd_usage("snapshot", &e)

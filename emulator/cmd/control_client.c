@@ -2,6 +2,7 @@
 
 #include <errno.h>
 #include <fcntl.h>
+#include <json-c/json.h>
 #include <string.h>
 
 #include "emulator/base/fd.h"
@@ -41,19 +42,20 @@ static int set(const char *what, const char *value, char *ret, size_t cap, struc
 	return 0;
 }
 
-int control_find(const char *state_dir, const char *url, const char *key, struct control *ret, struct err *e)
+int control_find(const struct control_at *at, struct control *ret, struct err *e)
 {
+	const char *url = at->url, *key = at->key;
 	_cleanup_close_ int fd = -1;
 	char path[4096], known_url[300] = "", known_key[300] = "";
 	struct idmap m;
 	int r;
 
-	if (!url && !state_dir)
+	if (!url && !at->state_dir)
 		url = getenv("ORKESTR_EMULATOR_URL");
 	if (!key)
 		key = getenv("ORKESTR_API_KEY");
 	idmap_choose(&m);
-	if ((!url || !key) && statedir_open_existing(state_dir, &m, &fd, path, sizeof(path), NULL) >= 0) {
+	if ((!url || !key) && statedir_open_existing(at->state_dir, &m, &fd, path, sizeof(path), NULL) >= 0) {
 		if (!url && read_line(fd, CONTROL_STATE_FILE, known_url, sizeof(known_url)) == 0)
 			url = known_url;
 		if (!key && read_line(fd, "api-key", known_key, sizeof(known_key)) == 0)
@@ -140,8 +142,9 @@ static int ended(struct proc *p, const struct control *c, struct err *e)
 	return r;
 }
 
-int control_call(const struct control *c, const struct control_call *call, struct buf *out, unsigned int *ret_status,
-		 struct err *e)
+/* 0 and the status, whatever it is. */
+static int call_one(const struct control *c, const struct control_call *call, struct buf *out, unsigned int *ret_status,
+		    struct err *e)
 {
 	_cleanup_proc_ struct proc p = PROC_INIT;
 	_cleanup_close_ int config = -1;
@@ -166,6 +169,26 @@ int control_call(const struct control *c, const struct control_call *call, struc
 	out->p[out->len] = '\0';
 	*ret_status = (unsigned int)status;
 	return 0;
+}
+
+int control_ask(const struct control_at *at, const struct control_call *call, struct buf *out, struct err *e)
+{
+	struct json_object *answer, *detail = NULL;
+	unsigned int status = 0;
+	struct control c;
+	int r = control_find(at, &c, e);
+
+	if (r >= 0)
+		r = call_one(&c, call, out, &status, e);
+	if (r < 0 || status < 400)
+		return r;
+	answer = out->len > 0 ? json_tokener_parse(out->p) : NULL;
+	if (json_object_is_type(answer, json_type_object))
+		(void)json_object_object_get_ex(answer, "detail", &detail);
+	r = err_set(e, ERR_INVALID, EINVAL, NULL, "%u: %s", status,
+		    detail ? json_object_get_string(detail) : "no detail");
+	json_object_put(answer);
+	return r;
 }
 
 struct follow {

@@ -4,6 +4,14 @@
 
 #include "emulator/base/buf.h"
 #include "emulator/base/err.h"
+#include "emulator/cmd/cmd.h"
+
+/* Which emulator, as the options of a command say; NULL: not given. */
+struct control_at {
+	const char *url, *state_dir, *key;
+};
+#define CONTROL_OPTIONS(at)                                                                                            \
+	CMD_VALUE("url", &(at)->url), CMD_VALUE("state-dir", &(at)->state_dir), CMD_VALUE("key", &(at)->key)
 
 struct control {
 	char url[300]; /* without a slash at its end */
@@ -12,9 +20,9 @@ struct control {
 
 #define CONTROL_STATE_FILE "listening" /* in the state dir while `serve` runs: its address, one line */
 
-/* url, key: as given, or NULL. Then ORKESTR_EMULATOR_URL and ORKESTR_API_KEY, then what the state dir (NULL: the default
+/* What is not given comes from ORKESTR_EMULATOR_URL and ORKESTR_API_KEY, then from what the state dir (NULL: the default
  * one) knows. ERR_NOT_FOUND when no emulator is known. */
-int control_find(const char *state_dir, const char *url, const char *key, struct control *ret, struct err *e);
+int control_find(const struct control_at *at, struct control *ret, struct err *e);
 
 struct control_call {
 	const char *method, *path; /* with its query, escaped */
@@ -22,9 +30,9 @@ struct control_call {
 	const char *body_file;	   /* instead: its path, "-" is not for here */
 };
 
-/* out: the answer's body. ERR_UNAVAILABLE when nobody answers; else 0 and the status. */
-int control_call(const struct control *c, const struct control_call *call, struct buf *out, unsigned int *ret_status,
-		 struct err *e);
+/* Finds and asks it. out: the answer's body. ERR_UNAVAILABLE when nobody answers; ERR_INVALID says why the answer is one
+ * of 400 or more. */
+int control_ask(const struct control_at *at, const struct control_call *call, struct buf *out, struct err *e);
 
 /* Server-Sent Events: fn with each event's data, until the server ends it. */
 int control_follow(const struct control *c, const char *path,

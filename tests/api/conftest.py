@@ -31,6 +31,8 @@ from harness.emulator import Emulator, run  # noqa: E402
 
 slow.install()
 
+pytest_plugins = ["harness.internet", "harness.netbox"]  # their fixtures
+
 # Names the shared emulator answers to besides "tiny": the cloud's own, where no test runs an interpreter.
 TINY_NAMES = ["tiny", "ubuntu-24.04"]
 REAL_TEMPLATES = ["python-3.12", "python-3.12-bare", "node-22", "ubuntu-24.04"]
@@ -106,6 +108,24 @@ def new_state(binary, scratch, tiny_tar):
             done = run(binary, "clean", "--state-dir", str(state))
             assert done.returncode == 0, done
             assert not state.exists(), f"clean left {state}"
+
+
+@pytest.fixture(scope="session")
+def compiled(scratch):
+    """compiled("probe.c", "-static") -> the program made of a source of this folder."""
+
+    def make(source: str, *flags: str) -> Path:
+        if not shutil.which("gcc"):
+            cannot_run("gcc is not here: apt-get install gcc")
+        path = scratch / Path(source).stem
+        while path.exists():
+            path = path.with_name(path.name + "-again")
+        command = ["gcc", "-O1", "-Wall", "-Wextra", "-Werror", *flags, "-o", path, HERE / source]
+        done = subprocess.run(command, capture_output=True, text=True)
+        assert done.returncode == 0, done.stderr
+        return path
+
+    return make
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -219,6 +239,23 @@ def new_emulator(binary, new_state):
         finally:
             emulator.kill_all()
     assert not problems, "\n".join(problems)
+
+
+@pytest.fixture
+def mortal(binary, new_state):
+    """mortal(*args) -> an emulator; after its death another one may be started on the same state."""
+    started: list[Emulator] = []
+
+    def start(*args: str, state: Path | None = None) -> Emulator:
+        emulator = Emulator(binary, state or new_state("tiny"), "--auth", "any", *args, warm=None)
+        started.append(emulator)
+        return emulator.start()
+
+    yield start
+    for emulator in started:
+        if emulator.process.poll() is None:
+            assert emulator.stop() == 0, emulator.log()
+            emulator.check_nothing_left()
 
 
 @pytest.fixture

@@ -1,5 +1,5 @@
 /* What a program in a sandbox may try on the network, as plain system calls. Built static, put into a sandbox
- * and run there by test_network.py; prints one JSON line. It decides nothing; the test knows what must be.
+ * and run there by the network tests; prints one JSON line. It decides nothing; the test knows what must be.
  *
  *   tcp ADDR PORT [HEX]        connect, send HEX, wait a second for what comes back
  *   udp ADDR PORT TEXT         send a datagram, wait a second for an answer or an ICMP

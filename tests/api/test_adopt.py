@@ -10,8 +10,7 @@ import time
 
 import pytest
 
-from harness import proc
-from harness.emulator import Emulator, run
+from harness.emulator import run
 from harness.wire import check_error
 
 KILLS = 100 if os.environ.get("ORKESTR_TEST_LONG") == "1" else 8

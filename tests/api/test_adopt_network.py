@@ -9,14 +9,15 @@ import pytest
 
 from conftest import terminate_all
 from harness import proc
+from harness.internet import world
+from harness.netbox import A, NXDOMAIN, REFUSED, RESOLVER, Box, body, get
 from harness.stream import settle
 from harness.wire import check_error
 from test_adopt import restart
-from test_network import A, NXDOMAIN, REFUSED, RESOLVER, Box, body, certificate, get, internet, net_state, netprobe, world  # noqa: F401
 
 
 @pytest.fixture
-def emulator(new_emulator, net_state, internet):  # noqa: F811
+def emulator(new_emulator, net_state, internet):
     return new_emulator(*world(internet), state=net_state, warm="netbox")
 
 
@@ -29,7 +30,7 @@ def api(emulator):
 
 
 @pytest.fixture
-def box(api, netprobe):  # noqa: F811
+def box(api, netprobe):
     return lambda network: Box(api, netprobe, network)
 
 
@@ -76,7 +77,7 @@ def test_a_connection_stands_while_no_daemon_runs(emulator, api, box):
     assert status == "0\n" and sandbox.api.sh(sandbox.id, "cat /tmp/size") == "8000000\n"
 
 
-def test_the_next_command_lines_rules_count(emulator, api, box, internet):  # noqa: F811
+def test_the_next_command_lines_rules_count(emulator, api, box, internet):
     sandbox = box("restricted")
     assert sandbox.dns("echo.test")[0] == 0
     fewer = [arg for arg in world(internet)]

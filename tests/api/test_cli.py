@@ -2,6 +2,7 @@
 
 import json
 import os
+import shlex
 import subprocess
 import tarfile
 import threading
@@ -11,12 +12,14 @@ import pytest
 
 from harness.emulator import run, run_json
 
-VERBS = [[], ["serve"], ["doctor"], ["template"], ["template", "list"], ["template", "build"], ["template", "import"],
-         ["template", "rm"], ["clean"], ["version"]]  # fmt: skip
+VERBS = ["", "serve", "exec", "doctor", "template", "template list", "template build", "template import", "template rm",
+         "snapshot", "snapshot list", "snapshot export", "snapshot import", "snapshot rm", "events", "fault", "fault add",
+         "reset", "seed", "clock", "key", "key create", "key list", "network", "network check", "clean", "version"]  # fmt: skip
 
 
-@pytest.mark.parametrize("verb", VERBS, ids=" ".join)
+@pytest.mark.parametrize("verb", VERBS)
 def test_help_is_on_standard_output(binary, verb):
+    verb = verb.split()
     done = run(binary, *verb, "--help")
     assert done.returncode == 0, done
     assert "usage" in done.stdout.lower() and done.stderr == "", done
@@ -40,6 +43,37 @@ def test_mistakes_on_the_command_line(binary, words, new_state):
     done = run(binary, *words, timeout=20)
     assert done.returncode in (1, 2, 64), done
     assert done.stderr.strip(), done
+
+
+COMMON = {  # said by every command that takes its options by a table
+    "--nosuch": "there is no option --nosuch", "-x": "there is no option -x", "--state-dir": "--state-dir needs a value",
+    "--help=1": "--help takes no value", "--state-dri=secret": "there is no option --state-dri; did you mean --state-dir?",
+}  # fmt: skip
+STRAY = "'stray' is not expected here"
+FAULT = "wanted is: fault add NAME=VALUE..., fault list, or fault clear [ID]"
+KEY = "wanted is: key create [KEY], key list, key change ID, or key revoke ID"
+TIME = '"1 day" is no time: so many seconds, or 90m, 12h, 31d, at most 100 years'
+MISTAKES = [
+    *[(f"{verb} {words}", says) for verb in ("events", "fault", "reset", "seed", "clock", "key", "snapshot list")
+      for words, says in COMMON.items()],
+    ("events stray", STRAY), ("events --follow=1", "--follow takes no value"), ("events --since", "--since needs a value"),
+    ("events stray --help", STRAY), ("fault", FAULT), ("fault list stray", FAULT), ("fault add", FAULT),
+    ("reset stray", STRAY), ("seed", "which file?"), ("seed file stray", STRAY), ("clock stray --reset", STRAY),
+    ("clock --advance 1 --reset", "one of --advance, --set and --reset"), ("clock --advance '1 day'", TIME),
+    ("key", KEY), ("key create a b", KEY), ("key revoke", KEY), ("key create --expires-in '1 day'", TIME),
+    ("snapshot", "which one: list, export, import or rm?"), ("snapshot stray", "the commands are list, export, import and rm"),
+    ("snapshot list stray", "list takes no argument"), ("snapshot rm", "rm needs an ID"),
+    ("snapshot list --oci", "an option given is not one of list"), ("snapshot list -j", "there is no option -j"),
+    ("snapshot import x --key a --account b", "give either --key or --account"),
+    ("clean stray", "'stray' is not expected here; a folder goes with --state-dir"), ("version stray", STRAY),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("words, says", MISTAKES, ids=[words for words, _ in MISTAKES])
+def test_a_mistake_is_named(binary, words, says):
+    verb, done = words.split()[0], run(binary, *shlex.split(words), timeout=20)
+    assert (done.returncode, done.stdout) == (2, ""), done
+    assert done.stderr == f"orkestr-emulator {verb}: {says}\nTry 'orkestr-emulator {verb} --help'.\n"
 
 
 # --- doctor ---------------------------------------------------------------------------------------

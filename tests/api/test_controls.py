@@ -9,9 +9,6 @@ import pytest
 
 from harness.emulator import run
 from harness.wire import check_error, check_invalid, raw_exchange
-from test_network import (  # noqa: F401  (fixtures)
-    box, certificate, internet, net_api, net_emulator, net_state, netprobe, serving,
-)
 
 # What raises each of the READMEs' exceptions: a rule's words, and what the exception then says.
 EXCEPTIONS = [
@@ -242,7 +239,7 @@ def test_a_resume_that_fails_leaves_it_paused(api, sdk, fault):
     assert sdk.Sandbox.resume(sbx.id).status == "running"
 
 
-def test_names_that_fail(box, net_api):  # noqa: F811
+def test_names_that_fail(box, net_api):
     here, there = box("restricted"), box("restricted")
     assert here.dns("pypi.org")[0] == 0
     rule = {"dns": "servfail", "host": "pypi.org", "sandbox": here.id, "times": 2}
@@ -364,7 +361,7 @@ def test_the_journals_filters(api):
         check_invalid(api.get("/_emulator/events", query={field: value}), field, "query")
 
 
-def test_network_blocked_is_in_the_journal(box, net_api):  # noqa: F811
+def test_network_blocked_is_in_the_journal(box, net_api):
     sbx = box("off")
     sbx.run("curl -s -m 5 http://10.1.2.3/; true")
     seen = events(net_api, type="network", sandbox=sbx.id)

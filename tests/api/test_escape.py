@@ -6,14 +6,12 @@ import hashlib
 import io
 import os
 import secrets
-import shutil
 import socket
-import subprocess
 import tarfile
 
 import pytest
 
-from conftest import HERE, cannot_run
+from conftest import cannot_run
 from harness import proc
 from harness.emulator import run
 
@@ -21,27 +19,16 @@ F_GET_SEALS, F_SEAL_WRITE = 1034, 8
 REFUSED = {"EPERM", "EACCES", "ENOSYS", "EROFS", "ENOENT"}
 
 
-def compiled(folder, name, *flags):
-    if not shutil.which("gcc"):
-        cannot_run("gcc is not here: apt-get install gcc")
-    path = folder / name
-    done = subprocess.run(
-        ["gcc", "-O1", "-Wall", "-Wextra", "-Werror", *flags, "-o", path, HERE / "escape.c"], capture_output=True, text=True
-    )
-    assert done.returncode == 0, done.stderr
-    return path.read_bytes()
+@pytest.fixture(scope="session")
+def escape_binary(compiled):
+    return compiled("escape.c", "-static").read_bytes()
 
 
 @pytest.fixture(scope="session")
-def escape_binary(scratch):
-    return compiled(scratch, "escape", "-static")
-
-
-@pytest.fixture(scope="session")
-def audit_library(scratch):
+def audit_library(compiled):
     if os.uname().machine != "x86_64":
         cannot_run("escape.c makes its system calls by hand, for x86-64 alone")
-    return compiled(scratch, "audit.so", "-DAUDIT", "-shared", "-fPIC", "-nostdlib", "-fno-stack-protector")
+    return compiled("escape.c", "-DAUDIT", "-shared", "-fPIC", "-nostdlib", "-fno-stack-protector").read_bytes()
 
 
 @pytest.fixture

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from conftest import HERE, cannot_run
+from conftest import cannot_run
 from harness.stream import Stream, output, settle
 from harness.wire import check_error, check_invalid
 from test_exec_sessions import exec_path, get, processes
@@ -265,15 +265,8 @@ def test_a_terminal_in_the_background_and_re_attached(api, sandbox):
 
 
 @pytest.fixture(scope="session")
-def screen_binary(scratch) -> bytes:
-    if not shutil.which("gcc"):
-        cannot_run("gcc is not here")
-    path = scratch / "screen"
-    done = subprocess.run(
-        ["gcc", "-static", "-O1", "-Wall", "-Wextra", "-Werror", "-o", path, HERE / "screen.c"], capture_output=True, text=True
-    )
-    assert done.returncode == 0, done.stderr
-    return path.read_bytes()
+def screen_binary(compiled) -> bytes:
+    return compiled("screen.c", "-static").read_bytes()
 
 
 def test_resize_is_seen_and_signalled(api, sandbox, screen_binary):

@@ -15,9 +15,9 @@ from pathlib import Path
 
 import pytest
 
-from conftest import HERE, cannot_run
+from conftest import cannot_run
 from harness.wire import check_error
-from test_files_tar import TAR, TAR_TYPE, archive, download, entry, members
+from test_files_tar import TAR_TYPE, archive, download, entry, members
 
 RAW = {"Accept": "application/octet-stream"}
 MB = 1 << 20
@@ -26,13 +26,8 @@ SIZES = [200] + ([2048] if os.environ.get("ORKESTR_TEST_HUGE") == "1" else [])
 
 
 @pytest.fixture(scope="session")
-def helper_binary(scratch):
-    path = scratch / "files-helper"
-    command = ["gcc", "-static", "-O1", "-Wall", "-Wextra", "-Werror", "-o", path, HERE / "files_helper.c"]
-    done = subprocess.run(command, capture_output=True, text=True)
-    if done.returncode != 0:
-        cannot_run(f"the helper can't be built: {done.stderr[-500:]}")
-    return path.read_bytes()
+def helper_binary(compiled) -> bytes:
+    return compiled("files_helper.c", "-static").read_bytes()
 
 
 @pytest.fixture

@@ -8,8 +8,6 @@ import json
 import math
 import os
 import re
-import shutil
-import subprocess
 import time
 
 import pytest
@@ -61,15 +59,8 @@ MUST_WORK = {
 
 
 @pytest.fixture(scope="session")
-def probe_binary(scratch):
-    if not shutil.which("gcc"):
-        cannot_run("gcc is not here: apt-get install gcc")
-    path = scratch / "probe"
-    done = subprocess.run(
-        ["gcc", "-static", "-O1", "-Wall", "-Wextra", "-Werror", "-o", path, HERE / "probe.c"], capture_output=True, text=True
-    )
-    assert done.returncode == 0, done.stderr
-    return path.read_bytes()
+def probe_binary(compiled) -> bytes:
+    return compiled("probe.c", "-static").read_bytes()
 
 
 @pytest.fixture

@@ -14,10 +14,8 @@ from socketserver import BaseRequestHandler, ThreadingTCPServer
 import pytest
 
 from conftest import _serve, cannot_run, terminate_all
-from test_network import (  # noqa: F401
-    A, AT_ONCE_MS, Box, RESOLVER, body, box, certificate, client_hello, get, hex_of, internet, net_api, net_emulator,
-    net_state, net_state_copy, netprobe, refused_at_once, serving,
-)  # fmt: skip
+from harness.internet import serving
+from harness.netbox import A, RESOLVER, Box, body, client_hello, get, refused_at_once
 
 PROBE = "/tmp/netprobe"
 SERVFAIL = 2
@@ -164,7 +162,7 @@ def liar():
 
 
 @pytest.fixture(scope="module")
-def lied_to(binary, net_state, internet, liar, scratch):  # noqa: F811
+def lied_to(binary, new_net_state, internet, liar, scratch):
     if os.geteuid() != 0:
         cannot_run("only root can give the emulator a nameserver of the test's own")
     arguments = [
@@ -172,11 +170,11 @@ def lied_to(binary, net_state, internet, liar, scratch):  # noqa: F811
         "--zone", "pypi.org=127.0.0.1",
     ]  # fmt: skip
     more = {"warm": "netbox", "popen": {"preexec_fn": with_nameserver(liar.port, scratch)}}
-    yield from _serve(binary, net_state_copy(binary, net_state), *arguments, **more)
+    yield from _serve(binary, new_net_state(), *arguments, **more)
 
 
 @pytest.fixture
-def victim(lied_to, key, netprobe):  # noqa: F811
+def victim(lied_to, key, netprobe):
     api = lied_to.api(key)
     yield Box(api, netprobe, "restricted")
     terminate_all(api)
@@ -225,7 +223,7 @@ def test_an_answer_as_long_as_tcp_allows(victim):
 
 
 @pytest.mark.parametrize("flags", ["00", "01", "02", "03", "12", "29", "3f", "ff"])
-def test_raw_segments_reach_nobody(box, flags):  # noqa: F811
+def test_raw_segments_reach_nobody(box, flags):
     """With flags that no client sends, torn, and to where it may not go."""
     inside = box("restricted")
     own, known = inside.own_addresses()[0], inside.address("deb.debian.org")
@@ -237,7 +235,7 @@ def test_raw_segments_reach_nobody(box, flags):  # noqa: F811
 
 
 @pytest.mark.parametrize("network", ["restricted", "open"])
-def test_fragments_are_judged_as_what_they_are(box, network):  # noqa: F811
+def test_fragments_are_judged_as_what_they_are(box, network):
     inside = box(network)
     own = inside.own_addresses()[0]
     assert inside.probe("pieces", own, "10.0.0.1", 99)["errno"] in ("", "EPERM")
@@ -252,20 +250,20 @@ def fine_open(inside: Box) -> bool:
 
 
 @pytest.mark.parametrize("address", ["::ffff:203.0.113.9", "64:ff9b::cb00:7109", "2002:cb00:7109::1", "2606:4700::1111", "fe80::1%eth0"])
-def test_other_ways_to_write_an_address(box, address):  # noqa: F811
+def test_other_ways_to_write_an_address(box, address):
     inside = box("restricted")
     seen = inside.probe("tcp", address.split("%")[0], 443)
     refused_at_once(seen)
 
 
-def test_v4_mapped_is_v4(box):  # noqa: F811
+def test_v4_mapped_is_v4(box):
     inside = box("restricted")
     address = inside.address("deb.debian.org")
     assert "page /x" in body(inside.probe("tcp", f"::ffff:{address}", 80, get("deb.debian.org")))
     refused_at_once(inside.probe("tcp", f"::ffff:{address}", 80, get("evil.example")))
 
 
-def test_dot_and_doh_of_an_allowed_name(box):  # noqa: F811
+def test_dot_and_doh_of_an_allowed_name(box):
     """No name of the allowlist is a resolver's; but one of its servers might answer on these ports."""
     inside = box("restricted")
     address = inside.address("pypi.org")
@@ -276,7 +274,7 @@ def test_dot_and_doh_of_an_allowed_name(box):  # noqa: F811
     assert inside.probe("udp", "8.8.8.8", 853, "doq")["errno"]
 
 
-def test_a_hello_byte_by_byte(box):  # noqa: F811
+def test_a_hello_byte_by_byte(box):
     inside = box("restricted")
     address = inside.address("pypi.org")
     good = inside.probe("drip", address, 443, client_hello("pypi.org"), 2)
@@ -285,7 +283,7 @@ def test_a_hello_byte_by_byte(box):  # noqa: F811
     assert not evil["ok"] and evil["blocked"], evil
 
 
-def test_slow_connections_hold_nobody_up(box, run_in_background):  # noqa: F811
+def test_slow_connections_hold_nobody_up(box, run_in_background):
     """500 that say one byte and wait: they are ended after a while, with a reason, and hinder nobody."""
     slow, other = box("restricted"), box("restricted")
     address = slow.address("deb.debian.org")
@@ -301,7 +299,7 @@ QUERY = "12340100000100000000000005" + "flood".encode().hex() + "07" + "example"
 
 
 @pytest.mark.parametrize("target, port, payload", [(RESOLVER, 53, QUERY), ("203.0.113.77", 9, "00"), (RESOLVER, 53, "ff" * 40)])
-def test_floods(box, run_in_background, target, port, payload):  # noqa: F811
+def test_floods(box, run_in_background, target, port, payload):
     """Of questions, of refusals to be logged, and of nonsense to the resolver."""
     loud, other = box("restricted"), box("restricted")
     noise = run_in_background(loud.run, [PROBE, "flood", target, str(port), "4000", payload], timeout_seconds=30)
@@ -316,7 +314,7 @@ def test_floods(box, run_in_background, target, port, payload):  # noqa: F811
 # --- much at once ---------------------------------------------------------------------------------
 
 
-def test_a_thousand_connections_at_once(box, closing_lines):  # noqa: F811
+def test_a_thousand_connections_at_once(box, closing_lines):
     inside = box("restricted")
     seen = inside.probe("many", inside.address("deb.debian.org"), 80, 1000, get("deb.debian.org"))
     closing_lines.append(f"network: 1,000 connections through the relay: {seen['ms']:.0f} ms")
@@ -343,7 +341,7 @@ class ChatServer(ThreadingTCPServer):
     allow_reuse_address = True
 
 
-def test_a_websocket_held_open(box):  # noqa: F811
+def test_a_websocket_held_open(box):
     """Long after its answer's time to live (5 s for a mapped name), and quiet in between."""
     inside = box("restricted")
     server = ChatServer(("127.0.0.1", 0), Chat)
@@ -363,7 +361,7 @@ def test_a_websocket_held_open(box):  # noqa: F811
     assert result["stdout"].startswith("HTTP/1.1 101 ") and result["stdout"].endswith("first last"), result
 
 
-def test_a_huge_download(box, closing_lines):  # noqa: F811
+def test_a_huge_download(box, closing_lines):
     """1 GB with ORKESTR_TEST_HUGE=1, else 100 MB; every byte is counted."""
     size, inside = (1 << 30) if os.environ.get("ORKESTR_TEST_HUGE") == "1" else (100 << 20), box("restricted")
     start = time.monotonic()

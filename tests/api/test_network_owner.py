@@ -7,9 +7,7 @@ import time
 import pytest
 
 from conftest import terminate_all
-from test_network import (  # noqa: F401
-    Box, box, certificate, internet, net_api, net_emulator, net_state, netprobe, PRIVATE, RESOLVER,
-)  # fmt: skip
+from harness.netbox import PRIVATE, RESOLVER, Box
 
 PROBE = "/tmp/netprobe"
 
@@ -34,7 +32,7 @@ def tell(inside: Box, command, **fields) -> Told:
 
 
 @pytest.mark.parametrize("network", ["restricted", "open"])
-def test_two_at_once_are_told_apart(box, run_in_background, network):  # noqa: F811
+def test_two_at_once_are_told_apart(box, run_in_background, network):
     inside = box(network)
 
     def tries(number):
@@ -55,7 +53,7 @@ def test_two_at_once_are_told_apart(box, run_in_background, network):  # noqa: F
     assert {entry["exec"] for entry in inside.ledger()["entries"]} == by_id
 
 
-def test_what_an_earlier_command_left_behind_is_its_own(box):  # noqa: F811
+def test_what_an_earlier_command_left_behind_is_its_own(box):
     inside = box("restricted")
     first = tell(inside, f"(sleep 1; {PROBE} tcp 203.0.113.77 443) >/dev/null 2>&1 & exit 0")
     assert first.status == 200
@@ -65,7 +63,7 @@ def test_what_an_earlier_command_left_behind_is_its_own(box):  # noqa: F811
     assert owners == {"203.0.113.77": first.id, "203.0.113.78": second.id}
 
 
-def test_one_that_hides_its_mark_is_known_by_its_parent(box):  # noqa: F811
+def test_one_that_hides_its_mark_is_known_by_its_parent(box):
     """The mark is a resource limit, which a process may change."""
     inside = box("restricted")
     assert tell(inside, "sleep 30 >/dev/null 2>&1 &").status == 200  # so that it must be looked for
@@ -73,7 +71,7 @@ def test_one_that_hides_its_mark_is_known_by_its_parent(box):  # noqa: F811
     assert told.status == 403 and {line["exec"] for line in told.blocked} <= {told.id, None}, told.result
 
 
-def test_allowed_connections_have_an_owner(box, run_in_background):  # noqa: F811
+def test_allowed_connections_have_an_owner(box, run_in_background):
     """Nobody waits for the ledger here: one that is over before it is looked at has no owner, but never a wrong one."""
     inside = box("restricted")
     address = inside.address("echo.test")
@@ -89,7 +87,7 @@ def test_allowed_connections_have_an_owner(box, run_in_background):  # noqa: F81
     assert owners[7] == ids[0] and owners[80] <= ids[1] | {None}, (owners, ids)
 
 
-def test_off_is_exact_or_honest(box, run_in_background):  # noqa: F811
+def test_off_is_exact_or_honest(box, run_in_background):
     """A refusal in an off sandbox is the kernel's alone: with several commands its socket may be gone when we look."""
     inside = box("off")
     alone = tell(inside, f"{PROBE} tcp 192.0.2.9 443; exit 1")
@@ -102,7 +100,7 @@ def test_off_is_exact_or_honest(box, run_in_background):  # noqa: F811
 
 
 @pytest.mark.parametrize("network", ["restricted", "open", "off"])
-def test_no_refusal_is_missed(box, network):  # noqa: F811
+def test_no_refusal_is_missed(box, network):
     """Gone before anything came back: it is an error all the same, each time."""
     inside = box(network)
     for i in range(30):
@@ -112,12 +110,12 @@ def test_no_refusal_is_missed(box, network):  # noqa: F811
 
 
 @pytest.mark.parametrize("address", [a for a in PRIVATE if a != "fe80::1"])
-def test_open_refuses_in_connect(box, address):  # noqa: F811
+def test_open_refuses_in_connect(box, address):
     seen = box("open").probe("tcp", address, 80)
     assert seen["errno"] == "ECONNREFUSED", seen
 
 
-def test_restricted_refuses_in_connect(box):  # noqa: F811
+def test_restricted_refuses_in_connect(box):
     inside = box("restricted")
     known = inside.address("deb.debian.org")
     for address, port in [("203.0.113.9", 443), ("2606:4700::1111", 443), (known, 8080), ("198.18.200.200", 443)]:
@@ -128,7 +126,7 @@ def test_restricted_refuses_in_connect(box):  # noqa: F811
     assert seen["errno"] == "ECONNREFUSED" and seen["blocked"][0]["rule"] == "network-off", seen
 
 
-def test_many_refusals_at_once(box):  # noqa: F811
+def test_many_refusals_at_once(box):
     """More than a ledger has room for, and more than the daemon is told: each is refused, none hangs."""
     inside = box("restricted")
     result = inside.run([PROBE, "many", "203.0.113.5", "443", "1000", "00"], timeout_seconds=60)
@@ -139,7 +137,7 @@ def test_many_refusals_at_once(box):  # noqa: F811
     assert inside.address("pypi.org")
 
 
-def test_a_daemon_that_is_busy_is_not_waited_for_long(box, net_emulator, key, netprobe):  # noqa: F811
+def test_a_daemon_that_is_busy_is_not_waited_for_long(box, net_emulator, key, netprobe):
     """A refusal waits until it was noted, but not longer than 100 ms."""
     inside = box("restricted")
     other = net_emulator.api("ork_network_busy")

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
-import signal
 import subprocess
 import time
 
@@ -45,23 +43,6 @@ def manifest(emulator, sandbox) -> dict:
 def crash(emulator) -> None:
     """As a power cut would: every process at once, no goodbye."""
     emulator.kill_all()
-
-
-@pytest.fixture
-def cold(binary, new_state):
-    """cold(*args) -> an emulator; after crash() a second one may be started on the same state."""
-    started = []
-
-    def start(*args, state=None):
-        emulator = Emulator(binary, state or new_state("tiny"), "--auth", "any", *args, warm=None)
-        started.append(emulator)
-        return emulator.start()
-
-    yield start
-    for emulator in started:
-        if emulator.process.poll() is None:
-            assert emulator.stop() == 0, emulator.log()
-            emulator.check_nothing_left()
 
 
 # --- the answers ----------------------------------------------------------------------------------
@@ -431,8 +412,8 @@ def listing(api, sandbox) -> str:
 
 
 @pytest.mark.vm
-def test_the_disk_comes_back_exactly_without_the_processes(cold):
-    emulator = cold()
+def test_the_disk_comes_back_exactly_without_the_processes(mortal):
+    emulator = mortal()
     api = emulator.api("ork_coldtest")
     row = api.create(env={"COLOR": "blue"}, timeout_seconds=600, metadata={"a": "b"})
     sandbox = row["id"]
@@ -444,7 +425,7 @@ def test_the_disk_comes_back_exactly_without_the_processes(cold):
     assert any(p["command"].startswith("sleep 1000") for p in first["processes"])
     crash(emulator)
 
-    again = cold(state=emulator.state_dir)
+    again = mortal(state=emulator.state_dir)
     api = again.api("ork_coldtest")
     assert api.get(f"/v1/sandboxes/{sandbox}").json == paused
     check_error(api.post(f"/v1/sandboxes/{sandbox}/exec", {"command": "true"}), 409, "sandbox_not_ready")
@@ -462,12 +443,12 @@ def test_the_disk_comes_back_exactly_without_the_processes(cold):
     assert api.delete(f"/v1/sandboxes/{sandbox}").status == 200
 
 
-def test_strict_resume_refuses(cold):
-    emulator = cold()
+def test_strict_resume_refuses(mortal):
+    emulator = mortal()
     sandbox = emulator.api("ork_coldtest").create()["id"]
     pause(emulator.api("ork_coldtest"), sandbox)
     crash(emulator)
-    again = cold("--strict-resume", state=emulator.state_dir)
+    again = mortal("--strict-resume", state=emulator.state_dir)
     api = again.api("ork_coldtest")
     check_error(api.post(f"/v1/sandboxes/{sandbox}/resume"), 409, "memory_lost")
     assert api.status_of(sandbox) == "paused"
@@ -475,8 +456,8 @@ def test_strict_resume_refuses(cold):
     assert snapshots(again) == set()
 
 
-def test_a_damaged_snapshot_is_refused_and_named(cold):
-    emulator = cold()
+def test_a_damaged_snapshot_is_refused_and_named(mortal):
+    emulator = mortal()
     api = emulator.api("ork_coldtest")
     boxes = [api.create()["id"] for _ in range(4)]
     for box in boxes:
@@ -490,7 +471,7 @@ def test_a_damaged_snapshot_is_refused_and_named(cold):
     with open(folder / f"{boxes[1]}.tar.zst", "ab") as f:
         f.write(b"more")
     (folder / f"{boxes[2]}.json").write_text("{nonsense")
-    again = cold(state=emulator.state_dir)
+    again = mortal(state=emulator.state_dir)
     api = again.api("ork_coldtest")
     check_error(api.post(f"/v1/sandboxes/{boxes[0]}/resume"), 503, "snapshot_damaged")
     assert api.status_of(boxes[0]) == "paused"
@@ -499,8 +480,8 @@ def test_a_damaged_snapshot_is_refused_and_named(cold):
     assert len(api.sh(boxes[3], "cat /workspace/x | base64")) > 100000
 
 
-def test_a_template_that_is_gone_is_named(cold, binary, tiny_tar):
-    emulator = cold()
+def test_a_template_that_is_gone_is_named(mortal, binary, tiny_tar):
+    emulator = mortal()
     api = emulator.api("ork_coldtest")
     sandbox = api.create()["id"]
     pause(api, sandbox)
@@ -508,7 +489,7 @@ def test_a_template_that_is_gone_is_named(cold, binary, tiny_tar):
     template = emulator.state_dir / "templates" / "tiny.json"
     text = template.read_text()
     template.write_text(text.replace("sha256:", "sha256:0", 1))
-    again = cold(state=emulator.state_dir)
+    again = mortal(state=emulator.state_dir)
     api = again.api("ork_coldtest")
     assert "tiny" in check_error(api.post(f"/v1/sandboxes/{sandbox}/resume"), 503, "template_unavailable")["detail"]
     template.unlink()
@@ -518,25 +499,25 @@ def test_a_template_that_is_gone_is_named(cold, binary, tiny_tar):
     resume(api, sandbox)
 
 
-def test_running_ones_fail_and_old_snapshots_go(cold):
-    emulator = cold()
+def test_running_ones_fail_and_old_snapshots_go(mortal):
+    emulator = mortal()
     api = emulator.api("ork_coldtest")
     running = api.create()["id"]
     (emulator.state_dir / "snapshots" / "sbx_stray.tar.zst").write_bytes(b"x")
     crash(emulator)
-    again = cold(state=emulator.state_dir)
+    again = mortal(state=emulator.state_dir)
     assert again.api("ork_coldtest").status_of(running) == "failed"
     assert snapshots(again) == set()
 
 
-def test_cold_resume_and_terminate_at_once(cold, run_in_background):
-    emulator = cold()
+def test_cold_resume_and_terminate_at_once(mortal, run_in_background):
+    emulator = mortal()
     api = emulator.api("ork_coldtest")
     sandbox = api.create()["id"]
     api.sh(sandbox, "head -c 50000000 /dev/urandom > /workspace/big")
     pause(api, sandbox)
     crash(emulator)
-    again = cold(state=emulator.state_dir)
+    again = mortal(state=emulator.state_dir)
     api = again.api("ork_coldtest")
     resumed = run_in_background(api.post, f"/v1/sandboxes/{sandbox}/resume")
     time.sleep(0.05)
@@ -545,13 +526,13 @@ def test_cold_resume_and_terminate_at_once(cold, run_in_background):
     assert snapshots(again) == set()
 
 
-def test_a_cold_one_can_be_paused_and_resumed_live_again(cold):
-    emulator = cold()
+def test_a_cold_one_can_be_paused_and_resumed_live_again(mortal):
+    emulator = mortal()
     api = emulator.api("ork_coldtest")
     sandbox = api.create()["id"]
     pause(api, sandbox)
     crash(emulator)
-    again = cold(state=emulator.state_dir)
+    again = mortal(state=emulator.state_dir)
     api = again.api("ork_coldtest")
     resume(api, sandbox)
     api.sh(sandbox, COUNT)
@@ -560,7 +541,7 @@ def test_a_cold_one_can_be_paused_and_resumed_live_again(cold):
     assert int(api.sh(sandbox, "sleep 0.1; cat /workspace/n")) > 0
     pause(api, sandbox)
     crash(again)
-    third = cold(state=emulator.state_dir)
+    third = mortal(state=emulator.state_dir)
     api = third.api("ork_coldtest")
     assert "memory-lost" in resume(api, sandbox).divergences
     assert int(api.sh(sandbox, "cat /workspace/n")) > 0

@@ -19,7 +19,7 @@ import pytest
 from conftest import cannot_run
 from harness.emulator import run, run_json
 from harness.wire import check_error
-from test_pause import MAKE_ALL_KINDS, files_of, listing, pause, resume, snapshots
+from test_pause import MAKE_ALL_KINDS, listing, pause, resume, snapshots
 
 KEY = "ork_snapshot_test"
 

@@ -4,14 +4,14 @@ paused is paused whole, or it is not paused; nothing stays in the trash, no half
 from __future__ import annotations
 
 import os
-import shutil
 import subprocess
 import time
 from pathlib import Path
+from typing import NamedTuple
 
 import pytest
 
-from conftest import HERE, cannot_run
+from conftest import cannot_run
 from harness.emulator import Emulator, run
 from test_pause import files_of, pause, resume, snapshots
 from test_snapshot import KEY
@@ -22,12 +22,8 @@ STEPS_MAX = 90
 
 
 @pytest.fixture(scope="module")
-def killat(scratch) -> Path:
-    if not shutil.which("gcc"):
-        cannot_run("gcc is not here: apt-get install gcc")
-    path = scratch / "killat"
-    done = subprocess.run(["gcc", "-O1", "-Wall", "-Wextra", "-Werror", "-o", path, HERE / "killat.c"], capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
+def killat(compiled) -> Path:
+    path = compiled("killat.c")
     probe = subprocess.run([path, "run", "999999", "/bin/true"], capture_output=True, text=True)
     if probe.returncode != 10:
         cannot_run(f"ptrace(2) is not to be had here: {probe.stderr}")
@@ -77,9 +73,8 @@ class Life:
         """After the daemon's death. What it left running is the next start's to find."""
         if self.emulator.process.poll() is None:
             self.emulator.process.wait(10)
-        before, self.emulator = self.emulator, None
+        self.emulator = None
         self.start()
-        return self.api
 
     def check_clean(self, sandbox, status):
         """No half of anything: what is there belongs to a paused one, whole."""
@@ -88,6 +83,12 @@ class Life:
             assert time.monotonic() < deadline, self.emulator.trash()
             time.sleep(0.02)
         assert snapshots(self.emulator) == (files_of(sandbox) if status == "paused" else set()), status
+
+    def end(self, sandbox):
+        """Of one that runs and is whole."""
+        assert self.api.sh(sandbox, CHECK) == "whole\n"
+        assert self.api.delete(f"/v1/sandboxes/{sandbox}").status == 200
+        self.check_clean(sandbox, "gone")
 
 
 @pytest.fixture
@@ -99,12 +100,6 @@ def life(binary, new_state):
         life.emulator.check_nothing_left()
 
 
-def made(api) -> str:
-    sandbox = api.create(size="small")["id"]
-    api.sh(sandbox, MAKE)
-    return sandbox
-
-
 def settle(life, sandbox, seen):
     """Whatever it is now: whole, and it can be gone on with. Ends it."""
     api = life.api
@@ -112,63 +107,74 @@ def settle(life, sandbox, seen):
     assert status in ("paused", "running", "failed"), api.get(f"/v1/sandboxes/{sandbox}").json
     life.check_clean(sandbox, status)
     seen[status] = seen.get(status, 0) + 1
+    if status == "failed":
+        assert api.delete(f"/v1/sandboxes/{sandbox}").status == 200
+        life.check_clean(sandbox, "gone")
+        return
     if status == "paused":
         resume(api, sandbox)
-    if status in ("paused", "running"):
-        assert api.sh(sandbox, CHECK) == "whole\n"
-    assert api.delete(f"/v1/sandboxes/{sandbox}").status == 200
-    life.check_clean(sandbox, "gone")
+    life.end(sandbox)
 
 
 def attempt(api, path) -> int | None:
     try:
         return api.post(path, timeout=60).status
-    except (OSError, ConnectionError, Exception) as error:  # noqa: BLE001 - the daemon died under it
+    except Exception as error:  # noqa: BLE001 - the daemon died under it
         assert not isinstance(error, AssertionError)
         return None
 
 
-def test_the_daemon_dies_at_each_step_of_a_pause(life, assassin):
-    seen = {}
-    life.start()
-    for n in range(1, STEPS_MAX):
-        sandbox = made(life.api)
-        killer = assassin("daemon", life.emulator.daemon_pid, n)
-        status = attempt(life.api, f"/v1/sandboxes/{sandbox}/pause")
-        struck = killer.done()
-        if struck:
-            life.come_back()
-        settle(life, sandbox, seen)
-        if not struck:
-            assert status == 200
-            break
-    assert n > 8 and seen.get("paused", 0) >= 1, (n, seen)
+class Attempt(NamedTuple):
+    """One pause or resume with an assassin behind it, who strikes before the nth system call that leaves something."""
+
+    n: int
+    sandbox: str
+    status: int | None  # the answer's, if one came
+    struck: str | None  # where
 
 
-def test_the_daemon_dies_at_each_step_of_a_resume(life, assassin):
-    seen = {}
-    life.start()
-    for n in range(1, STEPS_MAX):
-        sandbox = made(life.api)
-        pause(life.api, sandbox)
-        time.sleep(0.05)
-        killer = assassin("daemon", life.emulator.daemon_pid, n)
-        status = attempt(life.api, f"/v1/sandboxes/{sandbox}/resume")
-        struck = killer.done()
-        if struck:
-            life.come_back()
-            if n == 1:
-                assert life.api.status_of(sandbox) == "paused", "nothing had been done yet"
-        settle(life, sandbox, seen)
-        if not struck:
+def attempts(life, assassin, who, verb, make, stride=lambda n: 1):
+    """n = 1, 2, ... until it comes to its end unharmed; each on a new sandbox of make()."""
+    n = 1
+    while n < STEPS_MAX:
+        sandbox = make(life)
+        killer = assassin(who, life.emulator.daemon_pid, n)
+        status = attempt(life.api, f"/v1/sandboxes/{sandbox}/{verb}")
+        yield (last := Attempt(n, sandbox, status, killer.done()))
+        if not last.struck:
             assert status == 200
-            break
-    assert n > 3 and seen.get("paused", 0) >= 1, (n, seen)
+            return
+        n += stride(n)
+
+
+def daemon_dies(life, assassin, verb, make, **more) -> tuple[int, dict]:
+    """At each step; the last step's number, and how often a sandbox was found in which status."""
+    life.start()
+    seen = {}
+    for at in attempts(life, assassin, "daemon", verb, make, **more):
+        if at.struck:
+            life.come_back()
+        if at.n == 1 and verb == "resume":
+            assert life.api.status_of(at.sandbox) == "paused", "nothing had been done yet"
+        settle(life, at.sandbox, seen)
+    return at.n, seen
+
+
+def made(life) -> str:
+    sandbox = life.api.create(size="small")["id"]
+    life.api.sh(sandbox, MAKE)
+    return sandbox
+
+
+def paused(life) -> str:
+    sandbox = made(life)
+    pause(life.api, sandbox)
+    time.sleep(0.05)
+    return sandbox
 
 
 def paused_cold(life) -> str:
-    sandbox = made(life.api)
-    pause(life.api, sandbox)
+    sandbox = paused(life)
     life.emulator.kill_all()
     life.emulator = None
     life.start()
@@ -176,22 +182,18 @@ def paused_cold(life) -> str:
     return sandbox
 
 
+def test_the_daemon_dies_at_each_step_of_a_pause(life, assassin):
+    n, seen = daemon_dies(life, assassin, "pause", made)
+    assert n > 8 and seen.get("paused", 0) >= 1, (n, seen)
+
+
+def test_the_daemon_dies_at_each_step_of_a_resume(life, assassin):
+    n, seen = daemon_dies(life, assassin, "resume", paused)
+    assert n > 3 and seen.get("paused", 0) >= 1, (n, seen)
+
+
 def test_the_daemon_dies_at_each_step_of_a_cold_resume(life, assassin):
-    seen = {}
-    life.start()
-    n = 1
-    while n < STEPS_MAX:
-        sandbox = paused_cold(life)
-        killer = assassin("daemon", life.emulator.daemon_pid, n)
-        status = attempt(life.api, f"/v1/sandboxes/{sandbox}/resume")
-        struck = killer.done()
-        if struck:
-            life.come_back()
-        settle(life, sandbox, seen)
-        if not struck:
-            assert status == 200
-            break
-        n += 1 if n < 10 else 3  # the unpacking repeats itself
+    n, seen = daemon_dies(life, assassin, "resume", paused_cold, stride=lambda n: 1 if n < 10 else 3)  # the unpacking repeats itself
     assert n > 15 and seen.get("paused", 0) >= 5, (n, seen)
 
 
@@ -199,26 +201,20 @@ def test_the_daemon_dies_at_each_step_of_a_cold_resume(life, assassin):
 def test_the_worker_dies_at_each_step(life, assassin, cold):
     """The daemon lives and says so: a pause that failed leaves it running, a cold resume that failed paused."""
     life.start()
-    struck_at, n = [], 1
-    while n < STEPS_MAX:
-        sandbox = paused_cold(life) if cold else made(life.api)
-        killer = assassin("worker", life.emulator.daemon_pid, n)
-        status = attempt(life.api, f"/v1/sandboxes/{sandbox}/{'resume' if cold else 'pause'}")
-        struck = killer.done()
-        if status != 200:
-            assert struck and status == 500, (n, status, struck)
-            struck_at.append(struck)
-            assert life.api.status_of(sandbox) == ("paused" if cold else "running")
-            life.check_clean(sandbox, "paused" if cold else "running")
-            (resume if cold else pause)(life.api, sandbox)
+    make, verb, before = (paused_cold, "resume", "paused") if cold else (made, "pause", "running")
+    struck_at = []
+    for at in attempts(life, assassin, "worker", verb, make, stride=lambda n: 3 if cold and n >= 6 else 1):
+        if at.status != 200:
+            assert at.struck and at.status == 500, at
+            struck_at.append(at.struck)
+            assert life.api.status_of(at.sandbox) == before
+            life.check_clean(at.sandbox, before)
+            (resume if cold else pause)(life.api, at.sandbox)
         if not cold:
-            resume(life.api, sandbox)
-        assert life.api.sh(sandbox, CHECK) == "whole\n"
-        assert life.api.delete(f"/v1/sandboxes/{sandbox}").status == 200
-        life.check_clean(sandbox, "gone")
-        if status == 200:
+            resume(life.api, at.sandbox)
+        life.end(at.sandbox)
+        if at.status == 200:
             break
-        n += 3 if cold and n >= 6 else 1
     assert len(struck_at) >= 4, struck_at
 
 
@@ -229,38 +225,48 @@ def left(state: Path) -> list[str]:
     ]  # fmt: skip
 
 
-def test_an_export_dies_at_each_step(life, killat, scratch, binary):
-    sandbox = made(life.start())
-    pause(life.api, sandbox)
+@pytest.fixture
+def killed(killat, binary, life):
+    """killed(n, "export", ...) runs a command of `snapshot` with an assassin behind it; .returncode 10: he came too late."""
+
+    def go(n, verb, *args):
+        command = [killat, "run", str(n), binary, "snapshot", verb, "--state-dir", life.state, *args]
+        done = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=60)
+        assert "killed" in done.stdout or done.returncode == 10, done
+        return done
+
+    return go
+
+
+def test_an_export_dies_at_each_step(life, killed, scratch):
+    life.start()
+    sandbox = paused(life)
     for oci in ([], ["--oci"]):
         file = scratch / "killed-export.tar"
         for n in range(1, STEPS_MAX):
-            done = subprocess.run([killat, "run", str(n), binary, "snapshot", "export", *oci, "--state-dir", life.state, sandbox, file],
-                                  stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=60)  # fmt: skip
+            done = killed(n, "export", *oci, sandbox, file)
             assert left(life.state) == [] and snapshots(life.emulator) == files_of(sandbox)
             assert [name for name in os.listdir(scratch) if name.startswith(".orkestr")] == []
             if "killed" not in done.stdout:
-                assert done.returncode == 10 and file.exists(), done
+                assert file.exists(), done
                 break
             assert not file.exists()
         assert n > 1
         file.unlink()
     resume(life.api, sandbox)
-    assert life.api.sh(sandbox, CHECK) == "whole\n"
-    assert life.api.delete(f"/v1/sandboxes/{sandbox}").status == 200
+    life.end(sandbox)
 
 
-def test_an_import_dies_at_each_step(life, killat, scratch, binary, new_state):
-    sandbox = made(life.start())
-    pause(life.api, sandbox)
+def test_an_import_dies_at_each_step(life, killed, scratch, binary):
+    life.start()
+    sandbox = paused(life)
     file = scratch / "to-import.tar"
     assert run(binary, "snapshot", "export", "--state-dir", str(life.state), sandbox, str(file)).returncode == 0
     assert life.api.delete(f"/v1/sandboxes/{sandbox}").status == 200
     assert life.emulator.stop() == 0
     whole, n = 0, 1
     while n < STEPS_MAX:
-        done = subprocess.run([killat, "run", str(n), binary, "snapshot", "import", "--state-dir", life.state, file],
-                              stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=60)  # fmt: skip
+        done = killed(n, "import", file)
         there = {name for name in os.listdir(life.state / "snapshots") if name.endswith(".json") and not name.startswith(".")}
         if "killed" in done.stdout and n % 4 and not there:
             n += 1
@@ -269,7 +275,7 @@ def test_an_import_dies_at_each_step(life, killat, scratch, binary, new_state):
         api = life.start()
         rows = api.get("/v1/sandboxes", query={"status": "paused"}).json["sandboxes"]
         assert {f"{row['id']}.json" for row in rows} == there
-        assert snapshots(life.emulator) == set().union(*(files_of(row["id"]) for row in rows)) if rows else snapshots(life.emulator) == set()
+        assert snapshots(life.emulator) == {name for row in rows for name in files_of(row["id"])}
         for row in rows:
             resume(api, row["id"])
             assert api.sh(row["id"], CHECK) == "whole\n"
@@ -278,7 +284,6 @@ def test_an_import_dies_at_each_step(life, killat, scratch, binary, new_state):
         assert life.emulator.stop() == 0
         assert left(life.state) == [] or all(name.startswith(".tmp") for name in left(life.state))
         if "killed" not in done.stdout:
-            assert done.returncode == 10, done
             break
         n += 1
     assert whole >= 1 and n > 15, (whole, n)

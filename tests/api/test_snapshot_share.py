@@ -12,12 +12,13 @@ from pathlib import Path
 
 import pytest
 
-from conftest import cannot_run, terminate_all
+from conftest import cannot_run
 from harness.emulator import run
+from harness.internet import world
+from harness.netbox import Box
 from harness.wire import check_error
-from test_network import Box, certificate, internet, net_state, netprobe, world  # noqa: F401
 from test_pause import COUNT, MAKE_ALL_KINDS, crash, files_of, manifest, pause, resume, snapshots
-from test_snapshot import KEY, call, without_template_times  # noqa: F401
+from test_snapshot import KEY, call
 
 
 @pytest.fixture
@@ -250,23 +251,17 @@ def test_every_path_mode_owner_attribute_time_and_content(new_emulator):
     assert api.get(f"/_emulator/sandboxes/{sandbox}").json["memory_lost"], "it still runs without what was lost then"
 
 
-def test_listening_ports_are_named(new_emulator, scratch):
-    import shutil
-    import subprocess
-
-    if not shutil.which("gcc"):
-        cannot_run("gcc is not here: apt-get install gcc")
+def test_listening_ports_are_named(new_emulator, scratch, compiled):
     source = scratch / "listen.c"
     source.write_text(
         "#include <netinet/in.h>\n#include <unistd.h>\nint main(void){struct sockaddr_in a={.sin_family=AF_INET,.sin_port=htons(8123),"
         ".sin_addr.s_addr=htonl(INADDR_LOOPBACK)};int s=socket(AF_INET,SOCK_STREAM,0);"
         "return bind(s,(void*)&a,sizeof a)||listen(s,5)||pause();}\n"
     )
-    subprocess.run(["gcc", "-static", "-o", scratch / "listen", source], check=True)
     first = new_emulator("--auth", "any", warm=None)
     api = first.api(KEY)
     sandbox = api.create()["id"]
-    api.put_file(sandbox, "/workspace/listen", (scratch / "listen").read_bytes(), "0755")
+    api.put_file(sandbox, "/workspace/listen", compiled(source, "-static").read_bytes(), "0755")
     api.sh(sandbox, "/workspace/listen > /dev/null 2>&1 & sleep 0.3")
     pause(api, sandbox)
     crash(first)

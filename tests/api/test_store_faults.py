@@ -4,7 +4,6 @@ that could be kept."""
 import os
 import random
 import re
-import shutil
 import subprocess
 
 import pytest

@@ -9,7 +9,7 @@ import time
 import pytest
 
 from conftest import cannot_run
-from harness.emulator import Emulator, run
+from harness.emulator import run
 from harness.wire import check_error, check_invalid
 
 BUILD_SECONDS = 60.0
@@ -400,23 +400,6 @@ def test_the_command_line_knows_them(api, emulator, binary):
 # --- the emulator's own end -----------------------------------------------------------------------
 
 
-@pytest.fixture
-def mortal(binary, new_state):
-    """mortal() -> an emulator; after its death a second one may be started on the same state."""
-    started = []
-
-    def start(state=None):
-        emulator = Emulator(binary, state or new_state("tiny"), "--auth", "any", warm=None)
-        started.append(emulator)
-        return emulator.start()
-
-    yield start
-    for emulator in started:
-        if emulator.process.poll() is None:
-            assert emulator.stop() == 0, emulator.log()
-            emulator.check_nothing_left()
-
-
 def left_of_builds(emulator):
     names = os.listdir(emulator.state_dir / "templates")
     return [n for n in names if n.startswith("tmpl_") and n.endswith(".json")] + os.listdir(emulator.state_dir / "disk" / "b")
@@ -437,7 +420,7 @@ def test_a_clean_stop_ends_builds(mortal, key):
     until(lambda: first.api(key).get(f"/v1/templates/{template['id']}").json["current_step"])
     assert first.stop() == 0, first.log()
     first.check_nothing_left()
-    second = mortal(first.state_dir)
+    second = mortal(state=first.state_dir)
     check_interrupted(second.api(key), second, template)
 
 
@@ -453,7 +436,7 @@ def test_after_a_kill_the_build_has_failed_and_nothing_is_left(mortal, key, step
         until(lambda: [line for line in log(api, template) if line["type"] in ("note", "end")], "the layer is made")
     was = api.get(f"/v1/templates/{template['id']}").json["status"]
     first.kill_all()
-    second = mortal(first.state_dir)
+    second = mortal(state=first.state_dir)
     api = second.api(key)
     sandbox = api.create(template=kept["id"])["id"]
     assert api.sh(sandbox, "cat /opt/kept") == "kept\n"
@@ -509,7 +492,7 @@ def test_a_cold_resume_finds_its_template(mortal, key):
     api.sh(sandbox, "echo mine > /opt/mine")
     assert api.post(f"/v1/sandboxes/{sandbox}/pause", timeout=60).status == 200
     first.kill_all()
-    second = mortal(first.state_dir)
+    second = mortal(state=first.state_dir)
     api = second.api(key)
     check_error(api.delete(f"/v1/templates/{row['id']}"), 409, "template_in_use")
     answer = api.post(f"/v1/sandboxes/{sandbox}/resume", timeout=60)

@@ -86,6 +86,8 @@ int bench_live(struct bench *b, struct err *e);
 
 /* Adds one; dropped beyond FIGURES_MAX, visibly. */
 void bench_figure(struct bench *b, const char *name, const char *unit, double value, double limit, bool at_least);
+double bench_p50(struct bench *b, enum series s);
+double bench_ratio(struct bench *b, enum series s, enum series base); /* of the p50s; -1: not measured */
 
 /* transfer.c: output that streams and files that come and go, beside what the host's own tools need for it. */
 int bench_transfer(struct bench *b, struct err *e);

@@ -144,27 +144,18 @@ static int measure(struct bench *b, struct err *e)
 	return r;
 }
 
-static double p50(struct bench *b, enum series s)
-{
-	return samples_percentile(&b->s[s], 0.5);
-}
-
-static double ratio(struct bench *b, enum series s, enum series base)
-{
-	return b->s[s].n > 0 && b->s[base].n > 0 ? p50(b, s) / p50(b, base) : -1;
-}
-
 static void add_figures(struct bench *b)
 {
 	bool setup = b->s[S_NET_SETUP].n > 0 && b->s[S_NET_SETUP_DIRECT].n > 0;
 
-	bench_figure(b, "create restricted / create off", "x", ratio(b, S_CREATE_NET, S_CREATE), 1.5, false);
+	bench_figure(b, "create restricted / create off", "x", bench_ratio(b, S_CREATE_NET, S_CREATE), 1.5, false);
 	bench_figure(b, "connection set-up, relayed - direct", "ms",
-		     setup ? MAX(p50(b, S_NET_SETUP) - p50(b, S_NET_SETUP_DIRECT), 0.0) / 1e3 : -1, 1, false);
-	bench_figure(b, "one stream, relayed / direct", "x", ratio(b, S_NET_PULL_DIRECT, S_NET_PULL), 0.7, true);
-	bench_figure(b, "DNS answer from the cache", "ms", b->s[S_NET_DNS].n > 0 ? p50(b, S_NET_DNS) / 1e3 : -1, 0.3,
+		     setup ? MAX(bench_p50(b, S_NET_SETUP) - bench_p50(b, S_NET_SETUP_DIRECT), 0.0) / 1e3 : -1, 1,
 		     false);
-	bench_figure(b, "denial", "ms", b->s[S_NET_DENY].n > 0 ? p50(b, S_NET_DENY) / 1e3 : -1, 2, false);
+	bench_figure(b, "one stream, relayed / direct", "x", bench_ratio(b, S_NET_PULL_DIRECT, S_NET_PULL), 0.7, true);
+	bench_figure(b, "DNS answer from the cache", "ms", b->s[S_NET_DNS].n > 0 ? bench_p50(b, S_NET_DNS) / 1e3 : -1,
+		     0.3, false);
+	bench_figure(b, "denial", "ms", b->s[S_NET_DENY].n > 0 ? bench_p50(b, S_NET_DENY) / 1e3 : -1, 2, false);
 	bench_figure(b, "served of 1,000 connections at the same time", "",
 		     b->net_failed < 0 ? -1 : 1000 - b->net_failed, 1000, true);
 }

@@ -22,19 +22,21 @@ void bench_figure(struct bench *b, const char *name, const char *unit, double va
 	f->at_least = at_least;
 }
 
-static double p50(struct bench *b, enum series s)
+double bench_p50(struct bench *b, enum series s)
 {
 	return samples_percentile(&b->s[s], 0.5);
 }
 
-static double ratio(struct bench *b, enum series s, enum series base)
+double bench_ratio(struct bench *b, enum series s, enum series base)
 {
-	return b->s[s].n > 0 && b->s[base].n > 0 ? p50(b, s) / p50(b, base) : -1;
+	return b->s[s].n > 0 && b->s[base].n > 0 ? bench_p50(b, s) / bench_p50(b, base) : -1;
 }
 
 static double ratio_of_sum(struct bench *b, enum series s, enum series base, enum series more)
 {
-	return b->s[s].n > 0 && b->s[base].n > 0 && b->s[more].n > 0 ? p50(b, s) / (p50(b, base) + p50(b, more)) : -1;
+	return b->s[s].n > 0 && b->s[base].n > 0 && b->s[more].n > 0
+		       ? bench_p50(b, s) / (bench_p50(b, base) + bench_p50(b, more))
+		       : -1;
 }
 
 /* The figures that follow from the series come before those that a part has added. */
@@ -46,13 +48,13 @@ static void add_targets(struct bench *b)
 
 	memcpy(parts, b->figures, sizeof(parts));
 	b->n_figures = 0;
-	bench_figure(b, "create + first exec / bwrap", "x", ratio(b, S_CREATE_EXEC, S_BWRAP), 2, false);
-	bench_figure(b, "the same with serve --warm 0", "x", ratio(b, S_COLD_CREATE_EXEC, S_BWRAP), 2, false);
-	bench_figure(b, "warm exec / fork+exec on the host", "x", ratio(b, S_WARM_EXEC, S_SPAWN), 2, false);
+	bench_figure(b, "create + first exec / bwrap", "x", bench_ratio(b, S_CREATE_EXEC, S_BWRAP), 2, false);
+	bench_figure(b, "the same with serve --warm 0", "x", bench_ratio(b, S_COLD_CREATE_EXEC, S_BWRAP), 2, false);
+	bench_figure(b, "warm exec / fork+exec on the host", "x", bench_ratio(b, S_WARM_EXEC, S_SPAWN), 2, false);
 	bench_figure(b, "warm exec / (fork+exec + a loopback request)", "x",
 		     ratio_of_sum(b, S_WARM_EXEC, S_SPAWN, S_LOOPBACK), 1.5, false);
-	bench_figure(b, "terminate", "ms", p50(b, S_TERMINATE) / 1e3, 5, false);
-	bench_figure(b, "ready after start, templates present", "ms", p50(b, S_READY) / 1e3, 50, false);
+	bench_figure(b, "terminate", "ms", bench_p50(b, S_TERMINATE) / 1e3, 5, false);
+	bench_figure(b, "ready after start, templates present", "ms", bench_p50(b, S_READY) / 1e3, 50, false);
 	bench_figure(b, "daemon RSS with all live", "MB", memory ? b->memory.daemon_rss_kib / 1024 : -1, 15, false);
 	bench_figure(b, "init PSS, mean", "KiB", memory && b->memory.init_pss_kib > 0 ? b->memory.init_pss_kib : -1,
 		     400, false);
@@ -89,7 +91,7 @@ static void print_table(struct bench *b)
 	printf("%-46s %10s %10s %8s\n", "p50 and p95 in ms", "p50", "p95", "n");
 	for (size_t i = 0; i < SERIES_COUNT; i++) {
 		if (b->s[i].n > 0)
-			printf("%-46s %10.3f %10.3f %8zu\n", series_names[i], p50(b, (enum series)i) / 1e3,
+			printf("%-46s %10.3f %10.3f %8zu\n", series_names[i], bench_p50(b, (enum series)i) / 1e3,
 			       samples_percentile(&b->s[i], 0.95) / 1e3, b->s[i].n);
 		else if (b->absent[i][0])
 			printf("%-46s not run: %s\n", series_names[i], b->absent[i]);
@@ -124,7 +126,7 @@ static struct json_object *series_json(struct bench *b)
 		struct json_object *s = json_object_new_object();
 
 		if (b->s[i].n > 0) {
-			json_object_object_add(s, "p50_us", number(p50(b, (enum series)i)));
+			json_object_object_add(s, "p50_us", number(bench_p50(b, (enum series)i)));
 			json_object_object_add(s, "p95_us", number(samples_percentile(&b->s[i], 0.95)));
 			json_object_object_add(s, "n", json_object_new_int64((int64_t)b->s[i].n));
 		} else {
@@ -148,12 +150,12 @@ static struct json_object *ratios_json(struct bench *b)
 	struct json_object *o = json_object_new_object();
 
 	for (size_t i = 0; i < ARRAY_SIZE(rows); i++) {
-		double v = ratio(b, rows[i].a, rows[i].base);
+		double v = bench_ratio(b, rows[i].a, rows[i].base);
 
 		json_object_object_add(o, rows[i].name, v < 0 ? NULL : number(v));
 	}
 	json_object_object_add(o, "warm_exec_to_spawn_and_loopback",
-			       number(p50(b, S_WARM_EXEC) / (p50(b, S_SPAWN) + p50(b, S_LOOPBACK))));
+			       number(bench_p50(b, S_WARM_EXEC) / (bench_p50(b, S_SPAWN) + bench_p50(b, S_LOOPBACK))));
 	return o;
 }
 

@@ -22,21 +22,12 @@
 #include "emulator/base/sys.h"
 #include "emulator/base/text.h"
 #include "emulator/cgroup-internal.h"
+#include "tests/unit/check.h"
 
 #define MIB (1024ull * 1024)
 #define HOST_ID 100000u /* the emulator's id when root runs the tests */
 
 static const struct cgroup_limits roomy = { .cpu_millis = 1000, .memory_bytes = 256 * MIB, .pids_max = 64 };
-
-/* Within a session: says what is wrong and ends the process, because a Criterion assertion in a
- * grandchild would go unheard. */
-#define CHECK(cond)                                                                                                    \
-	do {                                                                                                           \
-		if (!(cond)) {                                                                                         \
-			fprintf(stderr, "%s:%d: %s\n", __func__, __LINE__, #cond);                                     \
-			_exit(1);                                                                                      \
-		}                                                                                                      \
-	} while (0)
 
 enum { SESSION_OK, SESSION_FAILED, SESSION_SKIP = 77 };
 

@@ -52,12 +52,10 @@ Test(log, levels)
 	int fd = capture();
 	char s[4096];
 
-	cr_assert_eq(log_level(), LOG_LEVEL_INFO);
 	for (size_t i = 0; i < ARRAY_SIZE(levels); i++) {
 		size_t lines = 0;
 
 		log_set_level(levels[i]);
-		cr_assert_eq(log_level(), levels[i]);
 		log_error("x");
 		log_warn("x");
 		log_info("x");

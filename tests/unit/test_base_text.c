@@ -1,4 +1,5 @@
 #include <criterion/criterion.h>
+#include <ctype.h>
 #include <errno.h>
 #include <string.h>
 
@@ -71,6 +72,27 @@ Test(text, ulid_shape_and_order)
 	}
 	text_ulid(ms + 1, b);
 	cr_assert_lt(strcmp(a, b), 0);
+}
+
+Test(text, hex_value)
+{
+	static const char digits[] = "0123456789abcdef", others[] = "gG/:@`~ \xff";
+
+	for (int i = 0; i < 16; i++)
+		cr_assert(text_hex_value(digits[i]) == i && text_hex_value((char)toupper(digits[i])) == i);
+	for (size_t i = 0; i < sizeof(others); i++)
+		cr_assert_eq(text_hex_value(others[i]), -1);
+}
+
+Test(text, index)
+{
+	static const char *const names[] = { "off", "on", "onward" };
+
+	cr_assert_eq(text_index("off", names, 3), 0);
+	cr_assert_eq(text_index("onward", names, 3), 2);
+	cr_assert_eq(text_index("onward", names, 2), -EINVAL);
+	cr_assert_eq(text_index("onw", names, 3), -EINVAL);
+	cr_assert_eq(text_index("", names, 3), -EINVAL);
 }
 
 Test(text, ulid_time_part)

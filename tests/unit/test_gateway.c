@@ -15,16 +15,7 @@
 #include "emulator/base/fd.h"
 #include "emulator/idmap.h"
 #include "netpolicy/gateway.h"
-
-#define CHECK(cond, ...)                                                                                               \
-	do {                                                                                                           \
-		if (!(cond)) {                                                                                         \
-			fprintf(stderr, "%s:%d: %s: ", __FILE__, __LINE__, #cond);                                     \
-			fprintf(stderr, __VA_ARGS__);                                                                  \
-			fputc('\n', stderr);                                                                           \
-			_exit(1);                                                                                      \
-		}                                                                                                      \
-	} while (0)
+#include "tests/unit/check.h"
 
 /* A process in a network namespace of its own that runs one step after another for the test. */
 struct box {

@@ -12,17 +12,7 @@
 #include "emulator/init.h"
 #include "emulator/keeper.h"
 #include "rootfs/tree.h"
-
-/* In the forked half Criterion's own assertions would speak for the wrong process. */
-#define CHECK(cond, ...)                                                                                               \
-	do {                                                                                                           \
-		if (!(cond)) {                                                                                         \
-			fprintf(stderr, "%s:%d: %s: ", __FILE__, __LINE__, #cond);                                     \
-			fprintf(stderr, __VA_ARGS__);                                                                  \
-			fputc('\n', stderr);                                                                           \
-			_exit(1);                                                                                      \
-		}                                                                                                      \
-	} while (0)
+#include "tests/unit/check.h"
 
 #define SLOT "s-01hxyz0000000000000000test"
 

@@ -19,29 +19,10 @@
 #include "rootfs/tree.h"
 #include "rootfs/treehash.h"
 #include "rootfs/unpack.h"
+#include "tests/unit/state_fixture.h"
 
-static char dir[64];
-static int state_fd = -1;
-static struct err e;
-
-static void setup(void)
-{
-	(void)snprintf(dir, sizeof(dir), "/tmp/test-layer-XXXXXX");
-	cr_assert_not_null(mkdtemp(dir));
-	state_fd = open(dir, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
-	cr_assert_eq(tree_prepare_state(state_fd, &e), 0, "%s", e.msg);
-}
-
-static void teardown(void)
-{
-	_cleanup_close_ int tmp = open("/tmp", O_RDONLY | O_DIRECTORY | O_CLOEXEC);
-
-	closep(&state_fd);
-	cr_assert_eq(tree_remove(tmp, dir + 5, &e), 0, "%s", e.msg);
-}
-
-TestSuite(unpack, .init = setup, .fini = teardown, .timeout = 120);
-TestSuite(layer, .init = setup, .fini = teardown, .timeout = 120);
+TestSuite(unpack, .init = make_state, .fini = remove_state, .timeout = 120);
+TestSuite(layer, .init = make_state, .fini = remove_state, .timeout = 120);
 
 /* ---- unpacking ---- */
 
@@ -278,7 +259,7 @@ Test(unpack, whiteouts)
 	cr_expect(S_ISCHR(stat_of("d/gone").st_mode));
 	cr_expect_eq(stat_of("d/gone").st_rdev, 0);
 	cr_expect_not(there("root/.wh..wh.plnk"));
-	(void)snprintf(long_path, sizeof(long_path), "%s/root/o", dir);
+	(void)snprintf(long_path, sizeof(long_path), "%s/root/o", state);
 	cr_expect_eq(getxattr(long_path, "user.overlay.opaque", value, sizeof(value)), 1);
 	cr_expect_eq(value[0], 'y');
 	for (size_t i = 0; i < ARRAY_SIZE(bad); i++)
@@ -304,16 +285,16 @@ Test(unpack, attributes)
 	char path[128], value[8];
 
 	cr_assert_eq(unpack(t, NULL, &res), 0, "%s", e.msg);
-	(void)snprintf(path, sizeof(path), "%s/root/a", dir);
+	(void)snprintf(path, sizeof(path), "%s/root/a", state);
 	cr_expect_eq(getxattr(path, "user.note", value, sizeof(value)), 2);
-	(void)snprintf(path, sizeof(path), "%s/root/b", dir);
+	(void)snprintf(path, sizeof(path), "%s/root/b", state);
 	cr_expect_lt(getxattr(path, "user.overlay.redirect", value, sizeof(value)), 0);
-	(void)snprintf(path, sizeof(path), "%s/root/c", dir);
+	(void)snprintf(path, sizeof(path), "%s/root/c", state);
 	cr_expect_lt(getxattr(path, "user.overlay.opaque", value, sizeof(value)), 0);
-	(void)snprintf(path, sizeof(path), "%s/root/d", dir);
+	(void)snprintf(path, sizeof(path), "%s/root/d", state);
 	cr_expect_lt(getxattr(path, "trusted.overlay.opaque", value, sizeof(value)), 0);
 	/* A sandbox's root is the one the capability counts for. */
-	(void)snprintf(path, sizeof(path), "%s/root/ping", dir);
+	(void)snprintf(path, sizeof(path), "%s/root/ping", state);
 	cr_assert_eq(getxattr(path, "security.capability", &cap, sizeof(cap)), (ssize_t)XATTR_CAPS_SZ_3, "%s",
 		     strerror(errno));
 	cr_expect_eq(cap.rootid, 1);
@@ -511,7 +492,7 @@ Test(layer, names_and_damage)
 static int count_entry(const char *name)
 {
 	_cleanup_buf_ struct buf out = BUF_INIT(65536);
-	const char *const argv[] = { "sh", "-c", "ls -A \"$1\"/disk/l", "sh", dir, NULL };
+	const char *const argv[] = { "sh", "-c", "ls -A \"$1\"/disk/l", "sh", state, NULL };
 	const struct proc_spec s = { .argv = argv, .env = (const char *const *)environ, .stdin_fd = -1 };
 	int n = 0;
 
@@ -597,7 +578,7 @@ Test(layer, treehash_takes_off_overlay_bookkeeping)
 	int fd;
 
 	cr_assert_eq(unpack(t, NULL, NULL), 0);
-	(void)snprintf(path, sizeof(path), "%s/root/d", dir);
+	(void)snprintf(path, sizeof(path), "%s/root/d", state);
 	cr_assert_eq(setxattr(path, "user.overlay.origin", "abc", 3, 0), 0);
 	cr_assert_eq(setxattr(path, "user.overlay.opaque", "y", 1, 0), 0);
 	fd = openat(state_fd, "root", O_RDONLY | O_DIRECTORY | O_CLOEXEC);
@@ -608,15 +589,6 @@ Test(layer, treehash_takes_off_overlay_bookkeeping)
 }
 
 /* ---- commands on a stack, in the emulator's user namespace ---- */
-
-/* Says what is wrong and ends the process: a Criterion assertion in a grandchild would go unheard. */
-#define CHECK(cond)                                                                                                    \
-	do {                                                                                                           \
-		if (!(cond)) {                                                                                         \
-			(void)fprintf(stderr, "%s:%d: %s: %s\n", __func__, __LINE__, #cond, e.msg);                    \
-			_exit(1);                                                                                      \
-		}                                                                                                      \
-	} while (0)
 
 /* The host's shell and what it is linked to, as an archive. */
 static int shell_archive(void)
@@ -629,7 +601,7 @@ static int shell_archive(void)
 				     "for i in $l; do mkdir -p \"$1/sh${i%/*}\"; cp -L \"$i\" \"$1/sh$i\"; done; tar "
 				     "-C \"$1/sh\" --owner=0 --group=0 -c . >\"$1/sh.tar\"",
 				     "sh",
-				     dir,
+				     state,
 				     NULL };
 	const struct proc_spec s = { .argv = argv, .env = (const char *const *)environ, .stdin_fd = -1 };
 	int fd;
@@ -652,10 +624,10 @@ static struct layer_info layer_of_fd(const struct layer_env *env, int fd)
 	struct unpack_result u;
 	struct layer_info i;
 
-	CHECK(layer_begin(env, &n, &e) == 0);
+	CHECK_E(layer_begin(env, &n, &e) == 0);
 	s.root_fd = n.root_fd;
-	CHECK(unpack_archive(&s, &u, &e) == 0);
-	CHECK(layer_commit(&n, u.digest, u.file_bytes, &f, &i, &e) == 0);
+	CHECK_E(unpack_archive(&s, &u, &e) == 0);
+	CHECK_E(layer_commit(&n, u.digest, u.file_bytes, &f, &i, &e) == 0);
 	return i;
 }
 
@@ -682,27 +654,28 @@ static int in_e(void *arg)
 	struct layer_info base, top, again;
 	struct stat st;
 
-	CHECK(env.state_fd >= 0);
-	CHECK(tree_prepare_state(env.state_fd, &e) == 0);
+	CHECK_E(env.state_fd >= 0);
+	CHECK_E(tree_prepare_state(env.state_fd, &e) == 0);
 	base = layer_of_fd(&env, *(int *)((void **)arg)[1]);
-	CHECK(layer_begin(&env, &n, &e) == 0);
-	CHECK(run_on(&env, base.id, &n,
-		     "read a b c </proc/self/uid_map; echo $$ $a; echo hi >/made; echo no >/tmp/scratch", &out,
-		     20) == 0);
-	CHECK(strcmp(out.p, "2 0\n") == 0);
-	CHECK(run_on(&env, base.id, &n,
-		     "read x </made && [ \"$x\" = hi ] && [ ! -e /tmp/scratch ] && echo x >/dev/null", NULL, 20) == 0);
+	CHECK_E(layer_begin(&env, &n, &e) == 0);
+	CHECK_E(run_on(&env, base.id, &n,
+		       "read a b c </proc/self/uid_map; echo $$ $a; echo hi >/made; echo no >/tmp/scratch", &out,
+		       20) == 0);
+	CHECK_E(strcmp(out.p, "2 0\n") == 0);
+	CHECK_E(run_on(&env, base.id, &n,
+		       "read x </made && [ \"$x\" = hi ] && [ ! -e /tmp/scratch ] && echo x >/dev/null", NULL,
+		       20) == 0);
 	/* What fails says why; what hangs is ended, with what it started. */
-	CHECK(run_on(&env, base.id, &n, "echo the reason >&2; exit 3", NULL, 20) == -EIO);
-	CHECK(strstr(e.msg, "the reason") && strstr(e.msg, "(3)"));
-	CHECK(run_on(&env, base.id, &n, "(while :; do read x </dev/zero & wait; done) & while :; do :; done", NULL,
-		     1) == -ETIMEDOUT);
-	CHECK(run_on(&env, "000000000000000000000000", &n, "true", NULL, 20) < 0);
-	CHECK(fstatat(n.root_fd, "made", &st, 0) == 0 && st.st_uid == env.sandbox_uid);
-	CHECK(fstatat(n.root_fd, "tmp/scratch", &st, 0) < 0);
-	CHECK(layer_commit(&n, NULL, 0, &f, &top, &e) == 0);
-	CHECK(layer_load(env.state_fd, top.id, &again, &e) == 0);
-	CHECK(fgetxattr(openat(env.state_fd, "disk/l", O_RDONLY | O_CLOEXEC), "user.overlay.origin", NULL, 0) < 0);
+	CHECK_E(run_on(&env, base.id, &n, "echo the reason >&2; exit 3", NULL, 20) == -EIO);
+	CHECK_E(strstr(e.msg, "the reason") && strstr(e.msg, "(3)"));
+	CHECK_E(run_on(&env, base.id, &n, "(while :; do read x </dev/zero & wait; done) & while :; do :; done", NULL,
+		       1) == -ETIMEDOUT);
+	CHECK_E(run_on(&env, "000000000000000000000000", &n, "true", NULL, 20) < 0);
+	CHECK_E(fstatat(n.root_fd, "made", &st, 0) == 0 && st.st_uid == env.sandbox_uid);
+	CHECK_E(fstatat(n.root_fd, "tmp/scratch", &st, 0) < 0);
+	CHECK_E(layer_commit(&n, NULL, 0, &f, &top, &e) == 0);
+	CHECK_E(layer_load(env.state_fd, top.id, &again, &e) == 0);
+	CHECK_E(fgetxattr(openat(env.state_fd, "disk/l", O_RDONLY | O_CLOEXEC), "user.overlay.origin", NULL, 0) < 0);
 	return 0;
 }
 

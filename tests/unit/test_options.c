@@ -274,6 +274,70 @@ static void serves(int fd)
 	(void)close(c);
 }
 
+/* ---- options by a table ---- */
+
+struct parsed {
+	const char *name, *size;
+	bool all, help;
+	struct cmd_rest rest;
+};
+
+static int parse_table(struct parsed *p, const char **words)
+{
+	const struct cmd_option options[] = { CMD_VALUE("name", &p->name), CMD_VALUE("size", &p->size),
+					      CMD_FLAG("all", &p->all), CMD_HELP(&p->help), CMD_END };
+	int argc = 0;
+
+	*p = (struct parsed){ 0 };
+	while (words[argc])
+		argc++;
+	return cmd_parse(argc, (char **)(uintptr_t)words, options, &p->rest, &e);
+}
+#define BY_TABLE(p, ...) parse_table(p, (const char *[]){ "verb", __VA_ARGS__, NULL })
+
+Test(cmd, parse)
+{
+	struct parsed p;
+
+	cr_assert_eq(BY_TABLE(&p, NULL), 0);
+	cr_assert(!p.name && !p.size && !p.all && !p.help);
+	cr_assert_eq(p.rest.n, 0);
+	cr_assert_eq(BY_TABLE(&p, "one", "--name", "a", "two", "--all", "--name=b", "-h", "--", "--size"), 0);
+	cr_assert_str_eq(p.name, "b", "the last one counts");
+	cr_assert(p.all && p.help && !p.size);
+	cr_assert_eq(p.rest.n, 3);
+	cr_assert_str_eq(p.rest.v[0], "one");
+	cr_assert_str_eq(p.rest.v[1], "two");
+	cr_assert_str_eq(p.rest.v[2], "--size");
+	cr_assert_eq(cmd_at_most(&p.rest, 3, &e), 0);
+	cr_assert_eq(cmd_at_most(&p.rest, 1, &e), -EINVAL);
+	cr_assert_str_eq(e.msg, "'two' is not expected here");
+	cr_assert_eq(BY_TABLE(&p, "--si", "x"), 0, "a beginning that is clear");
+	cr_assert_str_eq(p.size, "x");
+}
+
+Test(cmd, parse_refuses)
+{
+	static const struct {
+		const char *word, *says;
+	} t[] = {
+		{ "--name", "--name needs a value" },
+		{ "--all=1", "--all takes no value" },
+		{ "--nmae=secret", "there is no option --nmae; did you mean --name?" },
+		{ "--other", "there is no option --other" },
+		{ "-a", "there is no option -a" },
+		{ "-n", "there is no option -n" },
+		{ "-hx", "there is no option -x" },
+	};
+	struct parsed p;
+
+	for (size_t i = 0; i < ARRAY_SIZE(t); i++) {
+		cr_assert_eq(BY_TABLE(&p, t[i].word), -EINVAL, "%s", t[i].word);
+		cr_assert_str_eq(e.msg, t[i].says);
+		cr_assert_eq(e.kind, ERR_INVALID);
+	}
+}
+
 Test(listen, addresses)
 {
 	static const char *const hosts[] = { "127.0.0.1", "localhost", "0.0.0.0" };

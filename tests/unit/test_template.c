@@ -19,31 +19,11 @@
 #include "rootfs/template.h"
 #include "rootfs/tree.h"
 #include "rootfs/unpack.h"
+#include "tests/unit/state_fixture.h"
 
 #define ID_A "0123456789abcdef01234567"
 
-static char dir[64];
-static int state_fd = -1;
-static struct err e;
-
-static void setup(void)
-{
-	(void)snprintf(dir, sizeof(dir), "/tmp/test-template-XXXXXX");
-	cr_assert_not_null(mkdtemp(dir));
-	state_fd = open(dir, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
-	cr_assert_eq(tree_prepare_state(state_fd, &e), 0, "%s", e.msg);
-}
-
-static void teardown(void)
-{
-	_cleanup_close_ int tmp = open("/tmp", O_RDONLY | O_DIRECTORY | O_CLOEXEC);
-
-	closep(&state_fd);
-	cr_assert_eq(chdir("/"), 0);
-	cr_assert_eq(tree_remove(tmp, dir + 5, &e), 0, "%s", e.msg);
-}
-
-TestSuite(template, .init = setup, .fini = teardown, .timeout = 120);
+TestSuite(template, .init = make_state, .fini = remove_state, .timeout = 120);
 TestSuite(json, .timeout = 20);
 TestSuite(proc, .timeout = 60);
 
@@ -320,15 +300,6 @@ Test(template, image_facts)
 
 /* ---- import, in the emulator's user namespace ---- */
 
-/* Says what is wrong and ends the process: a Criterion assertion in a grandchild would go unheard. */
-#define CHECK(cond)                                                                                                    \
-	do {                                                                                                           \
-		if (!(cond)) {                                                                                         \
-			(void)fprintf(stderr, "%s:%d: %s: %s\n", __func__, __LINE__, #cond, e.msg);                    \
-			_exit(1);                                                                                      \
-		}                                                                                                      \
-	} while (0)
-
 struct import_job {
 	const struct idmap *m;
 	int fds[4];
@@ -354,44 +325,45 @@ static int import_in_e(void *arg)
 	struct stat st;
 	char path[128];
 
-	CHECK(o.state_fd >= 0 && tree_prepare_state(o.state_fd, &e) == 0);
-	CHECK(template_import(&o, "one", j->fds[0], "a\033file.tar", &e) == 0);
-	CHECK(template_load(o.state_fd, "one", &t, &e) == 0);
-	CHECK(t->n_layers == 2 && strcmp(t->distribution, "Toy 1") == 0 && strcmp(t->source, "import a?file.tar") == 0);
+	CHECK_E(o.state_fd >= 0 && tree_prepare_state(o.state_fd, &e) == 0);
+	CHECK_E(template_import(&o, "one", j->fds[0], "a\033file.tar", &e) == 0);
+	CHECK_E(template_load(o.state_fd, "one", &t, &e) == 0);
+	CHECK_E(t->n_layers == 2 && strcmp(t->distribution, "Toy 1") == 0 &&
+		strcmp(t->source, "import a?file.tar") == 0);
 	/* The scaffold on top has what the archive lacks, and only that. */
 	(void)snprintf(path, sizeof(path), "disk/l/%s/workspace", t->layers[0]);
-	CHECK(fstatat(o.state_fd, path, &st, 0) == 0 && (st.st_mode & 07777) == 0755 && st.st_uid == o.sandbox_uid);
+	CHECK_E(fstatat(o.state_fd, path, &st, 0) == 0 && (st.st_mode & 07777) == 0755 && st.st_uid == o.sandbox_uid);
 	(void)snprintf(path, sizeof(path), "disk/l/%s/tmp", t->layers[0]);
-	CHECK(fstatat(o.state_fd, path, &st, 0) == 0 && (st.st_mode & 07777) == 01777);
+	CHECK_E(fstatat(o.state_fd, path, &st, 0) == 0 && (st.st_mode & 07777) == 01777);
 	(void)snprintf(path, sizeof(path), "disk/l/%s/etc/resolv.conf", t->layers[0]);
-	CHECK(fstatat(o.state_fd, path, &st, 0) == 0 && S_ISREG(st.st_mode) && st.st_size == 0);
+	CHECK_E(fstatat(o.state_fd, path, &st, 0) == 0 && S_ISREG(st.st_mode) && st.st_size == 0);
 	(void)snprintf(path, sizeof(path), "disk/l/%s/etc/hosts", t->layers[0]);
-	CHECK(fstatat(o.state_fd, path, &st, 0) < 0);
+	CHECK_E(fstatat(o.state_fd, path, &st, 0) < 0);
 	(void)snprintf(path, sizeof(path), "disk/l/%s/etc/hosts", t->layers[1]);
-	CHECK(fstatat(o.state_fd, path, &st, 0) == 0 && st.st_uid == (o.single_id ? 0 : 1 + 5u));
-	CHECK(count_layers() == 2);
+	CHECK_E(fstatat(o.state_fd, path, &st, 0) == 0 && st.st_uid == (o.single_id ? 0 : 1 + 5u));
+	CHECK_E(count_layers() == 2);
 	/* The same archive, compressed and through a pipe: the same layers, shared. */
-	CHECK(template_import(&o, "node-22", j->fds[1], "-", &e) == 0);
+	CHECK_E(template_import(&o, "node-22", j->fds[1], "-", &e) == 0);
 	template_free(t);
-	CHECK(template_load(o.state_fd, "node-22", &t, &e) == 0);
-	CHECK(t->n_layers == 2 && count_layers() == 2);
-	CHECK(t->stand_in && strstr(t->stand_in, "imported"));
+	CHECK_E(template_load(o.state_fd, "node-22", &t, &e) == 0);
+	CHECK_E(t->n_layers == 2 && count_layers() == 2);
+	CHECK_E(t->stand_in && strstr(t->stand_in, "imported"));
 	template_free(t);
 	/* A hostile one leaves nothing, and not even a template of that name. */
-	CHECK(template_import(&o, "bad", j->fds[2], "x", &e) == -EINVAL && e.kind == ERR_INVALID);
-	CHECK(template_load(o.state_fd, "bad", &t, &e) < 0 && count_layers() == 2);
-	CHECK(template_import(&o, "Bad Name", j->fds[3], "x", &e) == -EINVAL);
-	CHECK(template_import(&o, "void", j->fds[3], "x", &e) == -EINVAL);
+	CHECK_E(template_import(&o, "bad", j->fds[2], "x", &e) == -EINVAL && e.kind == ERR_INVALID);
+	CHECK_E(template_load(o.state_fd, "bad", &t, &e) < 0 && count_layers() == 2);
+	CHECK_E(template_import(&o, "Bad Name", j->fds[3], "x", &e) == -EINVAL);
+	CHECK_E(template_import(&o, "void", j->fds[3], "x", &e) == -EINVAL);
 	/* Layers go with the last template that has them, and not while a sandbox lives. */
-	CHECK(template_remove(&o, "nope", &e) == -ENOENT && e.kind == ERR_NOT_FOUND);
-	CHECK(template_remove(&o, "../one", &e) == -EINVAL);
-	CHECK(template_remove(&o, "one", &e) == 0 && count_layers() == 2);
-	CHECK(template_load(o.state_fd, "node-22", &t, &e) == 0);
+	CHECK_E(template_remove(&o, "nope", &e) == -ENOENT && e.kind == ERR_NOT_FOUND);
+	CHECK_E(template_remove(&o, "../one", &e) == -EINVAL);
+	CHECK_E(template_remove(&o, "one", &e) == 0 && count_layers() == 2);
+	CHECK_E(template_load(o.state_fd, "node-22", &t, &e) == 0);
 	template_free(t);
-	CHECK(tree_make_slot(o.state_fd, "s-01hxyz0123456789abcdefghjk", o.sandbox_uid, &e) == 0);
-	CHECK(template_remove(&o, "node-22", &e) == 0 && count_layers() == 2);
-	CHECK(tree_trash_slot(o.state_fd, "s-01hxyz0123456789abcdefghjk", &e) == 0);
-	CHECK(template_sweep_layers(o.state_fd, &e) == 0 && count_layers() == 0);
+	CHECK_E(tree_make_slot(o.state_fd, "s-01hxyz0123456789abcdefghjk", o.sandbox_uid, &e) == 0);
+	CHECK_E(template_remove(&o, "node-22", &e) == 0 && count_layers() == 2);
+	CHECK_E(tree_trash_slot(o.state_fd, "s-01hxyz0123456789abcdefghjk", &e) == 0);
+	CHECK_E(template_sweep_layers(o.state_fd, &e) == 0 && count_layers() == 0);
 	return 0;
 }
 
@@ -485,11 +457,11 @@ Test(template, sources_of_a_made_up_host)
 	char path[128];
 
 	cr_assert(fd >= 0);
-	(void)snprintf(path, sizeof(path), "%s/image", dir);
+	(void)snprintf(path, sizeof(path), "%s/image", state);
 	cr_assert_eq(setenv("PYENV_ROOT", path, 1), 0);
 	cr_assert_eq(setenv("npm_config_registry", "https://npm.example/path", 1), 0);
 	template_sources_open(&s);
-	(void)snprintf(path, sizeof(path), "%s/image/versions/3.12.10", dir);
+	(void)snprintf(path, sizeof(path), "%s/image/versions/3.12.10", state);
 	cr_expect_str_eq(s.python_path, path, "the highest: %s", s.python_path);
 	cr_expect_geq(s.python_fd, 0);
 	cr_expect_str_eq(s.npm_registry, "https://npm.example/path/");

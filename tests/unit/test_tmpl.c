@@ -13,32 +13,13 @@
 #include "rootfs/template_custom.h"
 #include "rootfs/template_scrub.h"
 #include "rootfs/tree.h"
+#include "tests/unit/state_fixture.h"
 
 #define ID "tmpl_01M81S2M166ME1AWBYGY0EJ8DS"
 #define ID2 "tmpl_01M81S2M166ME1AWBYGY0EJ8DT"
 #define SLOT "s-01m81s2m166me1awbygy0ej8ds"
 
-static char state[64];
-static int state_fd = -1;
-static struct err e;
-
-static void setup(void)
-{
-	(void)snprintf(state, sizeof(state), "/tmp/test-tmpl-XXXXXX");
-	cr_assert_not_null(mkdtemp(state));
-	state_fd = open(state, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
-	cr_assert_eq(tree_prepare_state(state_fd, &e), 0, "%s", e.msg);
-}
-
-static void teardown(void)
-{
-	_cleanup_close_ int tmp = open("/tmp", O_RDONLY | O_DIRECTORY | O_CLOEXEC);
-
-	closep(&state_fd);
-	cr_assert_eq(tree_remove(tmp, state + 5, &e), 0, "%s", e.msg);
-}
-
-TestSuite(tmpl, .init = setup, .fini = teardown, .timeout = 60);
+TestSuite(tmpl, .init = make_state, .fini = remove_state, .timeout = 60);
 TestSuite(tmpl_store, .init = enter, .fini = leave, .timeout = 60);
 
 static void make(int at, const char *path)
