@@ -309,60 +309,13 @@ static int feed_text(struct json_stream *s, const char **pp, const char *end, st
 
 /* ---- keys and small members ---- */
 
-static const char *skip_digits(const char *p)
-{
-	return p + strspn(p, "0123456789");
-}
-
-/* The end of the number at p, or NULL if it is none of JSON's: json-c takes "-01" and "1.". */
-static const char *skip_number(const char *p)
-{
-	const char *digits = *p == '-' ? p + 1 : p, *q = skip_digits(digits);
-
-	if (q == digits || (*digits == '0' && q > digits + 1))
-		return NULL;
-	if (*q == '.') {
-		digits = q + 1;
-		q = skip_digits(digits);
-		if (q == digits)
-			return NULL;
-	}
-	if (*q == 'e' || *q == 'E') {
-		digits = q + 1 + (q[1] == '+' || q[1] == '-');
-		q = skip_digits(digits);
-		if (q == digits)
-			return NULL;
-	}
-	return q;
-}
-
-static bool numbers_ok(const char *p)
-{
-	while (*p != '\0') {
-		if (*p == '"') {
-			for (p++; *p != '\0' && *p != '"'; p++)
-				if (*p == '\\' && p[1] != '\0')
-					p++;
-			p += *p == '"';
-		} else if (strchr("+-.0123456789", *p)) {
-			p = skip_number(p);
-			if (!p)
-				return false;
-		} else {
-			p++;
-		}
-	}
-	return true;
-}
-
 /* A complete JSON value from its text. */
 static struct json_object *parse(const struct buf *b, bool *ret_ok)
 {
 	struct json_object *o;
-	size_t end;
+	size_t at;
 
-	/* With the terminating NUL, so that a number knows it is over. */
-	*ret_ok = json_parse_strict(b->p, b->len + 1, DEPTH_MAX, &o, &end) == 0 && end == b->len && numbers_ok(b->p);
+	*ret_ok = json_parse_at(b->p, b->len, DEPTH_MAX, &o, &at) == 0;
 	return o;
 }
 

@@ -112,9 +112,9 @@ static void reply_json_invalid(struct req *r, size_t at, const char *type, const
 	req_reply_invalid_at(r, loc, type, msg);
 }
 
-/* What json-c would let pass: more values than JSON_MAX_VALUES, and names in single quotes, which it takes
- * even in strict mode. NULL, or what is wrong at *ret_at. */
-static const char *check_shape(const char *p, size_t n, size_t *ret_at)
+/* What a valid text would become is bounded, too. Strings count for nothing, and none is cut short by a quote in it.
+ * NULL, or what is wrong at *ret_at. */
+static const char *check_size(const char *p, size_t n, size_t *ret_at)
 {
 	size_t values = 1;
 	bool in_string = false;
@@ -127,9 +127,6 @@ static const char *check_shape(const char *p, size_t n, size_t *ret_at)
 				in_string = false;
 		} else if (p[i] == '"') {
 			in_string = true;
-		} else if (p[i] == '\'') {
-			*ret_at = i;
-			return "JSON decode error";
 		} else if (p[i] == ',' || p[i] == '[' || p[i] == '{') {
 			*ret_at = i;
 			if (++values > JSON_MAX_VALUES)
@@ -137,19 +134,6 @@ static const char *check_shape(const char *p, size_t n, size_t *ret_at)
 		}
 	}
 	return NULL;
-}
-
-static struct json_object *parse_json(const char *text, size_t len, size_t *ret_at)
-{
-	_cleanup_json_ struct json_object *o = NULL;
-	/* With the terminator, so that a bare number is known to be complete. */
-	int r = json_parse_strict(text, len + 1, JSON_MAX_DEPTH, &o, ret_at);
-
-	*ret_at = MIN(*ret_at, len);
-	for (size_t i = *ret_at; r == 0 && i < len; i++)
-		if (!strchr(" \t\r\n", text[i]) || text[i] == '\0')
-			return NULL;
-	return TAKE_PTR(o);
 }
 
 struct json_object *req_json(struct req *r)
@@ -164,14 +148,11 @@ struct json_object *req_json(struct req *r)
 		r->json = json_object_new_object();
 		return r->json;
 	}
-	wrong = check_shape(text, r->body.len, &at);
+	wrong = check_size(text, r->body.len, &at);
+	if (!wrong && json_parse_at(text, r->body.len, JSON_MAX_DEPTH, &r->json, &at) < 0)
+		wrong = "JSON decode error";
 	if (wrong) {
 		reply_json_invalid(r, at, "json_invalid", wrong);
-		return NULL;
-	}
-	r->json = parse_json(text, r->body.len, &at);
-	if (!r->json && !(at >= 4 && memcmp(text, "null", 4) == 0)) {
-		reply_json_invalid(r, at, "json_invalid", "JSON decode error");
 		return NULL;
 	}
 	if (!json_object_is_type(r->json, json_type_object)) {
@@ -187,8 +168,8 @@ struct json_object *req_json_value(struct req *r)
 	const char *text = r->body.p ? r->body.p : "";
 	size_t at;
 
-	if (!r->json && !check_shape(text, r->body.len, &at))
-		r->json = parse_json(text, r->body.len, &at);
+	if (!r->json && !check_size(text, r->body.len, &at))
+		(void)json_parse_at(text, r->body.len, JSON_MAX_DEPTH, &r->json, &at);
 	return r->json;
 }
 

@@ -7,25 +7,25 @@
 
 #include "emulator/base/fd.h"
 #include "emulator/base/text.h"
+#include "rootfs/json_check.h"
 
-/* Not with JSON_TOKENER_VALIDATE_UTF8: json-c 0.17 and 0.18 refuse every character beyond ASCII with it. */
-int json_parse_strict(const char *p, size_t n, int depth, struct json_object **ret, size_t *ret_end)
+int json_parse_at(const char *p, size_t n, int depth, struct json_object **ret, size_t *ret_at)
 {
 	struct json_tokener *t;
 	struct json_object *o;
 	int r = 0;
 
 	*ret = NULL;
-	*ret_end = n > INT32_MAX ? 0 : text_utf8_span(p, n);
-	if (*ret_end < n)
+	*ret_at = 0;
+	if (n >= INT32_MAX || !json_check(p, n, depth - 1, ret_at))
 		return -EINVAL;
 	t = json_tokener_new_ex(depth);
 	if (!t)
 		return -ENOMEM;
-	json_tokener_set_flags(t, JSON_TOKENER_STRICT);
-	o = json_tokener_parse_ex(t, p, (int)n);
-	*ret_end = MIN(json_tokener_get_parse_end(t), n);
+	/* With the terminator, so that a bare number is known to be complete. */
+	o = json_tokener_parse_ex(t, p, (int)n + 1);
 	if (json_tokener_get_error(t) != json_tokener_success) {
+		*ret_at = MIN(json_tokener_get_parse_end(t), n);
 		json_object_put(TAKE_PTR(o));
 		r = -EINVAL;
 	}
@@ -36,19 +36,14 @@ int json_parse_strict(const char *p, size_t n, int depth, struct json_object **r
 
 int json_parse(const char *p, size_t n, int depth, struct json_object **ret, struct err *e)
 {
-	_cleanup_json_ struct json_object *o = NULL;
-	size_t used;
-	int r = json_parse_strict(p, n, depth, &o, &used);
+	size_t at;
+	int r = json_parse_at(p, n, depth, ret, &at);
 
 	if (r == -ENOMEM)
 		return err_set(e, ERR_CAPACITY, ENOMEM, NULL, "out of memory");
-	if (n > INT32_MAX)
+	if (r < 0 && n >= INT32_MAX)
 		return err_set(e, ERR_TOO_LARGE, EFBIG, NULL, "the JSON text is too large");
-	used += r == 0 ? strspn(p + used, " \t\r\n") : 0;
-	if (r < 0 || used != n)
-		return err_set(e, ERR_INVALID, EINVAL, NULL, "not valid JSON");
-	*ret = TAKE_PTR(o);
-	return 0;
+	return r < 0 ? err_set(e, ERR_INVALID, EINVAL, NULL, "not valid JSON") : 0;
 }
 
 int json_read_file(int dirfd, const char *path, size_t max, struct json_object **ret, struct err *e)

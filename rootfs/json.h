@@ -12,13 +12,11 @@ static inline void json_putp(struct json_object **o)
 }
 #define _cleanup_json_ _cleanup_(json_putp)
 
-/* One value of at most `depth` levels in n bytes, strictly (RFC 8259) but for names in single quotes, which json-c takes;
- * all n bytes must be UTF-8. White space behind it may be left unread. A bare number is only known to be over by what follows: count a terminating
- * NUL among the n. *ret_end: where the value ended, or where it went wrong. JSON's null is success, and NULL.
- * 0, -EINVAL or -ENOMEM. */
-int json_parse_strict(const char *p, size_t n, int depth, struct json_object **ret, size_t *ret_end);
+/* Exactly one value (rootfs/json_check.h) of less than `depth` nested arrays and objects. p[n] must be 0. *ret_at: where
+ * it is wrong. JSON's null is success, and NULL. 0, -EINVAL or -ENOMEM. */
+int json_parse_at(const char *p, size_t n, int depth, struct json_object **ret, size_t *ret_at);
 
-/* Parses exactly one value of at most `depth` levels. ERR_INVALID. */
+/* The same, with a message. ERR_INVALID, ERR_TOO_LARGE (over 2 GiB). */
 int json_parse(const char *p, size_t n, int depth, struct json_object **ret, struct err *e);
 
 /* A regular file of at most max bytes. -ENOENT (ERR_NOT_FOUND) when there is none; ERR_INVALID when it is no JSON object. */

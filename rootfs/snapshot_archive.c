@@ -158,6 +158,7 @@ static int read_manifest(struct importer *m)
 			return refuse(m, "it ends in the middle of " MANIFEST_NAME);
 		got += (size_t)n;
 	}
+	text[size] = '\0';
 	if (json_parse(text, size, MANIFEST_DEPTH, &m->manifest, NULL) < 0 ||
 	    !json_object_is_type(m->manifest, json_type_object))
 		return refuse(m, MANIFEST_NAME " is no JSON object");
