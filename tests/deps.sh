@@ -12,7 +12,7 @@ test=(libcriterion-dev python3 python3-pytest python3-pytest-xdist curl iproute2
 	zstd skopeo umoci)
 demo=(python3 procps)
 bench=(bubblewrap runc python3 zstd)
-lint=(clang-tidy clang-format cppcheck shellcheck)
+lint=(clang clang-tidy clang-format cppcheck shellcheck)
 fuzz=(clang valgrind)
 deb=(dpkg-dev)
 
