@@ -37,7 +37,11 @@ struct search {
 /* Raw sockets have no port: any one of the protocol will do. */
 static bool is_wanted(int fd, const struct search *s)
 {
-	struct sockaddr_storage a = { 0 };
+	union {
+		struct sockaddr any;
+		struct sockaddr_in v4;
+		struct sockaddr_in6 v6;
+	} a = { .v6 = { 0 } };
 	socklen_t n = sizeof(int);
 	int domain = 0, proto = 0;
 
@@ -49,10 +53,9 @@ static bool is_wanted(int fd, const struct search *s)
 	if (s->port == 0)
 		return true;
 	n = sizeof(a);
-	if (getsockname(fd, (struct sockaddr *)&a, &n) < 0)
+	if (getsockname(fd, &a.any, &n) < 0)
 		return false;
-	return ntohs(domain == AF_INET ? ((struct sockaddr_in *)(void *)&a)->sin_port
-				       : ((struct sockaddr_in6 *)(void *)&a)->sin6_port) == s->port;
+	return ntohs(domain == AF_INET ? a.v4.sin_port : a.v6.sin6_port) == s->port;
 }
 
 static bool look_at(int dir, int pidfd, const char *name, const struct search *s)

@@ -69,6 +69,12 @@ int store_err(struct store *s, int rc, struct err *e, const char *what);
 /* The way out of a damaged file, as an error; why: a few words. */
 int store_damaged(struct store *s, const char *why, struct err *e);
 
+#ifdef __clang_analyzer__
+/* As in err.h: negative, always. */
+#define store_err(s, rc, e, what) ((void)store_err(s, rc, e, what), -EIO)
+#define store_damaged(s, why, e) ((void)store_damaged(s, why, e), -EIO)
+#endif
+
 /* errno afterwards is this call's: SQLite keeps no other trace of why a commit's write failed. */
 static inline int store_step(sqlite3_stmt *st)
 {

@@ -26,6 +26,9 @@
 #include "emulator/base/text.h"
 #include "emulator/store-internal.h"
 
+#undef store_err /* the analyzer's */
+#undef store_damaged
+
 #define BUSY_MS 1000
 /* quick_check reads all of the file, about 1 ms for 1 MiB: above this size start-up would feel it, and
  * damage is then found by the statement that meets it. */

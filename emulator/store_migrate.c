@@ -141,7 +141,7 @@ static int step_to(struct store *s, size_t version, struct err *e)
 
 int store_check_ours(struct store *s, struct err *e)
 {
-	int64_t version, id, tables;
+	int64_t version = 0, id = 0, tables = 0;
 	int r;
 
 	r = read_int(s, "PRAGMA user_version", &version, e);

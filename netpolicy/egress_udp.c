@@ -317,7 +317,8 @@ static struct flow *flow_new(struct egress *eg, struct sandbox *s, const struct 
 		LIST_FOREACH(i, &s->flows, link)
 		if (!old || i->deadline.at < old->deadline.at)
 			old = i;
-		flow_end(old);
+		if (old)
+			flow_end(old);
 	}
 	if (eg->n_flows >= FLOWS_MAX || !(f = calloc(1, sizeof(*f))))
 		return NULL;

@@ -140,7 +140,7 @@ static int next_entry(struct importer *m, const char *name, uint64_t max, uint64
 static int read_manifest(struct importer *m)
 {
 	_cleanup_free_ char *text = NULL;
-	uint64_t size;
+	uint64_t size = 0;
 	size_t got = 0;
 	int r = next_entry(m, MANIFEST_NAME, SNAPSHOT_MANIFEST_MAX, &size);
 
@@ -203,7 +203,7 @@ static int check_claims(struct importer *m)
 static int copy_layer(struct importer *m)
 {
 	_cleanup_free_ char *block = malloc(COPY_SIZE);
-	uint64_t size, got = 0;
+	uint64_t size = 0, got = 0;
 	int r = next_entry(m, LAYER_NAME, m->info.size_bytes, &size);
 
 	if (!block)

@@ -273,7 +273,7 @@ static int make_base(struct build *b, const struct base *a, const char *recipe, 
 {
 	_cleanup_layer_ struct layer_new n = LAYER_NEW_INIT;
 	struct layer_facts f = { .recipe = "" };
-	struct unpack_result u;
+	struct unpack_result u = { 0 };
 	int r = layer_begin(&b->env, &n, e);
 
 	if (r == 0)

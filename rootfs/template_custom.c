@@ -152,7 +152,7 @@ int template_custom_capture(const struct template_custom_spec *s, struct templat
 		r = template_save(s->state_fd, s->id, layers, n + 1, e);
 	if (r == 0)
 		r = template_load(s->state_fd, s->id, &t, e);
-	if (r < 0)
+	if (r != 0)
 		return r;
 	ret->layer_bytes = layers[n].size_bytes;
 	ret->size_bytes = t->size_bytes;

@@ -44,10 +44,12 @@ struct level {
 	size_t path_len; /* of the path up to this folder, with its slash */
 };
 
+struct link_key {
+	uint64_t dev, ino;
+};
+
 struct link {
-	struct {
-		uint64_t dev, ino;
-	} key;
+	struct link_key key;
 	UT_hash_handle hh;
 	char path[];
 };
@@ -212,9 +214,13 @@ static int put_file(struct tarrer *t, int fd, const struct stat *st)
 /* The name this file was written under already, or NULL; then it is remembered. */
 static const char *find_link(struct tarrer *t, const struct stat *st)
 {
-	struct link *l, key = { .key = { .dev = st->st_dev, .ino = st->st_ino } };
+	struct link_key key;
+	struct link *l;
 
-	HASH_FIND(hh, t->links, &key.key, sizeof(key.key), l);
+	memset(&key, 0, sizeof(key));
+	key.dev = st->st_dev;
+	key.ino = st->st_ino;
+	HASH_FIND(hh, t->links, &key, sizeof(key), l);
 	if (l)
 		return l->path;
 	if (HASH_COUNT(t->links) >= LINKS_MAX)
@@ -222,8 +228,7 @@ static const char *find_link(struct tarrer *t, const struct stat *st)
 	l = calloc(1, sizeof(*l) + t->path.len + 1);
 	if (!l)
 		return NULL;
-	l->key.dev = st->st_dev;
-	l->key.ino = st->st_ino;
+	l->key = key;
 	memcpy(l->path, t->path.p, t->path.len + 1);
 	HASH_ADD(hh, t->links, key, sizeof(l->key), l);
 	return NULL;

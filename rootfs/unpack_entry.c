@@ -206,7 +206,7 @@ static int fill_file(struct unpacker *u, const struct place *at, int fd, struct 
 static int make_live_file(struct unpacker *u, const struct place *at, struct archive_entry *entry)
 {
 	_cleanup_newfile_ struct newfile f = NEWFILE_INIT;
-	bool there;
+	bool there = false;
 	int r = newfile_open(&f, at->dirfd);
 
 	if (r < 0)

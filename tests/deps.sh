@@ -12,7 +12,7 @@ test=(libcriterion-dev mount procps python3 python3-pytest python3-pytest-xdist 
 	zstd skopeo umoci)
 demo=(python3 procps)
 bench=(bubblewrap runc python3 zstd)
-lint=(clang-tidy clang-format cppcheck shellcheck)
+lint=(clang clang-tidy clang-format cppcheck shellcheck)
 fuzz=(clang valgrind)
 deb=(dpkg-dev)
 

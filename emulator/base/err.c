@@ -4,6 +4,9 @@
 #include <stdarg.h>
 #include <string.h>
 
+#undef err_set /* the analyzer's */
+#undef err_errno
+
 /* Formats beside e->msg first: the arguments may point into it. */
 static void _printf_(3, 0) fill(struct err *e, const char *tail, const char *fmt, va_list ap)
 {

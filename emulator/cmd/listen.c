@@ -31,7 +31,7 @@ static int port_of(int fd, uint16_t *ret)
 		struct sockaddr any;
 		struct sockaddr_in v4;
 		struct sockaddr_in6 v6;
-	} a;
+	} a = { .v6 = { 0 } };
 	socklen_t n = sizeof(a);
 
 	if (getsockname(fd, &a.any, &n) < 0)
