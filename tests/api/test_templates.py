@@ -58,7 +58,12 @@ def until(condition, what="it"):
 def own_layers(emulator):
     """Layers that custom templates made, by their description."""
     folder = emulator.state_dir / "disk" / "l"
-    described = {path.name[:-5]: json.loads(path.read_text()) for path in folder.glob("*.json")}
+    described = {}
+    for path in folder.glob("*.json"):
+        try:
+            described[path.name[:-5]] = json.loads(path.read_text())
+        except FileNotFoundError:  # it goes while we look
+            continue
     return {name for name, info in described.items() if info.get("recipe") == "custom"}
 
 
