@@ -106,8 +106,8 @@ struct slot {
 
 /* Beyond what every slot has (sandbox_adopt.c). */
 struct slot_kept {
-	int root_fd;   /* or -1 */
-	int net_index; /* or -1 */
+	int root_fd, reports_fd; /* or -1 */
+	int net_index;		 /* or -1 */
 	enum net_mode net_mode;
 	char label[KEEPER_LABEL_SIZE]; /* its template's digest */
 	struct kept_exec *execs;
@@ -505,8 +505,9 @@ int sandbox_net_each(struct sandbox *sb, uint64_t since_seq, int (*fn)(void *arg
 
 /* ---- execs ---- */
 
-void exec_on_started(struct sandbox *sb, uint64_t id, pid_t pid);
-void exec_on_exited(struct sandbox *sb, uint64_t id, const struct init_exit *ie);
+/* Both: whether such a command runs, and this is news. */
+bool exec_on_started(struct sandbox *sb, uint64_t id, pid_t pid);
+bool exec_on_exited(struct sandbox *sb, uint64_t id, const struct init_exit *ie);
 void exec_on_net_synced(struct sandbox *sb, uint64_t token);
 /* The id of the command with this number, running or remembered; NULL: forgotten. */
 const char *exec_name_of(const struct sandbox *sb, uint64_t id);
