@@ -622,5 +622,7 @@ _noreturn_ void pid1_main(const struct pid1_config *c)
 		_exit(1);
 	p.mark_max = getrlimit(RLIMIT_LOCKS, &locks) == 0 ? locks.rlim_max : 0;
 	p.reports = send_ready(c);
+	if (isolate_limit_files(&e) < 0)
+		_exit(1);
 	serve(&p);
 }

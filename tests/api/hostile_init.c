@@ -447,5 +447,7 @@ _noreturn_ void pid1_main(const struct pid1_config *c)
 	p.sigfd = signalfd(-1, &chld, SFD_CLOEXEC | SFD_NONBLOCK);
 	p.mark_max = RLIM_INFINITY;
 	p.reports = send_ready(c);
+	if (isolate_limit_files(&e) < 0)
+		_exit(1);
 	serve_until_told(&p);
 }

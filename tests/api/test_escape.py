@@ -21,12 +21,12 @@ F_GET_SEALS, F_SEAL_WRITE = 1034, 8
 REFUSED = {"EPERM", "EACCES", "ENOSYS", "EROFS", "ENOENT"}
 
 
-def compiled(folder, name, *flags):
+def compiled(folder, name, *flags, source="escape.c"):
     if not shutil.which("gcc"):
         cannot_run("gcc is not here: apt-get install gcc")
     path = folder / name
     done = subprocess.run(
-        ["gcc", "-O1", "-Wall", "-Wextra", "-Werror", *flags, "-o", path, HERE / "escape.c"], capture_output=True, text=True
+        ["gcc", "-O1", "-Wall", "-Wextra", "-Werror", *flags, "-o", path, HERE / source], capture_output=True, text=True
     )
     assert done.returncode == 0, done.stderr
     return path.read_bytes()
