@@ -305,6 +305,7 @@ static void on_signals(struct keeper_process *k)
 static void on_child(struct keeper_process *k)
 {
 	struct kept *s, *tmp;
+	char slot[KEEPER_SLOT_SIZE];
 	int status;
 	pid_t pid;
 
@@ -314,8 +315,10 @@ static void on_child(struct keeper_process *k)
 		{
 			if (s->pid != pid)
 				continue;
-			tell(k, KEEPER_DIED, s->slot, status, NULL, NULL, 0);
+			memcpy(slot, s->slot, sizeof(slot));
+			/* First, so that the daemon's copy of its root is the last one (sandbox_leave_root). */
 			forget(k, s);
+			tell(k, KEEPER_DIED, slot, status, NULL, NULL, 0);
 			break;
 		}
 	}

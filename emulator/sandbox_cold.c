@@ -17,7 +17,7 @@ void sandbox_gone_cold(struct sandbox *sb)
 	if (sb->init)
 		init_free(TAKE_PTR(sb->init));
 	sb->init_lost = false;
-	closep(&sb->root_fd);
+	sandbox_leave_root(sb->m, &sb->root_fd);
 	sandbox_net_stop(sb);
 	exec_end_all(sb);
 	linger_close_all(sb);
