@@ -57,20 +57,20 @@ demo: ## from nothing to the READMEs' quickstart, shown call by call
 
 test: ## unit tests, hardening, include direction, API suite (installs what is missing first)
 	@tests/deps.sh build run test
-	$(SUBMAKE) all unit-bins fuzz-bins
+	$(SUBMAKE) all unit-bins fuzz-bins hostile
 	@tests/run.sh $(BUILD) unit hardening structure fuzz api
 
 unit: unit-bins ## the unit tests alone
 	@tests/run.sh $(BUILD) unit
 
-api-test: all ## the API suite alone, against the real binary
+api-test: all hostile ## the API suite alone, against the real binary
 	@tests/run.sh $(BUILD) api
 
 SANITIZE := -fsanitize=address,undefined -fno-sanitize-recover=undefined -fno-omit-frame-pointer
 ASAN_VARS := BUILD=build-asan CFLAGS="-O1 -g $(SANITIZE)" LDFLAGS="$(SANITIZE)" FORTIFY=
 asan: ## unit tests and API suite under ASan and UBSan, in build-asan
 	@tests/deps.sh build run test
-	$(SUBMAKE) $(ASAN_VARS) all unit-bins
+	$(SUBMAKE) $(ASAN_VARS) all unit-bins hostile
 	@tests/run.sh build-asan unit api
 
 # Each target for so long, the corpus grown in build-fuzz; clang's. ONLY="dns http": some of them.
@@ -103,7 +103,7 @@ bench: ## measure create, exec, terminate, 200 live; table and build/bench.json
 	@tests/bench/run.sh $(BUILD)
 
 test-vm: ## the API suite on a user's machine (systemd, cgroup v2), in a VM
-	$(SUBMAKE) all unit-bins deb
+	$(SUBMAKE) all unit-bins hostile deb
 	@tests/vm/vm.sh
 
 $(BUILD)/orkestr-emulator.1: $(BUILD)/orkestr-emulator $(wildcard emulator/cmd/man/*)
@@ -154,6 +154,14 @@ $(BUILD)/%.o: %.c
 	$(call say,CC)
 	$(Q)$(CC) $(ALL_CFLAGS) -MMD -MP -c -o $@ $<
 
+# The same program with a first process for its sandboxes that lies on demand: for test_hostile_init.py alone.
+$(BUILD)/hostile/orkestr-emulator: $(call OBJ,$(CMD_SRC)) $(BUILD)/tests/api/hostile_init.o $(BUILD)/liborkestr.a
+	@mkdir -p $(@D)
+	$(call say,LD)
+	$(Q)$(CC) $(ALL_CFLAGS) $(ALL_LDFLAGS) -o $@ $^ $(LIBS)
+
+hostile: $(BUILD)/hostile/orkestr-emulator
+
 # One Criterion binary a file, so a module can be tested before the others exist.
 $(BUILD)/unit/%: $(BUILD)/tests/unit/%.o $(BUILD)/liborkestr.a
 	@mkdir -p $(@D)
@@ -182,6 +190,6 @@ $(BUILD)/bench/netbench: tests/bench/probe/netbench.c
 	$(call say,CC)
 	$(Q)$(CC) -std=gnu17 -D_GNU_SOURCE -O2 -Wall -Wextra $(WERROR) -static -o $@ $<
 
-.PHONY: all help deps print-cflags print-warn demo test unit unit-bins fuzz-bins api-test asan fuzz valgrind soak lint format bench test-vm install deb clean
+.PHONY: all help deps print-cflags print-warn demo test unit unit-bins hostile fuzz-bins api-test asan fuzz valgrind soak lint format bench test-vm install deb clean
 .SECONDARY:
--include $(patsubst %.c,$(BUILD)/%.d,$(LIB_SRC) $(CMD_SRC) $(UNIT_SRC) $(BENCH_SRC) $(FUZZ_SRC) tests/fuzz/replay.c)
+-include $(patsubst %.c,$(BUILD)/%.d,$(LIB_SRC) $(CMD_SRC) $(UNIT_SRC) $(BENCH_SRC) $(FUZZ_SRC) tests/fuzz/replay.c tests/api/hostile_init.c)

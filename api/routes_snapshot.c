@@ -1,5 +1,6 @@
 /* GET /_emulator/sandboxes/{id}: what the cloud's own answer has no place for. Of a paused sandbox what its snapshot
- * holds and what a resume without its processes would lose; of one that was resumed so, what was lost. */
+ * holds and what a resume without its processes would lose; of one that was resumed so, what was lost; of one that
+ * ended by itself, why. */
 
 #include "api/api.h"
 
@@ -23,6 +24,7 @@ static void handle_sandbox(struct req *r)
 	json_object_object_add(o, "snapshot", lost ? NULL : manifest);
 	json_object_object_add(o, "memory_lost", json_object_new_boolean(lost));
 	json_object_object_add(o, "lost", lost ? manifest : NULL);
+	json_object_object_add(o, "failure", row.failure ? json_object_new_string(row.failure) : NULL);
 	if (lost)
 		req_divergence(r, "memory-lost");
 	req_reply_json(r, 200, o);

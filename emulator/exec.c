@@ -269,30 +269,32 @@ static struct exec *find_running(struct sandbox *sb, uint64_t id)
 	return NULL;
 }
 
-void exec_on_started(struct sandbox *sb, uint64_t id, pid_t pid)
+bool exec_on_started(struct sandbox *sb, uint64_t id, pid_t pid)
 {
 	struct exec *x = find_running(sb, id);
 
 	if (!x || x->exited || x->pid != 0)
-		return;
+		return false;
 	x->pid = pid;
 	readers_wake(x, false);
+	return true;
 }
 
-void exec_on_exited(struct sandbox *sb, uint64_t id, const struct init_exit *ie)
+bool exec_on_exited(struct sandbox *sb, uint64_t id, const struct init_exit *ie)
 {
 	struct exec *x = find_running(sb, id);
 
 	if (!x || x->exited || x->net_token)
-		return;
+		return false;
 	sb->net_strays |= ie->background != 0;
 	/* What it did to the network last may still be on its way to the ledger. */
 	x->exit = *ie;
 	x->net_token = sandbox_net_sync(sb);
 	if (x->net_token)
-		return;
+		return true;
 	judge(x, ie);
 	ended(x);
+	return true;
 }
 
 void exec_on_net_synced(struct sandbox *sb, uint64_t token)

@@ -1,6 +1,6 @@
 #pragma once
 /* The daemon's side of a sandbox's init (PID 1): configure it, start commands, hear of exits.
- * init.c is the other side, in the sandbox; initproto.h the messages between them. Everything that
+ * pid1.c is the other side, in the sandbox; proto.h the messages between them. Everything that
  * arrives is checked as if an attacker had sent it. */
 
 #include <sys/types.h>
@@ -47,9 +47,10 @@ struct init_events {
 	/* Once: the root is in place and commands may start (root_fd: O_PATH of the sandbox's /, the callee's),
 	 * or e says which isolation step failed. */
 	void (*ready)(void *arg, const struct err *e, int root_fd);
-	/* Before exited(), for those that asked, unless it could not be started. pid: as the sandbox sees it. */
-	void (*started)(void *arg, uint64_t exec_id, pid_t pid);
-	void (*exited)(void *arg, uint64_t exec_id, const struct init_exit *x);
+	/* Before exited(), for those that asked, unless it could not be started. pid: as the sandbox sees it. Both return
+	 * whether it was news: one who tells a thousand times what is none is lost. */
+	bool (*started)(void *arg, uint64_t exec_id, pid_t pid);
+	bool (*exited)(void *arg, uint64_t exec_id, const struct init_exit *x);
 	/* The socket closed or the other side broke the protocol: the sandbox must be ended. */
 	void (*lost)(void *arg, const char *why);
 	void *arg;
@@ -59,9 +60,13 @@ struct init_events {
 int init_connect(struct uv_loop_s *loop, int ctl_sock, const struct init_config *c, const struct init_events *ev,
 		 struct init **ret, struct err *e);
 
-/* Takes ctl_sock, of an init that an earlier daemon configured: no ready() follows. It may be frozen: nothing
- * waits for it. */
-int init_adopt(struct uv_loop_s *loop, int ctl_sock, const struct init_events *ev, struct init **ret, struct err *e);
+/* Takes ctl_sock and reports (init_reports), of an init that an earlier daemon configured: no ready() follows. It may be
+ * frozen: nothing waits for it. */
+int init_adopt(struct uv_loop_s *loop, int ctl_sock, int reports, const struct init_events *ev, struct init **ret,
+	       struct err *e);
+
+/* The pipe from which it is heard, for a daemon that takes over; stays init's. -1 before ready(). */
+int init_reports(const struct init *i);
 
 /* The fds of x stay the caller's. When init's socket is full the message waits here (up to INIT_MAX_WAITING;
  * then ERR_BUSY) and goes before any later one. */

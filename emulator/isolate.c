@@ -474,6 +474,9 @@ static int drop_caps(struct err *e)
 	return 0;
 }
 
+#define FILES_SOFT 1024
+#define FILES_HARD 65536
+
 static int set_limits(uint32_t pids_max, struct err *e)
 {
 	const struct {
@@ -481,7 +484,6 @@ static int set_limits(uint32_t pids_max, struct err *e)
 		rlim_t soft, hard;
 	} limits[] = {
 		{ RLIMIT_CORE, 0, 0 },
-		{ RLIMIT_NOFILE, 1024, 65536 },
 		{ RLIMIT_NPROC, pids_max ? pids_max : RLIM_INFINITY, pids_max ? pids_max : RLIM_INFINITY },
 		{ RLIMIT_MEMLOCK, 8u << 20, 8u << 20 },
 		{ RLIMIT_MSGQUEUE, 819200, 819200 },
@@ -528,6 +530,17 @@ static int set_cpus(uint32_t cpus, struct err *e)
 	if (sched_setaffinity(0, sizeof(want), &want) < 0)
 		return err_errno(e, errno, "sched_setaffinity");
 	return 0;
+}
+
+int isolate_limit_files(struct err *e)
+{
+	struct rlimit l;
+
+	if (getrlimit(RLIMIT_NOFILE, &l) < 0)
+		return err_errno(e, errno, "getrlimit %d", RLIMIT_NOFILE);
+	l.rlim_max = MIN((rlim_t)FILES_HARD, l.rlim_max / 4 * 3);
+	l.rlim_cur = MIN((rlim_t)FILES_SOFT, l.rlim_max);
+	return setrlimit(RLIMIT_NOFILE, &l) < 0 ? err_errno(e, errno, "setrlimit %d", RLIMIT_NOFILE) : 0;
 }
 
 int isolate_drop(const struct isolate_filter *f, uint32_t cpus, uint32_t pids_max, struct err *e)

@@ -41,3 +41,9 @@ int isolate_enter_root(const struct isolate_root *r, struct err *e);
 
 /* Init, step 3: rlimits, CPUs, capabilities, no_new_privs, seccomp. */
 int isolate_drop(const struct isolate_filter *f, uint32_t cpus, uint32_t pids_max, struct err *e);
+
+/* Init, step 4, when it has sent its last descriptor: how many files a process may have open. Fewer than init had until
+ * now, and than the daemon and the keeper have, on purpose: so many a user may also have in flight, all processes of
+ * that id together (unix(7), ETOOMANYREFS), and every sandbox's root is the same one. A sandbox that fills its measure
+ * must not keep the next one's init from saying that it is ready. */
+int isolate_limit_files(struct err *e);

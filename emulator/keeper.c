@@ -62,6 +62,7 @@ struct kept {
 	int ctl;     /* the daemon's end */
 	int refused; /* hears of refused packets, or -1 */
 	int root;    /* of its file system, or -1 */
+	int reports; /* the reading end of its init's, or -1 */
 	int index;   /* in the gateway, or -1 */
 	enum net_mode mode;
 	char label[KEEPER_LABEL_SIZE];
@@ -128,6 +129,7 @@ static void forget(struct keeper_process *k, struct kept *s)
 	closep(&s->ctl);
 	closep(&s->refused);
 	closep(&s->root);
+	closep(&s->reports);
 	free(s);
 }
 
@@ -231,7 +233,7 @@ static void on_spawn(struct keeper_process *k, const char *slot)
 		return;
 	}
 	(void)snprintf(s->slot, sizeof(s->slot), "%s", slot);
-	s->pidfd = s->ctl = s->refused = s->root = s->index = -1;
+	s->pidfd = s->ctl = s->refused = s->root = s->reports = s->index = -1;
 	HASH_ADD(by_slot, k->kept, slot, strlen(s->slot), s);
 	if (spawn(k, s, &e) < 0) {
 		if (s->pid > 0) {
@@ -303,6 +305,7 @@ static void on_signals(struct keeper_process *k)
 static void on_child(struct keeper_process *k)
 {
 	struct kept *s, *tmp;
+	char slot[KEEPER_SLOT_SIZE];
 	int status;
 	pid_t pid;
 
@@ -312,8 +315,10 @@ static void on_child(struct keeper_process *k)
 		{
 			if (s->pid != pid)
 				continue;
-			tell(k, KEEPER_DIED, s->slot, status, NULL, NULL, 0);
+			memcpy(slot, s->slot, sizeof(slot));
+			/* First, so that the daemon's copy of its root is the last one (sandbox_leave_root). */
 			forget(k, s);
+			tell(k, KEEPER_DIED, slot, status, NULL, NULL, 0);
 			break;
 		}
 	}
@@ -367,7 +372,7 @@ static void on_list(struct keeper_process *k)
 	HASH_ITER(by_slot, k->kept, s, tmp)
 	{
 		struct keeper_msg m = { .magic = KEEPER_MAGIC, .type = KEEPER_KEPT, .value = s->pid, .mode = s->mode };
-		int fds[3] = { s->ctl };
+		int fds[4] = { s->ctl };
 		size_t n = 1;
 
 		m.kept = (struct keeper_msg_kept){ .index = s->index };
@@ -380,6 +385,7 @@ static void on_list(struct keeper_process *k)
 		if (s->root >= 0) {
 			m.kept.has |= KEPT_HAS_ROOT;
 			fds[n++] = s->root;
+			fds[n++] = s->reports;
 		}
 		send_to_daemon(k, &m, sizeof(m), fds, n);
 		tell_held(k, s);
@@ -387,7 +393,7 @@ static void on_list(struct keeper_process *k)
 	tell(k, KEEPER_LISTED, "", 0, NULL, NULL, 0);
 }
 
-static void on_hold(struct keeper_process *k, const struct keeper_msg *m, int *fd)
+static void on_hold(struct keeper_process *k, const struct keeper_msg *m, int fds[static 2])
 {
 	struct kept *s;
 
@@ -395,7 +401,9 @@ static void on_hold(struct keeper_process *k, const struct keeper_msg *m, int *f
 	if (!s || !proto_string_ok(m->kept.label, sizeof(m->kept.label)))
 		return;
 	closep(&s->root);
-	s->root = TAKE_FD(*fd);
+	s->root = TAKE_FD(fds[0]);
+	closep(&s->reports);
+	s->reports = TAKE_FD(fds[1]);
 	(void)snprintf(s->label, sizeof(s->label), "%s", m->kept.label);
 }
 
@@ -460,8 +468,8 @@ static void on_daemon_msg(struct keeper_process *k, const struct keeper_msg *m, 
 		on_hello(k);
 	else if (m->type == KEEPER_LIST)
 		on_list(k);
-	else if (m->type == KEEPER_HOLD && n_fds == 1)
-		on_hold(k, m, &fds[0]);
+	else if (m->type == KEEPER_HOLD && n_fds == 2)
+		on_hold(k, m, fds);
 	else if (m->type == KEEPER_SPAWN)
 		on_spawn(k, m->slot);
 	else if (m->type == KEEPER_KILL)
@@ -634,7 +642,7 @@ static int keeper_prepare(struct keeper_process *k, struct err *e)
 	if (disk < 0)
 		return err_errno(e, errno, "opening the disk folder");
 	if (getrlimit(RLIMIT_NOFILE, &files) == 0) {
-		files.rlim_cur = files.rlim_max; /* four fds a sandbox */
+		files.rlim_cur = files.rlim_max; /* six fds a sandbox, and its commands' */
 		(void)setrlimit(RLIMIT_NOFILE, &files);
 	}
 	r = isolate_filter_build(&k->filter, e);

@@ -90,15 +90,15 @@ int keeper_set_mode(struct keeper *k, const char *slot, uint32_t index, enum net
 		    void *arg, struct err *e);
 
 /* What a later daemon will need of this sandbox and can't ask its init for, which may be frozen: its root
- * (stays the caller's) and a short text. Sent before its row says that it runs. */
-int keeper_hold(struct keeper *k, const char *slot, int root_fd, const char *label, struct err *e);
+ * and its reports (init_reports; both stay the caller's) and a short text. Sent before its row says that it runs. */
+int keeper_hold(struct keeper *k, const char *slot, int root_fd, int reports_fd, const char *label, struct err *e);
 
 /* Start-up, before the loop runs: everything the keeper has. The fds (-1: none) are fn's. Blocks, at most 10 s. */
 struct keeper_kept {
 	char slot[KEEPER_SLOT_SIZE];
 	pid_t pid;
-	int ctl, refused, root;
-	int index; /* in the gateway, or -1 */
+	int ctl, refused, root, reports; /* the last two: both or none */
+	int index;			 /* in the gateway, or -1 */
 	enum net_mode mode;
 	char label[KEEPER_LABEL_SIZE];
 };

@@ -204,14 +204,14 @@ static int send_request(struct keeper *k, enum keeper_msg_type type, const char 
 	return send_msg(k, &m, sizeof(m), NULL, 0);
 }
 
-int keeper_hold(struct keeper *k, const char *slot, int root_fd, const char *label, struct err *e)
+int keeper_hold(struct keeper *k, const char *slot, int root_fd, int reports_fd, const char *label, struct err *e)
 {
 	struct keeper_msg m = { .magic = KEEPER_MAGIC, .type = KEEPER_HOLD };
 	int r;
 
 	(void)snprintf(m.slot, sizeof(m.slot), "%s", slot);
 	(void)snprintf(m.kept.label, sizeof(m.kept.label), "%s", label);
-	r = send_msg(k, &m, sizeof(m), &root_fd, 1);
+	r = send_msg(k, &m, sizeof(m), (int[]){ root_fd, reports_fd }, 2);
 	return r < 0 ? err_errno(e, -r, "giving the keeper the sandbox's root") : 0;
 }
 
@@ -277,14 +277,14 @@ static void close_all(const int *fds, size_t n)
 
 static bool kept_ok(const struct keeper_msg *m, size_t n_fds)
 {
-	return n_fds == 1u + !!(m->kept.has & KEPT_HAS_REFUSED) + !!(m->kept.has & KEPT_HAS_ROOT) && m->value > 1 &&
-	       m->mode <= NET_OPEN && m->kept.index >= -1 && m->kept.index < (int)GATEWAY_MAX &&
+	return n_fds == 1u + !!(m->kept.has & KEPT_HAS_REFUSED) + (m->kept.has & KEPT_HAS_ROOT ? 2u : 0u) &&
+	       m->value > 1 && m->mode <= NET_OPEN && m->kept.index >= -1 && m->kept.index < (int)GATEWAY_MAX &&
 	       proto_slot_ok(m->slot) && proto_string_ok(m->kept.label, sizeof(m->kept.label));
 }
 
 static int give_kept(const struct keeper_list *l, const struct keeper_msg *m, const int *fds)
 {
-	struct keeper_kept s = { .ctl = fds[0], .refused = -1, .root = -1 };
+	struct keeper_kept s = { .ctl = fds[0], .refused = -1, .root = -1, .reports = -1 };
 	size_t at = 1;
 
 	(void)snprintf(s.slot, sizeof(s.slot), "%s", m->slot);
@@ -294,8 +294,10 @@ static int give_kept(const struct keeper_list *l, const struct keeper_msg *m, co
 	s.mode = (enum net_mode)m->mode;
 	if (m->kept.has & KEPT_HAS_REFUSED)
 		s.refused = fds[at++];
-	if (m->kept.has & KEPT_HAS_ROOT)
-		s.root = fds[at];
+	if (m->kept.has & KEPT_HAS_ROOT) {
+		s.root = fds[at++];
+		s.reports = fds[at];
+	}
 	return l->kept(l->arg, &s);
 }
 
@@ -319,7 +321,7 @@ static int hear_kept(struct keeper *k, const struct keeper_list *l, struct err *
 	union keeper_any_msg any;
 	size_t n_fds = 0;
 	bool ours;
-	int fds[3];
+	int fds[4];
 	ssize_t n;
 
 	if (poll(&p, 1, LIST_MS) <= 0)

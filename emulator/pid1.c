@@ -50,6 +50,7 @@ static size_t past_n;
 
 struct pid1 {
 	int sock;
+	int reports;	 /* the writing end */
 	rlim_t mark_max; /* the hard limit, which stays as it is */
 	int sigfd;
 	struct command *commands;
@@ -108,14 +109,27 @@ static void configure(const struct pid1_config *c, struct init_configure_msg *m)
 		die(c, &e);
 }
 
-static void send_ready(const struct pid1_config *c)
+/* Returns the writing end of its reports. */
+static int send_ready(const struct pid1_config *c)
 {
 	struct init_header h = { INIT_MAGIC, INIT_READY };
-	int root = open("/", O_PATH | O_DIRECTORY | O_CLOEXEC);
+	int root = open("/", O_PATH | O_DIRECTORY | O_CLOEXEC), p[2];
 
-	if (root < 0 || fd_send_msg(c->ctl_sock, &h, sizeof(h), &root, 1) < 0)
+	if (root < 0 || pipe2(p, O_CLOEXEC) < 0)
+		_exit(1);
+	(void)fcntl(p[1], F_SETPIPE_SZ, INIT_REPORTS_SIZE);
+	if (fd_send_msg(c->ctl_sock, &h, sizeof(h), (int[]){ root, p[0] }, 2) < 0)
 		_exit(1);
 	(void)close(root);
+	(void)close(p[0]);
+	return p[1];
+}
+
+/* Waits where the daemon has not read the ones before, or is not there: the keeper has the pipe, too. */
+static void send_report(const struct pid1 *p, const union init_report *r)
+{
+	if (fd_write_all(p->reports, r, sizeof(*r)) < 0)
+		_exit(1);
 }
 
 /* --- commands --- */
@@ -292,16 +306,14 @@ static void report(struct pid1 *p, const struct command *c, enum init_exit_kind 
 	m.duration_us = (uint64_t)(clock_mono_us() - c->started_us);
 	m.background = background;
 	past[past_n++ % PAST_MAX] = m;
-	if (fd_send_msg(p->sock, &m, sizeof(m), NULL, 0) < 0)
-		_exit(1);
+	send_report(p, &(union init_report){ .exited = m });
 }
 
 static void report_start(struct pid1 *p, const struct command *c)
 {
 	const struct init_started_msg m = { .h = { INIT_MAGIC, INIT_STARTED }, .id = c->id, .pid = c->pid };
 
-	if (fd_send_msg(p->sock, &m, sizeof(m), NULL, 0) < 0)
-		_exit(1);
+	send_report(p, &(union init_report){ .started = m });
 }
 
 /* The next process this one makes belongs to command `id`. */
@@ -481,8 +493,7 @@ static void on_recall(struct pid1 *p, uint64_t id)
 		}
 	for (size_t i = 0; i < MIN(past_n, (size_t)PAST_MAX); i++)
 		if (past[i].id == id) {
-			if (fd_send_msg(p->sock, &past[i], sizeof(past[i]), NULL, 0) < 0)
-				_exit(1);
+			send_report(p, &(union init_report){ .exited = past[i] });
 			return;
 		}
 	report(p, &never, INIT_EXIT_NOT_STARTED, ESRCH, 0);
@@ -610,6 +621,8 @@ _noreturn_ void pid1_main(const struct pid1_config *c)
 	if (p.sigfd < 0)
 		_exit(1);
 	p.mark_max = getrlimit(RLIMIT_LOCKS, &locks) == 0 ? locks.rlim_max : 0;
-	send_ready(c);
+	p.reports = send_ready(c);
+	if (isolate_limit_files(&e) < 0)
+		_exit(1);
 	serve(&p);
 }

@@ -36,7 +36,7 @@ enum keeper_msg_type {
 	KEEPER_LIST,	/* to it: a KEPT for each sandbox, then LISTED */
 	KEEPER_KEPT,	/* from it: slot, value: pid, kept; fds: control socket, then what kept.has names */
 	KEEPER_LISTED,
-	KEEPER_HOLD, /* to it: slot, kept.label; fd: its root. They come back with KEPT */
+	KEEPER_HOLD, /* to it: slot, kept.label; fds: its root, its reports. They come back with KEPT */
 	/* From it, at any time: there is another egress process, its socket the fd; or none any more, text: why. */
 	KEEPER_EGRESS,
 	/* Commands: struct keeper_exec_msg. To it; from it after their sandbox's KEPT. */
@@ -47,7 +47,7 @@ enum keeper_msg_type {
 };
 
 #define KEPT_HAS_REFUSED 1u
-#define KEPT_HAS_ROOT 2u
+#define KEPT_HAS_ROOT 2u /* and its reports */
 
 struct keeper_msg_kept {
 	int32_t index; /* in the gateway, or -1 */
@@ -106,6 +106,10 @@ static inline void proto_keeper_address(int dirfd, struct sockaddr_un *ret)
 	(void)snprintf(ret->sun_path, sizeof(ret->sun_path), "/proc/self/fd/%d/" KEEPER_SOCKET_NAME, dirfd);
 }
 
+/* Between daemon and init. The socket is init's to read: until READY or FAILED it answers there, and from then on the
+ * daemon has shut that direction. For by now commands run, and whoever takes over their PID 1 could send descriptors,
+ * which the kernel closes in the one who receives them, or who closes the socket; and closing can take as long as their
+ * maker likes (a TCP connection with SO_LINGER). So what init has to say goes through a pipe, which holds bytes alone. */
 #define INIT_MAGIC 0x6f6b6932u /* "oki2" */
 #define INIT_MAX_SPEC (4u << 20)
 
@@ -116,10 +120,10 @@ enum init_msg_type {
 	INIT_EXEC,	/* struct init_exec_msg; fds: 0, 1, 2 and, before them, a memfd if the spec doesn't follow */
 	INIT_SIGNAL,	/* struct init_signal_msg */
 	/* from init */
-	INIT_READY,   /* one fd: O_PATH of its root */
+	INIT_READY,   /* fds: O_PATH of its root, the reading end of its reports. No more comes from the socket */
 	INIT_FAILED,  /* struct init_failed_msg */
-	INIT_STARTED, /* struct init_started_msg */
-	INIT_EXITED,  /* struct init_exited_msg */
+	INIT_STARTED, /* a report: struct init_started_msg */
+	INIT_EXITED,  /* a report: struct init_exited_msg */
 	/* to init: struct init_recall_msg; answered with STARTED, or EXITED once more, or EXITED "not started" for one
 	 * that it never heard of */
 	INIT_RECALL,
@@ -195,6 +199,14 @@ struct init_exited_msg {
 	uint32_t unused;
 };
 
+/* Through the pipe: all of one size, and a write is in it as a whole or not at all (pipe(7), PIPE_BUF). */
+union init_report {
+	struct init_header h;
+	struct init_started_msg started;
+	struct init_exited_msg exited;
+};
+#define INIT_REPORTS_SIZE (16 << 10) /* the pipe's: what every command has to say at its end */
+
 union init_msg {
 	struct init_header h;
 	struct init_configure_msg configure;
@@ -203,8 +215,6 @@ union init_msg {
 	struct init_signal_msg signal;
 	struct init_recall_msg recall;
 	struct init_failed_msg failed;
-	struct init_started_msg started;
-	struct init_exited_msg exited;
 };
 
 /* True if the array holds a terminated string. */
@@ -226,7 +236,7 @@ static inline bool proto_slot_ok(const char *slot)
 	return true;
 }
 
-#define PROTO_REVISION 3 /* one more when a message means something else and no size says so */
+#define PROTO_REVISION 4 /* one more when a message means something else and no size says so */
 #define PROTO_VERSION_SIZE 64
 
 /* What both ends must agree on. */

@@ -49,6 +49,7 @@
 #define SANDBOX_MAX_LINGERS 256	  /* pipes emptied for background children of one sandbox */
 #define SANDBOX_SCRATCH_SIZE (64u << 10)
 
+#define SANDBOX_DEAD_ROOTS 64
 #define SANDBOX_MAX_JOBS 6 /* workers for snapshots at the same time; more wait in line */
 
 struct sandbox;
@@ -106,8 +107,8 @@ struct slot {
 
 /* Beyond what every slot has (sandbox_adopt.c). */
 struct slot_kept {
-	int root_fd;   /* or -1 */
-	int net_index; /* or -1 */
+	int root_fd, reports_fd; /* or -1 */
+	int net_index;		 /* or -1 */
 	enum net_mode net_mode;
 	char label[KEEPER_LABEL_SIZE]; /* its template's digest */
 	struct kept_exec *execs;
@@ -298,6 +299,8 @@ struct sandboxes {
 	uv_timer_t trash_timer;
 	struct unsaved *unsaved;
 	bool trash_pending, trash_running, stop_trash;
+	int dead_roots[SANDBOX_DEAD_ROOTS]; /* of ended sandboxes, for the trash's next worker to close */
+	unsigned int n_dead_roots;
 
 	bool stopping, keeping;
 	void (*stopped)(void *arg);
@@ -430,6 +433,10 @@ void sandboxes_forget_unsaved(struct sandboxes *m);
 
 /* Something was moved to the trash. */
 void sandbox_trash_kick(struct sandboxes *m);
+/* Takes the root of a sandbox whose processes are gone. Whoever closes it last unmounts its overlay, which takes a second
+ * for each hundred thousand files that it has in the cache: not the daemon, where that can be helped. */
+void sandbox_leave_root(struct sandboxes *m, int *fd);
+void sandboxes_close_roots(struct sandboxes *m);
 /* Something ended; a shutdown may be through. */
 void sandboxes_check_stopped(struct sandboxes *m);
 /* Frees the manager once its last handle and its worker are gone. */
@@ -502,8 +509,9 @@ int sandbox_net_each(struct sandbox *sb, uint64_t since_seq, int (*fn)(void *arg
 
 /* ---- execs ---- */
 
-void exec_on_started(struct sandbox *sb, uint64_t id, pid_t pid);
-void exec_on_exited(struct sandbox *sb, uint64_t id, const struct init_exit *ie);
+/* Both: whether such a command runs, and this is news. */
+bool exec_on_started(struct sandbox *sb, uint64_t id, pid_t pid);
+bool exec_on_exited(struct sandbox *sb, uint64_t id, const struct init_exit *ie);
 void exec_on_net_synced(struct sandbox *sb, uint64_t token);
 /* The id of the command with this number, running or remembered; NULL: forgotten. */
 const char *exec_name_of(const struct sandbox *sb, uint64_t id);

@@ -395,6 +395,7 @@ void sandboxes_maybe_free(struct sandboxes *m)
 		free(d);
 	}
 	sandboxes_forget_unsaved(m);
+	sandboxes_close_roots(m);
 	meter_free(m->meter);
 	template_refs_free(m);
 	exec_positions_close(m);

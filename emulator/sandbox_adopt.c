@@ -128,7 +128,7 @@ static int fill(struct sandbox *sb, const struct sandbox_row *row, struct slot *
 	if (k->label[0])
 		sb->template_digest = strdup(k->label);
 	sandbox_init_events(sb, &ev);
-	r = init_adopt(sb->m->c.loop, TAKE_FD(s->ctl_sock), &ev, &sb->init, e);
+	r = init_adopt(sb->m->c.loop, TAKE_FD(s->ctl_sock), TAKE_FD(k->reports_fd), &ev, &sb->init, e);
 	if (r < 0)
 		return r;
 	HASH_ADD_STR(sb->m->by_id, row.id, sb);

@@ -17,7 +17,7 @@ void sandbox_gone_cold(struct sandbox *sb)
 	if (sb->init)
 		init_free(TAKE_PTR(sb->init));
 	sb->init_lost = false;
-	closep(&sb->root_fd);
+	sandbox_leave_root(sb->m, &sb->root_fd);
 	sandbox_net_stop(sb);
 	exec_end_all(sb);
 	linger_close_all(sb);
@@ -71,7 +71,8 @@ void sandbox_cold_ready(struct sandbox *sb, const struct err *e, int root_fd)
 	row->status = SANDBOX_RUNNING;
 	row->expires_ms = clock_now_ms() + left_ms;
 	row->paused_ms = 0;
-	if (keeper_hold(sb->m->keeper, row->slot, root_fd, sb->template_digest ? sb->template_digest : "", &own) < 0 ||
+	if (keeper_hold(sb->m->keeper, row->slot, root_fd, init_reports(sb->init),
+			sb->template_digest ? sb->template_digest : "", &own) < 0 ||
 	    store_sandbox_update(sb->m->c.store, row, &own) < 0) {
 		row->paused_ms = paused_ms;
 		row->expires_ms = expires_ms;

@@ -257,7 +257,8 @@ static void set_running(struct sandbox *sb)
 	row->started_ms = clock_now_ms();
 	row->expires_ms = row->started_ms + (int64_t)row->timeout_s * 1000;
 	row->status = SANDBOX_RUNNING;
-	if (keeper_hold(m->keeper, row->slot, sb->root_fd, sb->template_digest ? sb->template_digest : "", &e) < 0 ||
+	if (keeper_hold(m->keeper, row->slot, sb->root_fd, init_reports(sb->init),
+			sb->template_digest ? sb->template_digest : "", &e) < 0 ||
 	    store_sandbox_update(m->c.store, row, &e) < 0) {
 		sandbox_end(sb, "failed", &e);
 		return;
@@ -295,14 +296,14 @@ static void on_init_ready(void *arg, const struct err *e, int root_fd)
 	set_running(sb);
 }
 
-static void on_init_started(void *arg, uint64_t exec_id, pid_t pid)
+static bool on_init_started(void *arg, uint64_t exec_id, pid_t pid)
 {
-	exec_on_started(arg, exec_id, pid);
+	return exec_on_started(arg, exec_id, pid);
 }
 
-static void on_init_exited(void *arg, uint64_t exec_id, const struct init_exit *x)
+static bool on_init_exited(void *arg, uint64_t exec_id, const struct init_exit *x)
 {
-	exec_on_exited(arg, exec_id, x);
+	return exec_on_exited(arg, exec_id, x);
 }
 
 static void on_init_lost(void *arg, const char *why)

@@ -222,7 +222,7 @@ void sandbox_ended(struct sandbox *sb, int status)
 	sb->slot = NULL;
 	if (sb->init)
 		init_free(TAKE_PTR(sb->init));
-	closep(&sb->root_fd);
+	sandbox_leave_root(m, &sb->root_fd);
 	sandbox_net_stop(sb);
 	if (sb->job)
 		job_leave(sb->job);

@@ -51,6 +51,7 @@ void slot_kept_free(struct slot_kept *k)
 		free(x);
 	}
 	closep(&k->root_fd);
+	closep(&k->reports_fd);
 	free(k);
 }
 
@@ -291,7 +292,7 @@ int slot_make(struct sandboxes *m, const char *name, const struct cgroup_limits 
 
 int slot_adopt(struct sandboxes *m, const struct keeper_kept *k, struct err *e)
 {
-	_cleanup_close_ int ctl = k->ctl, refused = k->refused, root = k->root;
+	_cleanup_close_ int ctl = k->ctl, refused = k->refused, root = k->root, reports = k->reports;
 	struct slot *s = calloc(1, sizeof(*s));
 
 	if (s)
@@ -312,7 +313,9 @@ int slot_adopt(struct sandboxes *m, const struct keeper_kept *k, struct err *e)
 	}
 	s->ctl_sock = TAKE_FD(ctl);
 	s->refused_sock = TAKE_FD(refused);
-	*s->kept = (struct slot_kept){ .root_fd = TAKE_FD(root), .net_index = k->index, .net_mode = k->mode };
+	*s->kept = (struct slot_kept){
+		.root_fd = TAKE_FD(root), .reports_fd = TAKE_FD(reports), .net_index = k->index, .net_mode = k->mode
+	};
 	(void)snprintf(s->kept->label, sizeof(s->kept->label), "%s", k->label);
 	(void)uv_timer_init(m->c.loop, &s->timer);
 	s->timer.data = s;

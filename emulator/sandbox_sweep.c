@@ -57,14 +57,37 @@ static void on_trash_done(void *arg, int status)
 	sandboxes_check_stopped(m);
 }
 
+void sandboxes_close_roots(struct sandboxes *m)
+{
+	while (m->n_dead_roots > 0)
+		closep(&m->dead_roots[--m->n_dead_roots]);
+}
+
+void sandbox_leave_root(struct sandboxes *m, int *fd)
+{
+	if (*fd < 0)
+		return;
+	if (m->freeing || m->n_dead_roots == ARRAY_SIZE(m->dead_roots)) {
+		closep(fd);
+		return;
+	}
+	m->dead_roots[m->n_dead_roots++] = TAKE_FD(*fd);
+	sandbox_trash_kick(m);
+}
+
 static void on_trash_timer(uv_timer_t *t)
 {
 	struct sandboxes *m = t->data;
 	struct err e = ERR_INIT;
 
+	int r;
+
 	m->trash_pending = false;
 	m->trash_running = true;
-	if (worker_run(m->c.loop, empty_job, m, on_trash_done, m, &e) < 0) {
+	r = worker_run(m->c.loop, empty_job, m, on_trash_done, m, &e);
+	/* It has copies of these now, and closes them first of all. */
+	sandboxes_close_roots(m);
+	if (r < 0) {
 		log_warn("%s", e.msg);
 		on_trash_done(m, 1);
 	}

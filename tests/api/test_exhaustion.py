@@ -226,3 +226,43 @@ def test_more_commands_than_there_may_be(api, sandbox):
         assert started >= 16, refused
     assert api.sh(other, "echo fine") == "fine\n"
     assert api.delete(f"/v1/sandboxes/{sandbox}").json["status"] == "terminated"
+
+
+def test_descriptors_in_flight(emulator, api, sandbox, compiled):
+    """The kernel counts what a user has sent and nobody has received (unix(7), ETOOMANYREFS), and all sandboxes are
+    the same user's: one with its measure full must not keep another from starting."""
+    api.put_file(sandbox, "/tmp/inflight", compiled("inflight.c", "-static").read_bytes(), "0755")
+    said = api.sh(sandbox, "/tmp/inflight 2000000 > /tmp/said & while ! grep -q . /tmp/said; do sleep 0.1; done; cat /tmp/said")
+    assert "Too many references" in said, said
+    api = emulator.api("ork_in_flight_other")
+    for _ in range(4):  # also those that are not ready yet
+        other = api.create(cpu=0.1, memory_mb=64)["id"]
+        assert api.sh(other, "echo fine") == "fine\n"
+        assert api.sh(other, "cat", stdin="x" * 20000) == "x" * 20000
+        assert api.delete(f"/v1/sandboxes/{other}").status == 200
+
+
+def test_commands_that_flood(emulator, api, sandbox):
+    """Output without end that nobody reads, and processes that end as fast as they can be made: another sandbox's
+    commands take longer, but not many times so, and the daemon's memory has its bounds."""
+    other_api = emulator.api("ork_flood_other")
+    other = other_api.create(cpu=1, memory_mb=256)["id"]
+
+    def p50():
+        times = []
+        for _ in range(15):
+            started = time.monotonic()
+            other_api.sh(other, "true")
+            times.append(time.monotonic() - started)
+        return sorted(times)[7]
+
+    before, memory = p50(), emulator.daemon_rss_kb()
+    for _ in range(8):
+        for command in ("yes", "yes >&2", "while :; do (:) & (:) & (:) & wait; done"):
+            answer = api.post(f"/v1/sandboxes/{sandbox}/exec", {"command": command, "background": True})
+            assert answer.status in (200, 201, 202), answer
+    assert p50() < before * 20 + 0.5
+    assert emulator.daemon_rss_kb() - memory < 64 * 1024  # 24 logs, of at most 1.3 MiB
+    assert api.delete(f"/v1/sandboxes/{sandbox}").status == 200
+    assert p50() < before * 20 + 0.5
+    assert other_api.delete(f"/v1/sandboxes/{other}").status == 200

@@ -6,6 +6,7 @@
 #include <sys/socket.h>
 #include <uv.h>
 
+#include "emulator/base/fd.h"
 #include "emulator/init.h"
 #include "emulator/proto.h"
 #include "tests/fuzz/fuzz.h"
@@ -22,16 +23,18 @@ static void on_ready(void *arg _unused_, const struct err *e, int root_fd)
 	seen.ready++;
 }
 
-static void on_started(void *arg _unused_, uint64_t id _unused_, pid_t pid)
+static bool on_started(void *arg _unused_, uint64_t id, pid_t pid)
 {
 	fuzz_check(seen.ready == 1 && seen.lost == 0 && pid > 1);
 	seen.started++;
+	return id & 1;
 }
 
-static void on_exited(void *arg _unused_, uint64_t id _unused_, const struct init_exit *x)
+static bool on_exited(void *arg _unused_, uint64_t id, const struct init_exit *x)
 {
 	fuzz_check(seen.ready == 1 && seen.lost == 0 && x->value >= 0 && x->kind <= INIT_EXIT_NOT_STARTED);
 	seen.exited++;
+	return id & 1;
 }
 
 static void on_lost(void *arg _unused_, const char *why)
@@ -40,38 +43,31 @@ static void on_lost(void *arg _unused_, const char *why)
 	seen.lost++;
 }
 
-/* A message as the input has it: the header right (mostly), the length of its type (mostly), up to 3 fds. */
-static void send_one(int sock, struct fuzz_input *in)
+/* A message as the input has it: the header right (mostly), the length of its type (mostly). Through the socket with up
+ * to 3 fds, or through the pipe, whose reading end is one of those. */
+static void send_one(int sock, const int pipe_ends[2], struct fuzz_input *in)
 {
 	static const uint8_t types[] = { INIT_READY, INIT_FAILED, INIT_STARTED, INIT_EXITED };
 	static const size_t sizes[] = { sizeof(struct init_header), sizeof(struct init_failed_msg),
-					sizeof(struct init_started_msg), sizeof(struct init_exited_msg) };
+					sizeof(union init_report), sizeof(union init_report) };
 	unsigned int how = fuzz_byte(in), kind = how & 3, n_fds = (how >> 2) & 3;
 	char m[8192] __attribute__((aligned(8)));
 	struct init_header h = { INIT_MAGIC, types[kind] };
-	struct iovec iov = { .iov_base = m, .iov_len = sizes[kind] };
-	char control[CMSG_SPACE(3 * sizeof(int))] __attribute__((aligned(8))) = { 0 };
-	struct msghdr msg = { .msg_iov = &iov, .msg_iovlen = 1 };
-	int fds[3] = { open("/", O_PATH | O_CLOEXEC), open("/", O_RDONLY | O_CLOEXEC), open("/dev/null", O_CLOEXEC) };
+	size_t n = sizes[kind];
+	int fds[4] = { open("/", O_PATH | O_CLOEXEC), dup(pipe_ends[0]), open("/", O_RDONLY | O_CLOEXEC),
+		       open("/dev/null", O_CLOEXEC) };
 
 	fuzz_take(in, m, sizes[kind]);
 	if (how & 0x10)
 		fuzz_take(in, &h, sizeof(h));
 	if (how & 0x20)
-		iov.iov_len = fuzz_byte(in) * 32u % sizeof(m);
+		n = fuzz_byte(in) * 32u % sizeof(m);
 	memcpy(m, &h, sizeof(h));
-	if (n_fds > 0) {
-		struct cmsghdr *c = (void *)control;
-
-		msg.msg_control = control;
-		msg.msg_controllen = CMSG_SPACE(n_fds * sizeof(int));
-		*c = (struct cmsghdr){ .cmsg_len = CMSG_LEN(n_fds * sizeof(int)),
-				       .cmsg_level = SOL_SOCKET,
-				       .cmsg_type = SCM_RIGHTS };
-		memcpy(CMSG_DATA(c), fds + (how & 0x40 ? 3 - n_fds : 0), n_fds * sizeof(int));
-	}
-	(void)!sendmsg(sock, &msg, MSG_DONTWAIT | MSG_NOSIGNAL);
-	for (int i = 0; i < 3; i++)
+	if (kind < 2)
+		(void)!fd_send_msg(sock, m, n, fds + (how & 0x40 ? 4 - n_fds : 0), n_fds);
+	else
+		(void)!write(pipe_ends[1], m, n);
+	for (int i = 0; i < 4; i++)
 		closep(&fds[i]);
 }
 
@@ -89,7 +85,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *p, size_t n)
 	struct fuzz_input in = { p, n };
 	struct init *i;
 	struct err e;
-	int sv[2], before;
+	int sv[2], pipe_ends[2], before;
 
 	if (!have_loop) {
 		fuzz_check(uv_loop_init(&loop) == 0);
@@ -99,9 +95,10 @@ int LLVMFuzzerTestOneInput(const uint8_t *p, size_t n)
 	memset(&seen, 0, sizeof(seen));
 	before = fuzz_lowest_fd();
 	fuzz_check(socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0, sv) == 0);
+	fuzz_check(fd_set_nonblock(sv[1], true) == 0 && pipe2(pipe_ends, O_CLOEXEC | O_NONBLOCK) == 0);
 	fuzz_check(init_connect(&loop, sv[0], &c, &ev, &i, &e) == 0);
 	for (int k = 0; in.n > 0 && k < 100; k++) {
-		send_one(sv[1], &in);
+		send_one(sv[1], pipe_ends, &in);
 		if (k % 8 == 7)
 			(void)uv_run(&loop, UV_RUN_NOWAIT);
 		if (k % 16 == 15)
@@ -111,6 +108,8 @@ int LLVMFuzzerTestOneInput(const uint8_t *p, size_t n)
 	fuzz_check(seen.ready <= 1 && seen.lost <= 1);
 	init_free(i);
 	closep(&sv[1]);
+	closep(&pipe_ends[0]);
+	closep(&pipe_ends[1]);
 	(void)uv_run(&loop, UV_RUN_NOWAIT);
 	fuzz_check(fuzz_lowest_fd() == before);
 	return 0;

@@ -110,6 +110,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *p, size_t n)
 	}
 	fuzz_check(socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC | SOCK_NONBLOCK, 0, sv) == 0);
 	pid1.sock = sv[0];
+	pid1.reports = open("/dev/null", O_WRONLY | O_CLOEXEC);
 	for (volatile int i = 0; in.n > 0 && i < 20; i++) {
 		char drop[256];
 
@@ -124,6 +125,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *p, size_t n)
 	pid1.commands = NULL;
 	pid1.n = pid1.cap = 0;
 	closep(&sv[0]);
+	closep(&pid1.reports);
 	closep(&sv[1]);
 	/* As the kernel would: descriptors of the message that ended it. */
 	(void)sys_close_range(16, ~0u, 0);

@@ -128,8 +128,11 @@ def main():
          dns("example.org", 28, [(28, bytes(16))]), dns("example.org", 1, [(5, b"\1a\xc0\x0c"), (1, b"\1\2\3\4")]))
     save("sniff", hello(b"example.org"), hello(b"EXAMPLE.org."), b"GET / HTTP/1.1\r\nHost: example.org:80\r\n\r\n",
          b"POST /x HTTP/1.0\r\nA: b\r\nhost: a.b\r\n\r\n", b"CONNECT a:443 HTTP/1.1\r\nHost: a\r\n\r\n")
-    save("init", b"\4", b"\4" + b"\x03" + bytes(8) + struct.pack("<QiiQii", 1, 0, 0, 5, 0, 0), b"\4\2" + bytes(40),
-         b"\1" + bytes(8) + struct.pack("<i", 5) + b"mount".ljust(120, b"\0"), b"\4\4", b"\x24\x10", b"\x14" + bytes(8))
+    ready = b"\x08" + bytes(8)
+    end = b"\x03" + bytes(8) + struct.pack("<QiiQii", 1, 0, 0, 5, 0, 0)
+    save("init", b"\x08", ready, ready + end, ready + b"\x02" + bytes(8) + struct.pack("<Qii", 1, 77, 0) + bytes(16) + end,
+         b"\1" + bytes(8) + struct.pack("<i", 5) + b"mount".ljust(120, b"\0"), b"\x08\x08", b"\x24\x10", b"\x18" + bytes(8),
+         ready * 2, ready + end * 20, ready + b"\x23" + bytes(40) + b"\x02")
     save("keeper_client", b"\4\0\5\4\1\5\3\2\0\3\3\0", b"\1\0\5", b"\x0c\0\5", b"\2\0\0\2\0\0", b"\x10\0\5" + bytes(60))
     save("keeper", *(bytes([kind, 1, 2, 1] * 3) for kind in range(1, 8)), b"\1\0\0\0\2\0\0\0\4\0\1\2", b"\x11" + bytes(99))
     inline = b"sh\0-c\0true\0A=b\0/"

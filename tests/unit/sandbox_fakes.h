@@ -421,8 +421,8 @@ int keeper_set_mode(struct keeper *k _unused_, const char *slot _unused_, uint32
 	return err_set(e, ERR_INTERNAL, ENOSYS, NULL, "keeper_set_mode");
 }
 
-int keeper_hold(struct keeper *k _unused_, const char *slot _unused_, int root_fd _unused_, const char *label _unused_,
-		struct err *e)
+int keeper_hold(struct keeper *k _unused_, const char *slot _unused_, int root_fd _unused_, int reports_fd _unused_,
+		const char *label _unused_, struct err *e)
 {
 	return strcmp(fail_step, "hold") == 0 ? step("hold", e) : 0;
 }

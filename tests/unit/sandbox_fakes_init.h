@@ -81,11 +81,16 @@ int init_connect(struct uv_loop_s *l _unused_, int ctl_sock, const struct init_c
 	return 0;
 }
 
-int init_adopt(struct uv_loop_s *l _unused_, int ctl_sock, const struct init_events *ev _unused_,
+int init_adopt(struct uv_loop_s *l _unused_, int ctl_sock, int reports _unused_, const struct init_events *ev _unused_,
 	       struct init **ret _unused_, struct err *e)
 {
 	(void)close(ctl_sock);
 	return err_set(e, ERR_INTERNAL, ENOSYS, NULL, "init_adopt");
+}
+
+int init_reports(const struct init *i _unused_)
+{
+	return -1;
 }
 
 int init_recall(struct init *i _unused_, uint64_t exec_id _unused_)

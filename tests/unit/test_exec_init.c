@@ -15,7 +15,7 @@
 
 static uv_loop_t loop;
 static struct init *init;
-static int peer;
+static int peer, reports; /* init's ends */
 static const char *why_lost;
 static unsigned int starts, exits;
 static pid_t last_pid;
@@ -27,16 +27,18 @@ static void on_ready(void *arg _unused_, const struct err *e, int fd)
 	(void)close(fd);
 }
 
-static void on_started(void *arg _unused_, uint64_t id _unused_, pid_t pid)
+static bool on_started(void *arg _unused_, uint64_t id, pid_t pid)
 {
 	starts++;
 	last_pid = pid;
+	return id < 1000;
 }
 
-static void on_exited(void *arg _unused_, uint64_t id _unused_, const struct init_exit *x)
+static bool on_exited(void *arg _unused_, uint64_t id, const struct init_exit *x)
 {
 	exits++;
 	last_background = x->background;
+	return id < 1000;
 }
 
 static void on_lost(void *arg _unused_, const char *why)
@@ -62,7 +64,7 @@ static void set_up(void)
 	};
 	const struct init_header ready = { INIT_MAGIC, INIT_READY };
 	struct init_configure_msg conf;
-	int sv[2], root, small = 4096;
+	int root, sv[2], p[2], small = 4096;
 	struct err e = ERR_INIT;
 
 	cr_assert(uv_loop_init(&loop) == 0);
@@ -71,10 +73,14 @@ static void set_up(void)
 	peer = sv[1];
 	cr_assert(fd_recv_msg(peer, &conf, sizeof(conf), NULL, 0, NULL) == sizeof(conf));
 	cr_assert(setsockopt(sv[0], SOL_SOCKET, SO_SNDBUF, &small, sizeof(small)) == 0);
+	cr_assert(pipe2(p, O_CLOEXEC) == 0);
 	root = open("/", O_PATH | O_DIRECTORY | O_CLOEXEC);
-	cr_assert(fd_send_msg(peer, &ready, sizeof(ready), &root, 1) == 0);
+	cr_assert(fd_send_msg(peer, &ready, sizeof(ready), (int[]){ root, p[0] }, 2) == 0);
 	(void)close(root);
+	(void)close(p[0]);
+	reports = p[1];
 	turn();
+	cr_assert(!why_lost && init_reports(init) >= 0);
 }
 
 static size_t open_fds(void)
@@ -90,6 +96,7 @@ static void tear_down(void)
 {
 	init_free(init);
 	closep(&peer);
+	closep(&reports);
 	cr_expect(uv_run(&loop, UV_RUN_DEFAULT) == 0);
 	cr_expect(uv_loop_close(&loop) == 0, "a handle is left");
 }
@@ -202,6 +209,89 @@ Test(exec_init, the_end_with_messages_waiting)
 	init = NULL;
 }
 
+static void tell(const union init_report *r)
+{
+	cr_assert(write(reports, r, sizeof(*r)) == sizeof(*r));
+}
+
+/* Once it is ready, descriptors and all else that is sent to its socket do not even get into it. */
+Test(exec_init, the_socket_takes_nothing_any_more)
+{
+	const struct init_header ready = { INIT_MAGIC, INIT_READY };
+	size_t before = open_fds();
+	int fd = open("/dev/null", O_RDONLY | O_CLOEXEC);
+
+	cr_expect(fd_send_msg(peer, &ready, sizeof(ready), &fd, 1) == -EPIPE);
+	cr_expect(fd_send_msg(peer, "", 0, NULL, 0) == -EPIPE);
+	(void)close(fd);
+	turn();
+	cr_expect(!why_lost && open_fds() == before);
+	tell(&(union init_report){ .exited = { .h = { INIT_MAGIC, INIT_EXITED }, .id = 1 } });
+	turn();
+	cr_expect(exits == 1 && !why_lost);
+}
+
+/* Either end of either of the two. */
+Test(exec_init, hanging_up)
+{
+	for (int how = 0; how < 4; how++) {
+		struct err e = ERR_INIT;
+
+		if (how == 0)
+			closep(&peer);
+		else if (how == 1)
+			closep(&reports);
+		else if (how == 2)
+			(void)shutdown(peer, SHUT_RDWR);
+		else /* only a send can tell */
+			(void)shutdown(peer, SHUT_RD);
+		if (how == 3)
+			cr_expect(start(1, 0, &e) < 0 && e.kind == ERR_NOT_READY);
+		cr_expect(how != 3 || !why_lost, "told inside a call");
+		turn();
+		cr_expect(why_lost, "%d", how);
+		cr_expect(start(1, 0, &e) < 0 && e.kind == ERR_NOT_READY);
+		tear_down();
+		why_lost = NULL;
+		set_up();
+	}
+}
+
+/* Half a report, and one too many bytes. */
+Test(exec_init, reports_of_another_size)
+{
+	static const size_t sizes[] = { 1, sizeof(struct init_started_msg), sizeof(union init_report) + 1, 4000 };
+	char bytes[4096] = { 0 };
+
+	for (size_t i = 0; i < ARRAY_SIZE(sizes); i++) {
+		cr_assert(write(reports, bytes, sizes[i]) == (ssize_t)sizes[i]);
+		turn();
+		cr_expect(why_lost, "%zu bytes", sizes[i]);
+		tear_down();
+		why_lost = NULL;
+		set_up();
+	}
+}
+
+/* What nobody asked for is heard so often, and again when something was asked. */
+Test(exec_init, reports_without_end)
+{
+	const union init_report r = { .started = { .h = { INIT_MAGIC, INIT_STARTED }, .id = 4711, .pid = 9 } };
+
+	for (int i = 0; i < 1800; i++) {
+		tell(&r);
+		turn();
+		if (i == 900)
+			cr_assert(init_signal(init, 1, 15, false) == 0);
+	}
+	cr_assert(!why_lost && starts == 1800);
+	for (int i = 0; i < 300 && !why_lost; i++) {
+		tell(&r);
+		turn();
+	}
+	cr_expect(why_lost && starts < 2000);
+}
+
 Test(exec_init, what_is_believed)
 {
 	static const struct {
@@ -226,9 +316,9 @@ Test(exec_init, what_is_believed)
 
 		starts = exits = 0;
 		if (t[i].type == INIT_STARTED)
-			cr_assert(fd_send_msg(peer, &s, sizeof(s), NULL, 0) == 0);
+			tell(&(union init_report){ .started = s });
 		else
-			cr_assert(fd_send_msg(peer, &x, sizeof(x), NULL, 0) == 0);
+			tell(&(union init_report){ .exited = x });
 		turn();
 		cr_expect(!why_lost == t[i].ok, "%zu", i);
 		cr_expect(starts + exits == t[i].ok, "%zu", i);

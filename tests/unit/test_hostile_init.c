@@ -15,6 +15,7 @@ TestSuite(hostile_init, .init = set_up, .fini = tear_down, .timeout = 60);
 struct box {
 	char id[SANDBOX_ID_SIZE];
 	int peer;
+	int reports; /* the writing end */
 };
 
 struct run {
@@ -30,22 +31,30 @@ static void say(const struct box *b, const void *m, size_t n, const int *fds, si
 	(void)!fd_send_msg(b->peer, m, n, fds, n_fds);
 }
 
-static void say_ready(const struct box *b)
+static int report(const struct box *b, const void *m, size_t n)
+{
+	return write(b->reports, m, n) == (ssize_t)n ? 0 : -1;
+}
+
+static void say_ready(struct box *b)
 {
 	const struct init_header h = { INIT_MAGIC, INIT_READY };
-	int root = open("/", O_PATH | O_DIRECTORY | O_CLOEXEC);
+	int root = open("/", O_PATH | O_DIRECTORY | O_CLOEXEC), p[2];
 
-	say(b, &h, sizeof(h), &root, 1);
+	cr_assert(pipe2(p, O_CLOEXEC | O_NONBLOCK) == 0);
+	say(b, &h, sizeof(h), (int[]){ root, p[0] }, 2);
 	closep(&root);
+	closep(&p[0]);
+	b->reports = p[1];
 }
 
 static void say_exited(const struct box *b, uint64_t number, int code)
 {
-	const struct init_exited_msg m = {
-		.h = { INIT_MAGIC, INIT_EXITED }, .id = number, .kind = INIT_EXIT_CODE, .value = code
+	const union init_report m = {
+		.exited = { .h = { INIT_MAGIC, INIT_EXITED }, .id = number, .kind = INIT_EXIT_CODE, .value = code }
 	};
 
-	say(b, &m, sizeof(m), NULL, 0);
+	(void)report(b, &m, sizeof(m));
 }
 
 /* The next message from the daemon, descriptors closed (so a command's pipes are at their end). 0: none. */
@@ -77,6 +86,7 @@ static void begin(struct box *b, struct answer *a)
 	for (int i = 0; i < 200 && (n_spawned == mine || peers[mine] == 0); i++)
 		turn(1);
 	b->peer = peers[mine];
+	b->reports = -1;
 	cr_assert(b->peer > 0);
 	turn(5);
 	cr_assert(fd_set_nonblock(b->peer, true) == 0);
@@ -133,6 +143,7 @@ static void still_works(const struct box *honest)
 static void end_of(struct box *b)
 {
 	closep(&b->peer);
+	closep(&b->reports);
 }
 
 static size_t open_fds(void)
@@ -148,72 +159,65 @@ static size_t open_fds(void)
 
 static void lie_bytes(const struct box *b)
 {
-	say(b, "hello", 5, NULL, 0);
+	(void)report(b, "hello", 5);
 }
 
 static void lie_magic(const struct box *b)
 {
-	const struct init_exited_msg m = { .h = { INIT_MAGIC + 1, INIT_EXITED }, .id = 1 };
+	const union init_report m = { .exited = { .h = { INIT_MAGIC + 1, INIT_EXITED }, .id = 1 } };
 
-	say(b, &m, sizeof(m), NULL, 0);
+	(void)report(b, &m, sizeof(m));
 }
 
 static void lie_short(const struct box *b)
 {
-	const struct init_exited_msg m = { .h = { INIT_MAGIC, INIT_EXITED }, .id = 1 };
+	const union init_report m = { .exited = { .h = { INIT_MAGIC, INIT_EXITED }, .id = 1 } };
 
-	say(b, &m, sizeof(m) - 4, NULL, 0);
+	(void)report(b, &m, sizeof(m) - 4);
 }
 
 static void lie_long(const struct box *b)
 {
-	static struct {
-		struct init_exited_msg m;
-		char more[60000];
-	} big = { .m = { .h = { INIT_MAGIC, INIT_EXITED }, .id = 1 } };
+	static char big[65536];
 
-	say(b, &big, sizeof(big), NULL, 0);
+	(void)report(b, big, sizeof(big));
 }
 
 static void lie_type(const struct box *b)
 {
-	const struct init_header h = { INIT_MAGIC, 99 };
+	const union init_report m = { .h = { INIT_MAGIC, 99 } };
 
-	say(b, &h, sizeof(h), NULL, 0);
+	(void)report(b, &m, sizeof(m));
 }
 
 static void lie_our_type(const struct box *b)
 {
-	const struct init_signal_msg m = { .h = { INIT_MAGIC, INIT_SIGNAL }, .id = 1, .sig = 9 };
+	const union init_report m = { .h = { INIT_MAGIC, INIT_SIGNAL } };
 
-	say(b, &m, sizeof(m), NULL, 0);
+	(void)report(b, &m, sizeof(m));
+}
+
+static void lie_ready_again(const struct box *b)
+{
+	const union init_report m = { .h = { INIT_MAGIC, INIT_READY } };
+
+	(void)report(b, &m, sizeof(m));
 }
 
 static void lie_failed_after_ready(const struct box *b)
 {
-	const struct init_failed_msg m = { .h = { INIT_MAGIC, INIT_FAILED }, .errnum = 5, .text = "so there" };
+	const union init_report m = { .h = { INIT_MAGIC, INIT_FAILED } };
 
-	say(b, &m, sizeof(m), NULL, 0);
+	(void)report(b, &m, sizeof(m));
 }
 
-static void lie_empty(const struct box *b)
+static void lie_endlessly(const struct box *b)
 {
-	int fd = open("/dev/null", O_RDONLY | O_CLOEXEC);
+	const union init_report m = { .started = { .h = { INIT_MAGIC, INIT_STARTED }, .id = 1 << 20, .pid = 2 } };
 
-	say(b, "", 0, &fd, 1);
-	closep(&fd);
-}
-
-static void lie_fds(const struct box *b)
-{
-	const struct init_exited_msg m = { .h = { INIT_MAGIC, INIT_EXITED }, .id = 1 };
-	int fds[FD_MSG_MAX_FDS];
-
-	for (size_t i = 0; i < ARRAY_SIZE(fds); i++)
-		fds[i] = open("/dev/null", O_RDONLY | O_CLOEXEC);
-	say(b, &m, sizeof(m), fds, ARRAY_SIZE(fds));
-	for (size_t i = 0; i < ARRAY_SIZE(fds); i++)
-		closep(&fds[i]);
+	for (int i = 0; i < 2000; i++)
+		while (report(b, &m, sizeof(m)) < 0)
+			turn(1);
 }
 
 static void lie_hang_up(const struct box *b)
@@ -227,9 +231,10 @@ static void lie_ids(const struct box *b)
 	static const uint64_t ids[] = { 0, 1, 2, 3, UINT64_MAX, UINT64_MAX / 2 };
 
 	for (size_t i = 0; i < ARRAY_SIZE(ids); i++) {
-		const struct init_started_msg s = { .h = { INIT_MAGIC, INIT_STARTED }, .id = ids[i], .pid = 2 };
+		const union init_report m = { .started = {
+						      .h = { INIT_MAGIC, INIT_STARTED }, .id = ids[i], .pid = 2 } };
 
-		say(b, &s, sizeof(s), NULL, 0);
+		(void)report(b, &m, sizeof(m));
 		say_exited(b, ids[i], 255);
 		say_exited(b, ids[i], 255);
 	}
@@ -238,9 +243,9 @@ static void lie_ids(const struct box *b)
 Test(hostile_init, lies)
 {
 	static void (*const lies[])(
-		const struct box *) = { lie_bytes,    lie_magic, lie_short, lie_long, lie_type,
-					lie_our_type, say_ready, lie_empty, lie_fds,  lie_failed_after_ready,
-					lie_hang_up };
+		const struct box *) = { lie_bytes,     lie_magic,    lie_short,	      lie_long,
+					lie_type,      lie_our_type, lie_ready_again, lie_failed_after_ready,
+					lie_endlessly, lie_hang_up };
 	struct box honest;
 	size_t before;
 
@@ -266,7 +271,8 @@ Test(hostile_init, lies)
 			  row_of(hostile.id)->status);
 		cr_expect_str_eq(row_of(hostile.id)->termination_reason, "failed");
 		end_of(&hostile);
-		spin_for(50);
+		for (int k = 0; k < 100 && open_fds() != before; k++)
+			spin_for(20);
 		cr_expect(open_fds() == before, "lie %zu: %zu descriptors, not %zu", i, open_fds(), before);
 	}
 	end_of(&honest);
@@ -293,7 +299,8 @@ Test(hostile_init, exits_that_were_none)
 	end_of(&honest);
 }
 
-/* Instead of its root: a file, a folder that can be read, nothing, two of them, or the truth with a text without end. */
+/* Instead of its root and its pipe: a file, a folder that can be read, nothing, the root alone, a pipe's writing end,
+ * what is no pipe; or the truth with a text without end; or more than that. */
 Test(hostile_init, wrong_roots)
 {
 	struct box honest;
@@ -301,31 +308,42 @@ Test(hostile_init, wrong_roots)
 
 	create(&honest);
 	before = open_fds();
-	for (int i = 0; i < 6; i++) {
+	for (int i = 0; i < 9; i++) {
 		struct init_failed_msg failed = { .h = { INIT_MAGIC, INIT_FAILED }, .errnum = -5 };
+		const struct init_exited_msg early = { .h = { INIT_MAGIC, INIT_EXITED }, .id = 1 };
 		const struct init_header h = { INIT_MAGIC, INIT_READY };
-		int fds[2] = { open(i == 0 ? "/dev/null" : "/", O_RDONLY | O_CLOEXEC), open("/", O_PATH | O_CLOEXEC) };
+		int fds[3] = { open(i == 0 ? "/dev/null" : "/", O_RDONLY | O_CLOEXEC), -1, -1 };
+		int root = open("/", O_PATH | O_CLOEXEC);
 		struct answer a = { 0 };
 		struct box hostile;
 
+		cr_assert(pipe2(fds + 1, O_CLOEXEC) == 0);
 		begin(&hostile, &a);
 		memset(failed.text, 'x', sizeof(failed.text));
 		if (i < 2)
-			say(&hostile, &h, sizeof(h), fds, 1);
+			say(&hostile, &h, sizeof(h), fds, 2);
 		else if (i == 2)
 			say(&hostile, &h, sizeof(h), NULL, 0);
 		else if (i == 3)
-			say(&hostile, &h, sizeof(h), fds, 2);
+			say(&hostile, &h, sizeof(h), &root, 1);
 		else if (i == 4)
+			say(&hostile, &h, sizeof(h), (int[]){ root, fds[2] }, 2);
+		else if (i == 5)
+			say(&hostile, &h, sizeof(h), (int[]){ root, fds[0] }, 2);
+		else if (i == 6)
 			say(&hostile, &failed, sizeof(failed), NULL, 0);
-		else
-			say_exited(&hostile, 1, 0); /* before it is ready */
-		closep(&fds[0]);
-		closep(&fds[1]);
+		else if (i == 7)
+			say(&hostile, &early, sizeof(early), NULL, 0);
+		for (int k = 0; i == 8 && k < 2; k++)
+			say(&hostile, &h, sizeof(h), (int[]){ root, fds[1] }, 2);
+		closep(&root);
+		for (int k = 0; k < 3; k++)
+			closep(&fds[k]);
 		cr_assert(spin(&a.done, 5000), "%d", i);
 		cr_expect(a.e.kind != ERR_NONE && a.e.msg[0], "%d", i);
 		end_of(&hostile);
-		spin_for(50);
+		for (int k = 0; k < 100 && open_fds() != before; k++)
+			spin_for(20);
 		cr_expect(open_fds() == before, "%d: %zu descriptors, not %zu", i, open_fds(), before);
 	}
 	still_works(&honest);
@@ -362,7 +380,7 @@ Test(hostile_init, a_daemon_without_descriptors)
  * though the socket of the first is never empty. */
 Test(hostile_init, a_flood)
 {
-	const struct init_started_msg m = { .h = { INIT_MAGIC, INIT_STARTED }, .id = UINT64_MAX, .pid = 77 };
+	const union init_report m = { .started = { .h = { INIT_MAGIC, INIT_STARTED }, .id = UINT64_MAX, .pid = 77 } };
 	struct box honest, hostile;
 	struct run ours = { 0 };
 	struct err e = ERR_INIT;
@@ -374,7 +392,7 @@ Test(hostile_init, a_flood)
 	cr_assert(start(&honest, &ours, &e) == 0);
 	say_exited(&honest, ours.number, 3);
 	for (; !ours.done && turns < 50; turns++) {
-		while (fd_send_msg(hostile.peer, &m, sizeof(m), NULL, 0) == 0)
+		while (report(&hostile, &m, sizeof(m)) == 0)
 			sent++;
 		(void)uv_run(&loop, UV_RUN_NOWAIT);
 	}

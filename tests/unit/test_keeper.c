@@ -86,7 +86,7 @@ static void on_ready(void *arg, const struct err *e, int root_fd)
 	uv_stop(&w->loop);
 }
 
-static void on_exited(void *arg, uint64_t id, const struct init_exit *x)
+static bool on_exited(void *arg, uint64_t id, const struct init_exit *x)
 {
 	struct world *w = arg;
 	(void)id;
@@ -94,6 +94,7 @@ static void on_exited(void *arg, uint64_t id, const struct init_exit *x)
 	w->last = *x;
 	w->exits++;
 	uv_stop(&w->loop);
+	return true;
 }
 
 static void on_init_lost(void *arg, const char *why)

@@ -92,12 +92,13 @@ run() {
 # state dir that has them, the templates (readable by root only; without, the tests that need them are skipped).
 stage() {
 	local to=$1 build=$2 bins=() bin
-	mkdir -p "$to/tree/build/unit" "$to/lib"
+	mkdir -p "$to/tree/build/unit" "$to/tree/build/hostile" "$to/lib"
 	mkdir -p "$to/tree/emulator/cmd"
 	cp -r "$top/tests" "$top/README.md" "$to/tree/"
 	cp -r "$top/emulator/cmd/man" "$top/emulator/cmd/completion" "$to/tree/emulator/cmd/"
 	cp "$build"/orkestr-emulator_*.deb "$to/orkestr-emulator.deb" 2>/dev/null || true # without, it is not tested
 	cp "$build/orkestr-emulator" "$to/tree/build/"
+	cp "$build/hostile/orkestr-emulator" "$to/tree/build/hostile/"
 	bins+=("$build/orkestr-emulator")
 	for source in "$to"/tree/tests/unit/test_*.c; do
 		bin=$build/unit/$(basename "$source" .c)
