@@ -242,6 +242,11 @@ static void judge(struct exec *x, const struct init_exit *ie)
 		r->reason = EXEC_SIGNAL;
 		r->signal = ie->value & 0x7f;
 		r->exit_code = 128 + r->signal;
+		/* All of a sandbox is killed at once, and init may still get to report one of them. */
+		if (r->signal == SIGKILL && r->by == EXEC_BY_NONE && x->sb && x->sb->end_reason) {
+			r->reason = EXEC_TERMINATED;
+			r->by = EXEC_BY_SANDBOX;
+		}
 		break;
 	case INIT_EXIT_CODE:
 		r->reason = EXEC_EXITED;
