@@ -33,6 +33,7 @@
 
 #include <errno.h>
 #include <fcntl.h>
+#include <poll.h>
 #include <netinet/in.h>
 #include <netinet/tcp.h>
 #include <string.h>
@@ -199,10 +200,20 @@ static void req_nudge(struct req *r)
 	r->http->dirty = true;
 }
 
-static void on_peer_gone(uv_poll_t *watch, int status _unused_, int events _unused_)
+/* The event may be of a connection that had this descriptor's number before (libuv 1.48 with io_uring). */
+static bool peer_is_gone(const struct req *r)
+{
+	struct pollfd p = { .fd = req_fd(r), .events = POLLRDHUP };
+
+	return poll(&p, 1, 0) == 1;
+}
+
+static void on_peer_gone(uv_poll_t *watch, int status, int events _unused_)
 {
 	struct req *r = watch->data;
 
+	if (status == 0 && !peer_is_gone(r))
+		return;
 	(void)uv_poll_stop(watch);
 	r->half_shut = true;
 	if (r->suspended && !r->holding) {

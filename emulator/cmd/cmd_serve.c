@@ -457,6 +457,9 @@ static int daemon_start(struct serve *s, struct err *e)
 	if (r < 0)
 		return r;
 	s->shared_fd = -1;
+	/* libuv 1.45 to 1.48 (Ubuntu 24.04) change what they poll through io_uring, and then tell events of a closed
+	 * descriptor to whoever has its number next. Newer ones leave it off by themselves. */
+	(void)setenv("UV_USE_IO_URING", "0", 0);
 	(void)uv_loop_init(&s->loop);
 	r = start_controls(s, e);
 	if (r >= 0)
