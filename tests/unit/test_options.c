@@ -280,6 +280,7 @@ struct parsed {
 	const char *name, *size;
 	bool all, help;
 	struct cmd_rest rest;
+	const char *argv[16]; /* a literal is gone behind the assertion it stands in */
 };
 
 static int parse_table(struct parsed *p, const char **words)
@@ -289,9 +290,9 @@ static int parse_table(struct parsed *p, const char **words)
 	int argc = 0;
 
 	*p = (struct parsed){ 0 };
-	while (words[argc])
-		argc++;
-	return cmd_parse(argc, (char **)(uintptr_t)words, options, &p->rest, &e);
+	for (; words[argc]; argc++)
+		p->argv[argc] = words[argc];
+	return cmd_parse(argc, (char **)(uintptr_t)p->argv, options, &p->rest, &e);
 }
 #define BY_TABLE(p, ...) parse_table(p, (const char *[]){ "verb", __VA_ARGS__, NULL })
 
