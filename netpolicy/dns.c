@@ -186,6 +186,7 @@ static int walk(const uint8_t *p, size_t n, size_t pos, size_t *ret_answers_end,
 	return pos == n ? 0 : -EBADMSG;
 }
 
+/* An IPv4 address said by AAAA (::ffff:0:0/96) is nobody's: it is our own form of an A record's. */
 static bool take_address(const uint8_t *p, const struct record *r, struct dns_answer *ret)
 {
 	struct in6_addr a = { 0 };
@@ -195,6 +196,8 @@ static bool take_address(const uint8_t *p, const struct record *r, struct dns_an
 		memcpy(&a.s6_addr[12], p + r->rdata, 4);
 	} else if (r->type == DNS_AAAA && r->rdlen == 16) {
 		memcpy(&a, p + r->rdata, 16);
+		if (IN6_IS_ADDR_V4MAPPED(&a))
+			return false;
 	} else {
 		return false;
 	}
