@@ -616,10 +616,6 @@ static void end_keeper(struct serve *s)
 /* What lives on in other processes has its memory here, with handles and callbacks: it goes with this process. */
 static void leave_behind(struct serve *s)
 {
-	static struct sandboxes *left;
-
-	left = s->sandboxes;
-	(void)left;
 	store_close(s->store);
 	listen_guard_end(&s->unix_guard);
 	explicit_bzero(s->key, sizeof(s->key));
@@ -674,17 +670,18 @@ static void teardown(struct serve *s, bool loop_ran)
 
 int cmd_serve(int argc, char **argv)
 {
-	struct serve s = { .state_fd = -1,
-			   .snapshots = SNAPSHOT_DIR_INIT,
-			   .shared_fd = -1,
-			   .holder_fd = -1,
-			   .lock_fd = -1,
-			   .listen_fd = -1,
-			   .unix_fd = -1,
-			   .unix_guard = { .leash = -1 },
-			   .port_file_fd = -1,
-			   .summary_fd = -1,
-			   .kept = { .userns_fd = -1, .sock = -1, .egress = -1, .positions = -1 } };
+	/* Static, so that what stays in memory to the end on purpose can be told from a leak. */
+	static struct serve s = { .state_fd = -1,
+				  .snapshots = SNAPSHOT_DIR_INIT,
+				  .shared_fd = -1,
+				  .holder_fd = -1,
+				  .lock_fd = -1,
+				  .listen_fd = -1,
+				  .unix_fd = -1,
+				  .unix_guard = { .leash = -1 },
+				  .port_file_fd = -1,
+				  .summary_fd = -1,
+				  .kept = { .userns_fd = -1, .sock = -1, .egress = -1, .positions = -1 } };
 	struct err e = ERR_INIT;
 	bool started = false;
 	int r = serve_options_parse(argc, argv, &s.o, &e);

@@ -295,8 +295,10 @@ static int add_file(struct serve_options *o, int c, const char *path, struct err
 			continue;
 		value = strndup(line + blank, len);
 		r = value ? add_one(o, c, value, e) : err_errno(e, ENOMEM, "reading");
-		if (r < 0)
+		if (r < 0) {
 			err_prefix(e, "%.200s line %u", path, n);
+			free(value); /* nobody took it */
+		}
 	}
 	return r;
 }
