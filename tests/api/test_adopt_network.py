@@ -133,7 +133,8 @@ def test_another_one_takes_its_place(emulator, api, box, name):
 def test_a_connection_ends_with_the_egress_process(emulator, api, box):
     sandbox = box("restricted")
     address = sandbox.dns("deb.debian.org")[1][0]
-    command = f"curl -sS -m 60 --limit-rate 100000 -o /tmp/big --resolve deb.debian.org:80:{address} 'http://deb.debian.org/big?20000000'; echo $? > /tmp/status"
+    # What is in the sandbox's socket when egress dies is read first: seconds, at this rate.
+    command = f"curl -sS -m 60 --limit-rate 4000000 -o /tmp/big --resolve deb.debian.org:80:{address} 'http://deb.debian.org/big?200000000'; echo $? > /tmp/status"
     assert api.post(f"/v1/sandboxes/{sandbox.id}/exec", {"command": command, "background": True}).status == 202
     settle(lambda: api.sh(sandbox.id, "test -s /tmp/big && echo begun || true"))
     os.kill(pid_of(emulator, "ork-egress"), signal.SIGKILL)

@@ -246,11 +246,11 @@ def test_exec_of_a_command_that_kills_itself(binary, state, ours):
 
 
 WAITS = """
-    import signal, sys, time
+    import os, signal, sys, time
     from orkestr import Sandbox
     with Sandbox.create("tiny") as sbx:
         def stop(number, frame):
-            print("signal", number, flush=True)
+            os.write(1, f"signal {number}\\n".encode())  # print may be at work already, and is not reentrant
             raise SystemExit(30 + number)
         for number in (signal.SIGINT, signal.SIGTERM):
             signal.signal(number, stop)
