@@ -315,7 +315,7 @@ static struct json_object *parse(const struct buf *b, bool *ret_ok)
 	struct json_object *o;
 	size_t at;
 
-	*ret_ok = json_parse_at(b->p, b->len, DEPTH_MAX, &o, &at) == 0;
+	*ret_ok = json_parse_at(b->p, b->len, (struct json_limits){ DEPTH_MAX - 1, SIZE_MAX }, &o, &at) == 0;
 	return o;
 }
 

@@ -13,8 +13,7 @@
 #include "rootfs/json.h"
 
 /* A value costs json-c about 70 bytes, so what a body may become in memory is bounded, too. */
-#define JSON_MAX_VALUES 65536
-#define JSON_MAX_DEPTH 32
+static const struct json_limits BODY_LIMITS = { .depth = 31, .values = 65536 };
 
 struct api *req_api(const struct req *r)
 {
@@ -112,34 +111,11 @@ static void reply_json_invalid(struct req *r, size_t at, const char *type, const
 	req_reply_invalid_at(r, loc, type, msg);
 }
 
-/* What a valid text would become is bounded, too. Strings count for nothing, and none is cut short by a quote in it.
- * NULL, or what is wrong at *ret_at. */
-static const char *check_size(const char *p, size_t n, size_t *ret_at)
-{
-	size_t values = 1;
-	bool in_string = false;
-
-	for (size_t i = 0; i < n; i++) {
-		if (in_string) {
-			if (p[i] == '\\')
-				i++;
-			else if (p[i] == '"')
-				in_string = false;
-		} else if (p[i] == '"') {
-			in_string = true;
-		} else if (p[i] == ',' || p[i] == '[' || p[i] == '{') {
-			*ret_at = i;
-			if (++values > JSON_MAX_VALUES)
-				return "JSON decode error: too many values";
-		}
-	}
-	return NULL;
-}
-
 struct json_object *req_json(struct req *r)
 {
-	const char *text = r->body.p ? r->body.p : "", *wrong;
+	const char *text = r->body.p ? r->body.p : "";
 	size_t at;
+	int k;
 
 	if (r->json)
 		return r->json;
@@ -148,11 +124,10 @@ struct json_object *req_json(struct req *r)
 		r->json = json_object_new_object();
 		return r->json;
 	}
-	wrong = check_size(text, r->body.len, &at);
-	if (!wrong && json_parse_at(text, r->body.len, JSON_MAX_DEPTH, &r->json, &at) < 0)
-		wrong = "JSON decode error";
-	if (wrong) {
-		reply_json_invalid(r, at, "json_invalid", wrong);
+	k = json_parse_at(text, r->body.len, BODY_LIMITS, &r->json, &at);
+	if (k < 0) {
+		reply_json_invalid(r, at, "json_invalid",
+				   k == -E2BIG ? "JSON decode error: too many values" : "JSON decode error");
 		return NULL;
 	}
 	if (!json_object_is_type(r->json, json_type_object)) {
@@ -168,8 +143,8 @@ struct json_object *req_json_value(struct req *r)
 	const char *text = r->body.p ? r->body.p : "";
 	size_t at;
 
-	if (!r->json && !check_size(text, r->body.len, &at))
-		(void)json_parse_at(text, r->body.len, JSON_MAX_DEPTH, &r->json, &at);
+	if (!r->json)
+		(void)json_parse_at(text, r->body.len, BODY_LIMITS, &r->json, &at);
 	return r->json;
 }
 

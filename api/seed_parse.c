@@ -447,7 +447,7 @@ int seed_parse_text(const char *text, size_t n, struct seed **ret, struct err *e
 {
 	_cleanup_json_ struct json_object *o = NULL;
 	size_t at, line = 1, start = 0;
-	int r = json_parse_at(text, n, 32, &o, &at);
+	int r = json_parse_at(text, n, (struct json_limits){ 31, SIZE_MAX }, &o, &at);
 
 	if (r == -ENOMEM)
 		return err_errno(e, ENOMEM, "the seed");

@@ -79,7 +79,6 @@ static void on_trash_timer(uv_timer_t *t)
 {
 	struct sandboxes *m = t->data;
 	struct err e = ERR_INIT;
-
 	int r;
 
 	m->trash_pending = false;

@@ -7,19 +7,19 @@
 
 #include "emulator/base/fd.h"
 #include "emulator/base/text.h"
-#include "rootfs/json_check.h"
 
-int json_parse_at(const char *p, size_t n, int depth, struct json_object **ret, size_t *ret_at)
+int json_parse_at(const char *p, size_t n, struct json_limits l, struct json_object **ret, size_t *ret_at)
 {
 	struct json_tokener *t;
 	struct json_object *o;
-	int r = 0;
+	int r;
 
 	*ret = NULL;
 	*ret_at = 0;
-	if (n >= INT32_MAX || !json_check(p, n, depth - 1, ret_at))
-		return -EINVAL;
-	t = json_tokener_new_ex(depth);
+	r = n < INT32_MAX ? json_check(p, n, l, ret_at) : -EINVAL;
+	if (r < 0)
+		return r;
+	t = json_tokener_new_ex(l.depth + 1);
 	if (!t)
 		return -ENOMEM;
 	/* With the terminator, so that a bare number is known to be complete. */
@@ -37,7 +37,7 @@ int json_parse_at(const char *p, size_t n, int depth, struct json_object **ret, 
 int json_parse(const char *p, size_t n, int depth, struct json_object **ret, struct err *e)
 {
 	size_t at;
-	int r = json_parse_at(p, n, depth, ret, &at);
+	int r = json_parse_at(p, n, (struct json_limits){ depth - 1, SIZE_MAX }, ret, &at);
 
 	if (r == -ENOMEM)
 		return err_set(e, ERR_CAPACITY, ENOMEM, NULL, "out of memory");

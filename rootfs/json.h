@@ -5,6 +5,7 @@
 #include <json-c/json.h>
 
 #include "emulator/base/err.h"
+#include "rootfs/json_check.h"
 
 static inline void json_putp(struct json_object **o)
 {
@@ -12,11 +13,11 @@ static inline void json_putp(struct json_object **o)
 }
 #define _cleanup_json_ _cleanup_(json_putp)
 
-/* Exactly one value (rootfs/json_check.h) of less than `depth` nested arrays and objects. p[n] must be 0. *ret_at: where
- * it is wrong. JSON's null is success, and NULL. 0, -EINVAL or -ENOMEM. */
-int json_parse_at(const char *p, size_t n, int depth, struct json_object **ret, size_t *ret_at);
+/* As json_check has it, and p[n] must be 0. JSON's null is success, and NULL. Also -ENOMEM. */
+int json_parse_at(const char *p, size_t n, struct json_limits l, struct json_object **ret, size_t *ret_at);
 
-/* The same, with a message. ERR_INVALID, ERR_TOO_LARGE (over 2 GiB). */
+/* The same, with a message, for texts of less than `depth` nested arrays and objects. ERR_INVALID, ERR_TOO_LARGE (over
+ * 2 GiB). */
 int json_parse(const char *p, size_t n, int depth, struct json_object **ret, struct err *e);
 
 /* A regular file of at most max bytes. -ENOENT (ERR_NOT_FOUND) when there is none; ERR_INVALID when it is no JSON object. */

@@ -1,5 +1,7 @@
 #include "rootfs/json_check.h"
 
+#include <errno.h>
+#include <stdbool.h>
 #include <string.h>
 
 #include "emulator/base/text.h"
@@ -7,7 +9,8 @@
 /* Every function leaves p behind what it took, or, when it returns false, at what is wrong. */
 struct scan {
 	const char *p, *end;
-	int depth; /* containers that may still be opened */
+	struct json_limits left;
+	bool too_many;
 };
 
 static bool value(struct scan *s);
@@ -115,18 +118,18 @@ static bool member(struct scan *s)
 /* What is between brackets, which an empty one has none of. */
 static bool container(struct scan *s, char close, bool (*item)(struct scan *s))
 {
-	if (s->depth == 0)
+	if (s->left.depth == 0)
 		return false;
 	s->p++;
 	skip_space(s);
 	if (take(s, close))
 		return true;
-	s->depth--;
+	s->left.depth--;
 	do {
 		if (!item(s))
 			return false;
 	} while (take(s, ','));
-	s->depth++;
+	s->left.depth++;
 	return take(s, close);
 }
 
@@ -135,6 +138,10 @@ static bool value(struct scan *s)
 	bool ok;
 
 	skip_space(s);
+	s->too_many = s->left.values == 0;
+	if (s->too_many)
+		return false;
+	s->left.values--;
 	if (at(s, '{'))
 		ok = container(s, '}', member);
 	else if (at(s, '['))
@@ -154,12 +161,14 @@ static bool value(struct scan *s)
 	return ok;
 }
 
-bool json_check(const char *p, size_t n, int depth, size_t *ret_at)
+int json_check(const char *p, size_t n, struct json_limits l, size_t *ret_at)
 {
 	/* Before what is no UTF-8 it may be wrong for another reason; if not, it ends there. */
-	struct scan s = { .p = p, .end = p + text_utf8_span(p, n), .depth = depth };
+	struct scan s = { .p = p, .end = p + text_utf8_span(p, n), .left = l };
 	bool ok = value(&s);
 
 	*ret_at = (size_t)(s.p - p);
-	return ok && *ret_at == n;
+	if (s.too_many)
+		return -E2BIG;
+	return ok && *ret_at == n ? 0 : -EINVAL;
 }

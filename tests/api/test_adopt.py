@@ -12,6 +12,7 @@ import pytest
 
 from conftest import cannot_run
 from harness.emulator import run
+from harness.stream import settle
 from harness.wire import check_error
 
 KILLS = 100 if os.environ.get("ORKESTR_TEST_LONG") == "1" else 8
@@ -38,14 +39,6 @@ def pause(emulator, api, sandbox):
     if not freezes(emulator):
         cannot_run("no freezer here")
     assert api.post(f"/v1/sandboxes/{sandbox}/pause", {}).status == 200
-
-
-def eventually(check, seconds=10, why="it never came to be"):
-    deadline = time.monotonic() + seconds
-    while not (value := check()):
-        assert time.monotonic() < deadline, why
-        time.sleep(0.02)
-    return value
 
 
 @pytest.fixture
@@ -77,7 +70,7 @@ def test_a_running_sandbox_goes_on(emulator, api):
     row = api.create(timeout_seconds=300)
     pid = api.sh(row["id"], COUNTER).strip()
     api.put_file(row["id"], "/workspace/f", b"kept")
-    eventually(lambda: count(api, row["id"]) > 0)
+    settle(lambda: count(api, row["id"]) > 0)
     before = count(api, row["id"])
     restart(emulator, api)
     assert api.get(f"/v1/sandboxes/{row['id']}").json == row, "deadline and all"
@@ -91,7 +84,7 @@ def test_a_running_sandbox_goes_on(emulator, api):
 def test_a_paused_sandbox_stays_paused_with_its_memory(emulator, api):
     row = api.create(timeout_seconds=300)
     api.sh(row["id"], COUNTER)
-    eventually(lambda: count(api, row["id"]) > 0)
+    settle(lambda: count(api, row["id"]) > 0)
     pause(emulator, api, row["id"])
     for _ in range(2):
         restart(emulator, api)
@@ -126,7 +119,7 @@ def test_a_deadline_that_passes_meanwhile_ends_it(emulator, api):
     time.sleep(10.5)
     emulator.again()
     api.port = emulator.port
-    row = eventually(lambda: (r := api.get(f"/v1/sandboxes/{short['id']}").json)["status"] == "terminated" and r)
+    row = settle(lambda: (r := api.get(f"/v1/sandboxes/{short['id']}").json)["status"] == "terminated" and r)
     assert row["termination_reason"] == "timeout"
     assert api.status_of(longer["id"]) == "running"
     emulator.check_accounted(1)
@@ -135,7 +128,7 @@ def test_a_deadline_that_passes_meanwhile_ends_it(emulator, api):
 def test_a_deadline_still_holds_after_it(emulator, api):
     row = api.create(timeout_seconds=10)
     restart(emulator, api)
-    eventually(lambda: api.status_of(row["id"]) == "terminated", 15)
+    settle(lambda: api.status_of(row["id"]) == "terminated", 15)
     assert api.get(f"/v1/sandboxes/{row['id']}").json["termination_reason"] == "timeout"
 
 
@@ -178,7 +171,7 @@ def test_keep_leaves_sandboxes_for_the_next_start(new_emulator, key):
     running, paused = api.create()["id"], api.create()["id"]
     api.sh(running, COUNTER)
     pause(emulator, api, paused)
-    eventually(lambda: count(api, running) > 0)
+    settle(lambda: count(api, running) > 0)
     before = count(api, running)
     assert emulator.stop() == 0, emulator.log()
     assert len(emulator.slots()) == 2, "what was kept ready for a create is gone"
@@ -315,7 +308,7 @@ def check_after_kill(emulator, clients):
     live = 0
     for client in clients:
         client.api.port = emulator.port
-        eventually(lambda: settled(client.api), why="something is half way for ever")
+        settle(lambda: settled(client.api))
         rows = {}
         for status in ("running", "paused", "terminated", "failed"):
             answer = client.api.get("/v1/sandboxes", query={"status": status, "limit": 200})

@@ -16,6 +16,7 @@ import pytest
 from conftest import _serve, cannot_run
 from harness import proc
 from harness.emulator import Emulator
+from harness.stream import settle
 from harness.wire import check_error
 
 GROWTH_KB = 4096
@@ -32,14 +33,6 @@ def hostile_binary(binary) -> Path:
 @pytest.fixture(scope="module")
 def emulator(hostile_binary, new_state):
     yield from _serve(hostile_binary, new_state("tiny"), "--auth", "any")
-
-
-def eventually(check, seconds=10, why="it never came to be"):
-    deadline = time.monotonic() + seconds
-    while not (value := check()):
-        assert time.monotonic() < deadline, why
-        time.sleep(0.02)
-    return value
 
 
 class Bystander:
@@ -99,7 +92,7 @@ def trick(api, sandbox, *words, seconds=20):
 
 def lost(api, sandbox) -> str:
     """It ended by itself, and there is a sentence that says why; ending it again changes nothing."""
-    row = eventually(lambda: (r := api.get(f"/v1/sandboxes/{sandbox}").json)["status"] in ("terminated", "failed") and r)
+    row = settle(lambda: (r := api.get(f"/v1/sandboxes/{sandbox}").json)["status"] in ("terminated", "failed") and r)
     assert row["termination_reason"] == "failed"
     answer = api.delete(f"/v1/sandboxes/{sandbox}")
     assert answer.status == 200 and answer.json["termination_reason"] == "failed"
@@ -254,7 +247,7 @@ def test_silence_under_many_requests(emulator, api, sandbox, bystander):
             head = f"POST {path} HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {api.key}\r\nContent-Length: {len(body)}\r\n\r\n"
             sock.sendall(head.encode() + body)
             waiting.append(sock)
-        refused = eventually(lambda: (a := api.post(path, {"command": "true", "timeout_seconds": 1})).status == 503 and a)
+        refused = settle(lambda: (a := api.post(path, {"command": "true", "timeout_seconds": 1})).status == 503 and a)
         assert len(check_error(refused, 503, "capacity")["detail"]) > 15
         bystander.works()
         # Signals wait, too, but not without end.
@@ -331,7 +324,7 @@ def test_something_else_than_ready(api, bystander, plan, how):
     plan(f"ready {ROOTS[how]}")
     answer = api.post("/v1/sandboxes", {"template": "tiny"})
     if how == "ready twice" and answer.status == 201:  # the first one was taken; the second ends it
-        eventually(lambda: api.get(f"/v1/sandboxes/{answer.json['id']}").json["status"] != "running")
+        settle(lambda: api.get(f"/v1/sandboxes/{answer.json['id']}").json["status"] != "running")
     else:
         body = check_error(answer, 500, "internal_error")
         assert all(0x20 <= ord(c) < 0x7F for c in body["detail"]), body
@@ -359,7 +352,7 @@ def test_never_ready(api, bystander, plan, run_in_background):
     """The create is given up after its time, or when its client ends it."""
     plan("ready stay")
     creating = run_in_background(api.post, "/v1/sandboxes", {"template": "tiny"})
-    rows = eventually(lambda: api.get("/v1/sandboxes").json["sandboxes"])
+    rows = settle(lambda: api.get("/v1/sandboxes").json["sandboxes"])
     assert rows[0]["status"] == "creating"
     for _ in range(5):
         bystander.works()

@@ -241,27 +241,29 @@ Test(files, writes_go_through_symlinks)
 
 Test(files, special_files_neither_block_nor_open)
 {
-	static const char *const specials[] = { "/fifo", "/chr", "/blk", "/sock", "/to-fifo" };
+	static const char *const specials[] = { "/fifo", "/sock", "/to-fifo", "/chr", "/blk" };
+	size_t n = ARRAY_SIZE(specials);
 	struct err e = ERR_INIT;
 	struct sockaddr_un sa = { .sun_family = AF_UNIX };
 	_cleanup_close_ int s = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0);
 
 	cr_assert(mkfifoat(ctx.root_fd, "fifo", 0666) == 0);
-	/* In a user namespace nobody makes a device. */
-	cr_assert(mknodat(ctx.root_fd, "chr", S_IFCHR | 0666, makedev(1, 5)) == 0 || errno == EPERM);
-	cr_assert(mknodat(ctx.root_fd, "blk", S_IFBLK | 0666, makedev(7, 200)) == 0 || errno == EPERM);
+	if (mknodat(ctx.root_fd, "chr", S_IFCHR | 0666, makedev(1, 5)) == 0) {
+		cr_assert(mknodat(ctx.root_fd, "blk", S_IFBLK | 0666, makedev(7, 200)) == 0);
+	} else {
+		cr_assert(errno == EPERM); /* in a user namespace nobody makes a device */
+		n -= 2;
+	}
 	(void)snprintf(sa.sun_path, sizeof(sa.sun_path), "%s/root/sock", base);
 	cr_assert(bind(s, (struct sockaddr *)&sa, sizeof(sa)) == 0);
 	link_to("fifo", "to-fifo");
 	(void)alarm(10);
-	for (size_t i = 0; i < ARRAY_SIZE(specials); i++) {
-		if (faccessat(ctx.root_fd, specials[i] + 1, F_OK, AT_SYMLINK_NOFOLLOW) < 0)
-			continue;
+	for (size_t i = 0; i < n; i++) {
 		expect_err(get(specials[i], (char[8]){ 0 }, 8, &e), &e, specials[i], "not_a_file");
 		expect_err(put(specials[i], "x", &e), &e, specials[i], "not_a_file");
 	}
-	for (size_t i = 0; i < ARRAY_SIZE(specials); i++)
-		cr_expect(files_remove(&ctx, specials[i], false, &e) == 0 || strcmp(e.reason, "file_not_found") == 0);
+	for (size_t i = 0; i < n; i++)
+		cr_expect(files_remove(&ctx, specials[i], false, &e) == 0);
 	(void)alarm(0);
 	cr_expect(count_entries("/") == 0);
 }

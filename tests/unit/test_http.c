@@ -284,6 +284,12 @@ Test(http, waiting_is_not_idle)
 	expect(&a, 200, "line 0\n");
 }
 
+/* libmicrohttpd 1.0 reads requests by rules of its own. */
+static bool newer_mhd(void)
+{
+	return *MHD_get_version() != '0';
+}
+
 Test(http, malformed)
 {
 	static const struct {
@@ -310,7 +316,7 @@ Test(http, malformed)
 
 		say_n(&c, t[i].s, t[i].n);
 		a = read_answer(&c, false);
-		cr_expect(a.status == t[i].status[0] || a.status == t[i].status[1], "row %zu: %d", i, a.status);
+		cr_expect_eq(a.status, t[i].status[newer_mhd()], "row %zu: %d", i, a.status);
 		buf_free(&a.body);
 		client_free(&c);
 	}
@@ -363,7 +369,8 @@ Test(http, thousand_connections)
 Test(http, uploads)
 {
 	struct answer a = ask("POST /echo HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n"
-			      "3\r\nabc\r\n5\r\ndefgh\r\n0\r\nTrailer: x\r\n\r\n");
+			      "3\r\nabc\r\n5%s\r\ndefgh\r\n0\r\nTrailer: x\r\n\r\n",
+			      newer_mhd() ? "" : ";ext=1");
 	struct client c;
 	char *big = malloc(100001);
 

@@ -62,13 +62,15 @@ static const struct row {
 	{ "}", 0, NULL },
 };
 
+static const struct json_limits limits = { .depth = 3, .values = 10 };
+
 Test(json, good)
 {
 	for (size_t i = 0; i < ARRAY_SIZE(good); i++) {
 		_cleanup_json_ struct json_object *o = NULL;
 		size_t at = 0, n = strlen(good[i].in);
 
-		cr_assert_eq(json_parse_at(good[i].in, n, 4, &o, &at), 0, "%s: %zu", good[i].in, at);
+		cr_assert_eq(json_parse_at(good[i].in, n, limits, &o, &at), 0, "%s: %zu", good[i].in, at);
 		cr_assert_eq(o != NULL, good[i].out != NULL, "%s", good[i].in);
 		if (o)
 			cr_expect_str_eq(json_object_get_string(o), good[i].out);
@@ -81,7 +83,7 @@ Test(json, bad)
 		struct json_object *o = NULL;
 		size_t at = 999;
 
-		cr_expect_eq(json_parse_at(bad[i].in, strlen(bad[i].in), 4, &o, &at), -EINVAL, "%s", bad[i].in);
+		cr_expect_eq(json_parse_at(bad[i].in, strlen(bad[i].in), limits, &o, &at), -EINVAL, "%s", bad[i].in);
 		cr_expect_eq(at, bad[i].at, "%s: %zu", bad[i].in, at);
 		cr_expect(!o);
 	}
@@ -93,11 +95,22 @@ Test(json, nul)
 	struct json_object *o = NULL;
 	size_t at;
 
-	cr_assert_eq(json_parse_at("\"a\\u0000b\"", 10, 4, &o, &at), 0);
+	cr_assert_eq(json_parse_at("\"a\\u0000b\"", 10, limits, &o, &at), 0);
 	cr_expect_eq(json_object_get_string_len(o), 3);
 	json_object_put(o);
-	cr_expect_eq(json_parse_at("1\0", 2, 4, &o, &at), -EINVAL);
+	cr_expect_eq(json_parse_at("1\0", 2, limits, &o, &at), -EINVAL);
 	cr_expect_eq(at, 1);
+}
+
+Test(json, values)
+{
+	struct json_object *o = NULL;
+	size_t at;
+
+	cr_assert_eq(json_parse_at("[1,[2,3],{\"a\":[4]},5]", 21, limits, &o, &at), 0, "%zu", at);
+	json_object_put(o);
+	cr_expect_eq(json_parse_at("[1,2,3,4,5,6,7,8,9,0]", 21, limits, &o, &at), -E2BIG);
+	cr_expect_eq(at, 19);
 }
 
 Test(json, whole)
