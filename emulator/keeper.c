@@ -15,6 +15,7 @@
 #include <sys/socket.h>
 #include <sys/un.h>
 #include <sys/wait.h>
+#define HASH_NONFATAL_OOM 1
 #include <uthash.h>
 #include <utlist.h>
 
@@ -235,6 +236,11 @@ static void on_spawn(struct keeper_process *k, const char *slot)
 	(void)snprintf(s->slot, sizeof(s->slot), "%s", slot);
 	s->pidfd = s->ctl = s->refused = s->root = s->reports = s->index = -1;
 	HASH_ADD(by_slot, k->kept, slot, strlen(s->slot), s);
+	if (!s->by_slot.tbl) {
+		free(s);
+		tell(k, KEEPER_FAILED, slot, ENOMEM, "out of memory", NULL, 0);
+		return;
+	}
 	if (spawn(k, s, &e) < 0) {
 		if (s->pid > 0) {
 			(void)kill(s->pid, SIGKILL);

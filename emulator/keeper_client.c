@@ -5,6 +5,7 @@
 #include <poll.h>
 #include <signal.h>
 #include <string.h>
+#define HASH_NONFATAL_OOM 1
 #include <uthash.h>
 #include <uv.h>
 
@@ -372,12 +373,17 @@ static int question(struct keeper *k, const struct pending *what, enum keeper_ms
 	if (!p)
 		return err_errno(e, ENOMEM, "a question to the keeper");
 	*p = *what;
+	HASH_ADD_STR(k->pending, slot, p);
+	if (!p->hh.tbl) {
+		free(p);
+		return err_errno(e, ENOMEM, "a question to the keeper");
+	}
 	r = send_request(k, type, p->slot, index, mode);
 	if (r < 0) {
+		HASH_DEL(k->pending, p);
 		free(p);
 		return err_errno(e, -r, "asking the keeper");
 	}
-	HASH_ADD_STR(k->pending, slot, p);
 	return 0;
 }
 

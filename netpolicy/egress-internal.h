@@ -6,6 +6,7 @@
 
 #include <sys/epoll.h>
 #include <sys/queue.h>
+#define HASH_NONFATAL_OOM 1 /* after HASH_ADD, hh.tbl is NULL for what there was no memory for */
 #include <uthash.h>
 
 #include "emulator/base/clock.h"

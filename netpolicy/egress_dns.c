@@ -236,6 +236,21 @@ static void dns_conn_ready(struct source *s, uint32_t events)
 		dns_conn_watch(c);
 }
 
+static struct dns_conn *dns_conn_new(struct egress *eg)
+{
+	struct dns_conn *c = calloc(1, sizeof(*c));
+
+	if (!c)
+		return NULL;
+	c->id = ++eg->dns.next_conn;
+	HASH_ADD(hh, eg->dns.conns, id, sizeof(c->id), c);
+	if (!c->hh.tbl) {
+		free(c);
+		return NULL;
+	}
+	return c;
+}
+
 static void dns_accepted(struct egress *eg, int fd, const struct sockaddr_storage *from)
 {
 	struct dns_conn *c = NULL;
@@ -246,7 +261,7 @@ static void dns_accepted(struct egress *eg, int fd, const struct sockaddr_storag
 	egress_from_sockaddr(from, &a, &port);
 	s = egress_sandbox_of(eg, &a);
 	if (s && s->n_dns_conns < DNS_CONN_MAX)
-		c = calloc(1, sizeof(*c));
+		c = dns_conn_new(eg);
 	if (!c) {
 		struct linger now = { .l_onoff = 1 };
 
@@ -254,13 +269,11 @@ static void dns_accepted(struct egress *eg, int fd, const struct sockaddr_storag
 		(void)close(fd);
 		return;
 	}
-	c->id = ++eg->dns.next_conn;
 	c->index = s->index;
 	c->serial = s->serial;
 	c->from = *from;
 	c->s = (struct source){ .fd = fd, .eg = eg, .ready = dns_conn_ready };
 	s->n_dns_conns++;
-	HASH_ADD(hh, eg->dns.conns, id, sizeof(c->id), c);
 	deadline_set(eg, &c->deadline, WAIT_DNS_TCP, dns_conn_late);
 	dns_conn_watch(c);
 }

@@ -58,8 +58,12 @@ static int give_address(struct map *m, const char *name)
 		return -ENOMEM;
 	memcpy(s->name, name, strlen(name) + 1);
 	s->number = (uint32_t)m->n_synthetic;
-	m->by_number[m->n_synthetic++] = s;
 	HASH_ADD_STR(m->synthetic, name, s);
+	if (!s->hh.tbl) {
+		free(s);
+		return -ENOMEM;
+	}
+	m->by_number[m->n_synthetic++] = s;
 	return 0;
 }
 

@@ -322,19 +322,21 @@ static struct flow *flow_new(struct egress *eg, struct sandbox *s, const struct 
 	}
 	if (eg->n_flows >= FLOWS_MAX || !(f = calloc(1, sizeof(*f))))
 		return NULL;
+	f->key = *k;
 	f->first = malloc(n + 1);
-	if (!f->first) {
+	if (f->first)
+		HASH_ADD(hh, eg->flows, key, sizeof(f->key), f);
+	if (!f->first || !f->hh.tbl) {
+		free(f->first);
 		free(f);
 		return NULL;
 	}
 	memcpy(f->first, datagram, n);
 	f->n_first = n;
 	f->box = s;
-	f->key = *k;
 	f->id = ++eg->next_flow;
 	f->client = (struct source){ .fd = -1, .eg = eg };
 	f->server = (struct source){ .fd = -1, .eg = eg };
-	HASH_ADD(hh, eg->flows, key, sizeof(f->key), f);
 	eg->n_flows++;
 	LIST_INSERT_HEAD(&s->flows, f, link);
 	s->n_flows++;

@@ -90,6 +90,10 @@ const struct dns_answer *cache_find(struct egress *eg, const char *name, uint16_
 	/* To the end of uthash's order: the first is then the one that was not used for longest. */
 	HASH_DEL(eg->dns.cache, c);
 	HASH_ADD(hh, eg->dns.cache, key, sizeof(k), c);
+	if (!c->hh.tbl) {
+		free(c);
+		return NULL;
+	}
 	*ret_ttl = (uint32_t)((left + 999999) / 1000000);
 	return &c->answer;
 }
@@ -114,9 +118,11 @@ static void cache_add(struct egress *eg, const char *name, uint16_t type, const 
 	c->answer = *ans;
 	c->expires = clock_mono_us() + (int64_t)ttl * 1000000;
 	HASH_ADD(hh, eg->dns.cache, key, sizeof(k), c);
+	if (!c->hh.tbl)
+		free(c);
 }
 
-/* --- the end of a lookup --- */
+/* --- a lookup's life --- */
 
 static void lookup_stop(struct egress *eg, struct lookup *l)
 {
@@ -148,6 +154,23 @@ static void passed(struct egress *eg, const struct asker *a, const uint8_t *p, s
 	static uint8_t buf[DNS_MAX];
 
 	dns_reply(eg, a, buf, dns_build_passed(buf, dns_reply_max(a), &a->q, p, n));
+}
+
+static struct lookup *lookup_new(struct egress *eg, const struct key *k)
+{
+	struct lookup *l = calloc(1, sizeof(*l));
+
+	if (!l)
+		return NULL;
+	l->key = *k;
+	l->s = (struct source){ .fd = -1, .eg = eg };
+	HASH_ADD(hh, eg->dns.lookups, key, sizeof(l->key), l);
+	if (!l->hh.tbl) {
+		free(l);
+		return NULL;
+	}
+	eg->dns.n_lookups++;
+	return l;
 }
 
 /* Tells everybody who waits, either an understood answer or the message itself. */
@@ -348,16 +371,10 @@ int upstream_ask(struct egress *eg, struct sandbox *s, const struct asker *a)
 		return -EBUSY;
 	w = malloc(sizeof(*w));
 	if (first && w)
-		l = calloc(1, sizeof(*l));
+		l = lookup_new(eg, &k);
 	if (!w || !l) {
 		free(w);
 		return -EBUSY;
-	}
-	if (first) {
-		l->key = k;
-		l->s = (struct source){ .fd = -1, .eg = eg };
-		HASH_ADD(hh, eg->dns.lookups, key, sizeof(k), l);
-		eg->dns.n_lookups++;
 	}
 	*w = (struct waiter){ .next = l->waiters, .asker = *a };
 	l->waiters = w;

@@ -19,6 +19,7 @@
 #include <sys/stat.h>
 #include <sys/sysmacros.h>
 #include <sys/xattr.h>
+#define HASH_NONFATAL_OOM 1
 #include <uthash.h>
 
 #include "emulator/base/fd.h"
@@ -231,6 +232,8 @@ static const char *find_link(struct tarrer *t, const struct stat *st)
 	l->key = key;
 	memcpy(l->path, t->path.p, t->path.len + 1);
 	HASH_ADD(hh, t->links, key, sizeof(l->key), l);
+	if (!l->hh.tbl)
+		free(l);
 	return NULL;
 }
 
