@@ -201,6 +201,27 @@ static const char *const masked_dirs[] = { "proc/acpi",
 static const char *const readonly_paths[] = { "proc/bus",	    "proc/fs",	"proc/irq", "proc/sys",
 					      "proc/sysrq-trigger", "proc/mtrr" };
 
+/* The kernel counts these for the user of the host that all sandboxes are in the end, at most 128 of each
+ * (inotify(7), fanotify(7)): without a bound of its own, one sandbox leaves none to the others. The namespace's
+ * root may not raise it: /proc/sys is read-only to it. */
+static int bound_shared(struct err *e)
+{
+	static const struct {
+		const char *file, *most;
+	} bounds[] = {
+		{ ISOLATE_STAGE "/proc/sys/user/max_inotify_instances", "32" },
+		{ ISOLATE_STAGE "/proc/sys/user/max_fanotify_groups", "8" },
+	};
+
+	for (size_t i = 0; i < ARRAY_SIZE(bounds); i++) {
+		int r = fd_write_file(AT_FDCWD, bounds[i].file, bounds[i].most);
+
+		if (r < 0 && r != -ENOENT) /* a kernel without it */
+			return err_errno(e, -r, "writing %s", bounds[i].file);
+	}
+	return 0;
+}
+
 static int mask(struct err *e)
 {
 	char path[96];
@@ -338,6 +359,8 @@ int isolate_stage(bool cgroup_view, struct err *e)
 		r = stage_cgroups(e);
 	if (r >= 0)
 		r = stage_dev(e);
+	if (r >= 0)
+		r = bound_shared(e);
 	if (r >= 0)
 		r = mask(e);
 	return r < 0 ? r : loopback_up(e);

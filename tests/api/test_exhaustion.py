@@ -242,6 +242,21 @@ def test_descriptors_in_flight(emulator, api, sandbox, compiled):
         assert api.delete(f"/v1/sandboxes/{other}").status == 200
 
 
+def test_watchers_of_files(api, sandbox, compiled):
+    """inotify's and fanotify's instances are counted for the user that all sandboxes are (128): one that takes what it
+    gets leaves enough to others, and its root can't raise its bound."""
+    program = compiled("watchers.c", "-static").read_bytes()
+    raise_it = "for f in inotify_instances fanotify_groups; do echo 999 > /proc/sys/user/max_$f; done"
+    api.put_file(sandbox, "/tmp/watchers", program, "0755")
+    start = "/tmp/watchers > /tmp/said & while ! grep -q fanotify /tmp/said; do sleep 0.1; done; cat /tmp/said"
+    said = api.sh(sandbox, f"({raise_it}) 2>/dev/null; {start}").split()
+    assert said[0] == "inotify" and 8 <= int(said[1]) <= 32, said
+    assert said[2] == "fanotify" and int(said[3]) <= 8, said  # none before Linux 5.13
+    other = api.create()["id"]
+    api.put_file(other, "/tmp/watchers", program, "0755")
+    assert api.sh(other, start).split() == said
+
+
 def test_commands_that_flood(emulator, api, sandbox):
     """Output without end that nobody reads, and processes that end as fast as they can be made: another sandbox's
     commands take longer, but not many times so, and the daemon's memory has its bounds."""
