@@ -4,6 +4,7 @@ import time
 
 import pytest
 
+from harness import slow
 from harness.stream import Stream, settle
 from harness.wire import check_error
 from test_adopt import restart
@@ -30,7 +31,7 @@ def read_file(api, sandbox, path):
 
 
 def test_a_stream_goes_on_behind_its_last_event(emulator, api, sandbox):
-    command = "i=0; while [ $i -lt 200 ]; do echo line $i; i=$((i+1)); sleep 0.03; done; echo done >&2; exit 5"
+    command = f"i=0; while [ $i -lt 200 ]; do echo line $i; i=$((i+1)); sleep {0.03 * slow.FACTOR}; done; echo done >&2; exit 5"
     stream = Stream(api, sandbox, command, timeout_seconds=100)
     stream.until("line 20\n")
     last = stream.ids[-1]
@@ -52,7 +53,7 @@ def test_a_stream_goes_on_behind_its_last_event(emulator, api, sandbox):
 
 
 def test_a_new_reader_is_told_of_all_that_is_lost(emulator, api, sandbox):
-    exec_id = background(api, sandbox, "printf 0123456789; sleep 3; echo new")
+    exec_id = background(api, sandbox, f"printf 0123456789; sleep {3 * slow.FACTOR}; echo new")
     settle(lambda: get(api, sandbox, exec_id)["stdout"] == "0123456789")
     restart(emulator, api)
     with Stream.attach(api, sandbox, exec_id) as stream:
@@ -175,7 +176,7 @@ def test_many_commands_in_many_sandboxes(emulator, api):
     ids = {}
     for n, sandbox in enumerate(sandboxes):
         for k in range(20):
-            ids[background(api, sandbox, f"echo a{n}.{k}; sleep 3; echo b{n}.{k}; exit {k}")] = (sandbox, n, k)
+            ids[background(api, sandbox, f"echo a{n}.{k}; sleep {3 * slow.FACTOR}; echo b{n}.{k}; exit {k}")] = (sandbox, n, k)
     restart(emulator, api)
     for exec_id, (sandbox, n, k) in ids.items():
         state = wait_ended(api, sandbox, exec_id, 60)

@@ -141,15 +141,15 @@ def test_a_seeded_probability_is_the_same_each_time(api, fault):
 
 def test_latency_comes_before_the_call(api, fault):
     fault("latency=400; route=GET /v1/limits")
-    start = time.monotonic()
+    start = time.perf_counter()
     answer = api.get("/v1/limits")
-    assert answer.status == 200 and time.monotonic() - start >= 0.4
+    assert answer.status == 200 and time.perf_counter() - start >= 0.4
     assert any(d.startswith("fault-injected:") for d in answer.divergences)
 
 
 def test_a_client_that_leaves_while_it_is_delayed(api, fault, emulator):
     fault("latency=5000; route=POST /v1/sandboxes")
-    connection = http.client.HTTPConnection("127.0.0.1", emulator.port, timeout=1)
+    connection = http.client.HTTPConnection("127.0.0.1", emulator.port, timeout=0.9)
     body = json.dumps({"template": "tiny"})
     connection.request("POST", "/v1/sandboxes", body, {"Authorization": f"Bearer {api.key}"})
     with pytest.raises(TimeoutError):
@@ -492,11 +492,11 @@ def test_profile_cloud(new_emulator):
     emulator = new_emulator("--auth", "any", "--profile", "cloud", "--latency", "create=uniform(600,700)", "--latency", "other=50",
                             warm=None)  # fmt: skip
     api = emulator.api("ork_profile_cloud")
-    start = time.monotonic()
+    start = time.perf_counter()
     sbx = api.create()["id"]
-    assert time.monotonic() - start >= 0.6
-    start = time.monotonic()
-    assert api.get("/v1/limits").json["plan"] == "free" and time.monotonic() - start >= 0.05
+    assert time.perf_counter() - start >= 0.6
+    start = time.perf_counter()
+    assert api.get("/v1/limits").json["plan"] == "free" and time.perf_counter() - start >= 0.05
     check_error(api.post("/v1/sandboxes", {"template": "tiny"}), 402, "concurrent_limit")
     api.delete(f"/v1/sandboxes/{sbx}")
 

@@ -47,7 +47,7 @@ tar -C "$root" -xf "$work/root.tar" && rm "$work/root.tar"
 
 echo vm >"$root/etc/hostname"
 echo '127.0.0.1 localhost vm' >"$root/etc/hosts"
-echo '/dev/vda / ext4 defaults 0 1' >"$root/etc/fstab"
+echo 'LABEL=vm / ext4 defaults 0 1' >"$root/etc/fstab"
 rm -f "$root/etc/resolv.conf"
 echo 'nameserver 10.0.2.3' >"$root/etc/resolv.conf" # qemu's user network
 printf '[Match]\nName=en* eth*\n[Network]\nDHCP=yes\n' >"$root/etc/systemd/network/vm.network"
@@ -67,7 +67,8 @@ done
 mkdir -p "$units/multi-user.target.wants"
 ln -sf /lib/systemd/system/systemd-networkd.service "$units/multi-user.target.wants/"
 
-# The job comes as a tar on the second disk, what it leaves in /job/out goes to the third as one.
+# The job comes as a tar on the second disk, what it leaves in /job/out goes to the third as one. A user-mode kernel
+# calls its disks ubda, ubdb, ubdc.
 cat >"$units/job.service" <<'UNIT'
 [Unit]
 After=multi-user.target network.target user@1000.service
@@ -75,7 +76,7 @@ After=multi-user.target network.target user@1000.service
 Type=oneshot
 TimeoutStartSec=infinity
 StandardOutput=null
-ExecStart=/bin/bash -c 'mkdir -p /job/out; tar -xf /dev/vdb -C /job; cd /job/in; bash /job/command >/dev/ttyS0 2>&1 </dev/null; echo $? >/job/out/status; tar -cf /dev/vdc -C /job/out .; sync'
+ExecStart=/bin/bash -c 'disk=/dev/vd; [ -e /dev/vda ] || disk=/dev/ubd; mkdir -p /job/out; tar -xf $${disk}b -C /job; cd /job/in; bash /job/command >/dev/ttyS0 2>&1 </dev/null; echo $? >/job/out/status; tar -cf $${disk}c -C /job/out .; sync'
 ExecStopPost=/sbin/poweroff -f
 UNIT
 ln -sf /etc/systemd/system/job.service "$units/multi-user.target.wants/"
@@ -83,6 +84,6 @@ ln -sf /etc/systemd/system/job.service "$units/multi-user.target.wants/"
 cp "$(readlink -f "$(find "$root/boot" -name 'vmlinuz-*' | sort -V | tail -n 1)")" "$work/vmlinuz"
 cp "$(find "$root/boot" -name 'initrd.img-*' | sort -V | tail -n 1)" "$work/initrd"
 truncate -s 16G "$work/disk"
-mkfs.ext4 -q -F -d "$root" "$work/disk"
+mkfs.ext4 -q -F -L vm -d "$root" "$work/disk"
 mv "$work/vmlinuz" "$work/initrd" "$to/"
 mv "$work/disk" "$to/disk" # last: it says that the image is complete

@@ -3,6 +3,7 @@
 # delegation of cgroup controllers too. Ends with each suite's closing line and their sum, as `make test` does.
 #   VM_ALL=1        every unit test and the whole API suite, not only what is about the kernel and files marked `vm`
 #   VM_TESTS=...    arguments for pytest instead (no unit tests then)
+#   VM_SUITES=...   the suites of tests/run.sh (default: unit api)
 #   MUST_RUN=1      a skip is a failure (not for plain, which has not what some tests need, and says so)
 set -uo pipefail
 closing=()
@@ -60,7 +61,7 @@ kernel_units=(test_{cgroup,cgroup_layout,cgroup_sweep,idmap,statedir,doctor,gate
 
 # person NAME [NAME=VALUE...]: a copy of the tree of its own, then the suites in it.
 person() {
-	local name=$1 home tree log left suites=(unit api) select='-m vm' line sum
+	local name=$1 home tree log left suites select='-m vm' line sum
 	shift
 	home=$(getent passwd "$name" | cut -d: -f6)
 	tree=$home/orkestr log=/job/out/$name.log
@@ -73,6 +74,7 @@ person() {
 		owner=$name
 		set -- "$@" ORKESTR_TEST_TEMPLATES="$templates"
 	fi
+	read -ra suites <<<"${VM_SUITES:-unit api}"
 	[ "${VM_ALL:-0}" = 1 ] && select=
 	[ -n "${VM_TESTS:-}" ] && suites=(api) select=$VM_TESTS
 	printf '\n==== %s: doctor\n' "$name"

@@ -7,7 +7,7 @@
 #   vm.sh image                only make the image (otherwise made when it is missing)
 # Environment: VM_ALL=1 (all of the API suite), VM_TESTS (arguments for pytest instead), VM_TEMPLATES (a state dir),
 # IMAGE_SUITE (bookworm, trixie, noble), VM_DIR (where images are kept), VM_OUT, VM_TIMEOUT (seconds), VM_MEMORY (MB),
-# VM_ACCEL (kvm, tcg), ORKESTR_TEST_SLOW, BUILD.
+# VM_ACCEL (kvm, tcg, uml: without KVM the fastest, on a kernel of our own making), ORKESTR_TEST_SLOW, BUILD.
 # See README.md in this folder.
 set -euo pipefail
 here=$(cd "$(dirname "$0")" && pwd)
@@ -46,6 +46,10 @@ accelerator() {
 }
 
 make_image() {
+	case $(accelerator) in
+	uml) [ -e "$image/linux" ] || { mkdir -p "$image" && "$here/kernel.sh" "$image/linux"; } ;;
+	*) need qemu-system-x86_64 ;;
+	esac
 	[ -e "$image/disk" ] && return
 	need mmdebstrap mkfs.ext4
 	if [ "$(id -u)" != 0 ]; then
@@ -56,9 +60,30 @@ make_image() {
 	IMAGE_SUITE=$suite "$here/image.sh" "$image"
 }
 
+# What differs between accelerators: a CPU is emulated fastest without what is newer than SSE4, and without the
+# kernel's answers to other CPUs' faults.
+boot() {
+	local job=$1 append="root=/dev/vda rw console=ttyS0 quiet no_timer_check panic=-1 systemd.show_status=0 loglevel=1" machine
+	case $(accelerator) in
+	uml)
+		TMPDIR=/dev/shm timeout "$limit" "$image/linux" "mem=${VM_MEMORY:-4096}M" "umid=orkestr-vm-$$-$BASHPID" root=/dev/ubda rw \
+			console=ttyS0 quiet panic=-1 systemd.show_status=0 loglevel=1 "ubd0=$job/cow,$image/disk" "ubd1=$job/in" \
+			"ubd2=$job/out" con=null con0=null ssl=null ssl0=fd:0,fd:1
+		return
+		;;
+	kvm) machine=(-accel kvm -cpu host) ;;
+	*) machine=(-accel "tcg,thread=multi" -cpu Nehalem) append+=" mitigations=off" ;;
+	esac
+	timeout "$limit" qemu-system-x86_64 "${machine[@]}" -smp 2 -m "${VM_MEMORY:-4096}" \
+		-kernel "$image/vmlinuz" -initrd "$image/initrd" -append "$append" \
+		-drive "file=$image/disk,format=raw,if=virtio,snapshot=on" \
+		-drive "file=$job/in,format=raw,if=virtio,readonly=on" -drive "file=$job/out,format=raw,if=virtio" \
+		-netdev user,id=n -device virtio-net,netdev=n -device virtio-rng-pci \
+		-display none -serial stdio -monitor none -no-reboot
+}
+
 run() {
-	local dir=$1 command=$2 job cpu=max accel=(-accel 'tcg,thread=multi') status
-	need qemu-system-x86_64
+	local dir=$1 command=$2 job limit=${VM_TIMEOUT:-14400} status
 	make_image
 	job=$(mktemp -d)
 	# shellcheck disable=SC2064 # its value now
@@ -68,14 +93,7 @@ run() {
 	tar -cf "$job/in" -C "$job/t" command
 	tar -rf "$job/in" --exclude=.git --transform 's,^\./,in/,;s,^\.$,in,' -C "$dir" .
 	truncate -s 64M "$job/out"
-	[ "$(accelerator)" = kvm ] && accel=(-accel kvm) cpu=host
-	timeout "${VM_TIMEOUT:-14400}" qemu-system-x86_64 "${accel[@]}" -cpu "$cpu" -smp 2 -m "${VM_MEMORY:-4096}" \
-		-kernel "$image/vmlinuz" -initrd "$image/initrd" \
-		-append "root=/dev/vda rw console=ttyS0 quiet no_timer_check panic=-1 systemd.show_status=0 loglevel=1" \
-		-drive "file=$image/disk,format=raw,if=virtio,snapshot=on" \
-		-drive "file=$job/in,format=raw,if=virtio,readonly=on" -drive "file=$job/out,format=raw,if=virtio" \
-		-netdev user,id=n -device virtio-net,netdev=n -device virtio-rng-pci \
-		-display none -serial stdio -monitor none -no-reboot </dev/null || true
+	boot "$job" </dev/null || true
 	mkdir "$job/o"
 	if ! tar -xf "$job/out" -C "$job/o" 2>/dev/null || ! status=$(cat "$job/o/status" 2>/dev/null); then
 		echo "vm: it ended without a result (timeout, or it did not boot)" >&2
@@ -117,14 +135,51 @@ stage() {
 	fi
 }
 
+# in_vm USER...: the suites as these, one after the other, in one VM.
+in_vm() {
+	(run "$staged" "ORKESTR_TEST_SLOW=$factor MUST_RUN=${MUST_RUN:-0} VM_ALL=${VM_ALL:-0} VM_SUITES='$suites' \
+		VM_TESTS=$(printf %q "${VM_TESTS:-}") bash suite.sh $*")
+}
+
+# A user-mode kernel has one CPU: a VM for each user, side by side.
+in_vms() {
+	local user pids=() rc=0 logs
+	logs=$(mktemp -d)
+	for user; do
+		in_vm "$user" >"$logs/$user" 2>&1 &
+		pids+=($!)
+		echo "vm: $user is running: $logs/$user" >&2
+	done
+	for user; do
+		wait "${pids[0]}" || rc=$?
+		pids=("${pids[@]:1}")
+		cat "$logs/$user"
+	done
+	# Each ends with its sum, before the kernel's last words.
+	for user; do
+		grep -E '^[0-9]+ passed, [0-9]+ failed, [0-9]+ skipped' "$logs/$user" | tail -n 1
+	done | awk -F '[ ,]+' '{ p += $1; f += $3; s += $5 } END { print p + 0 " passed, " f + 0 " failed, " s + 0 " skipped" }'
+	rm -rf "$logs"
+	return $rc
+}
+
 test_vm() {
-	local build=${BUILD:-build} staged factor=${ORKESTR_TEST_SLOW:-}
+	local build=${BUILD:-build} staged factor=${ORKESTR_TEST_SLOW:-} suites=${VM_SUITES:-unit api} rc=0
 	[[ $build = /* ]] || build=$top/$build
+	[ $# != 0 ] || set -- root dev plain
+	[ -n "$factor" ] || { [ "$(accelerator)" = kvm ] && factor=2 || factor=10; }
 	staged=$(mktemp -d)
 	stage "$staged" "$build"
-	[ -n "$factor" ] || { [ "$(accelerator)" = kvm ] && factor=2 || factor=10; }
-	local rc=0
-	(run "$staged" "ORKESTR_TEST_SLOW=$factor MUST_RUN=${MUST_RUN:-0} VM_ALL=${VM_ALL:-0} VM_TESTS='${VM_TESTS:-}' bash suite.sh $*") || rc=$?
+	if [ "$(accelerator)" = uml ]; then
+		if [ -z "${VM_SUITES:-}" ]; then
+			echo "vm: the unit tests are left out: Criterion's memory does not fit a user-mode kernel's address space" >&2
+			suites=api
+		fi
+		make_image
+		in_vms "$@" || rc=$?
+	else
+		in_vm "$@" || rc=$?
+	fi
 	rm -rf "$staged"
 	exit $rc
 }
