@@ -10,6 +10,7 @@ import time
 
 import pytest
 
+from harness import slow
 from harness.wire import check_error, raw_exchange, status_of_raw
 
 MOST_RSS_KB = 64 * 1024
@@ -337,7 +338,7 @@ def test_noise_does_not_disturb_others(emulator, api):
             except OSError:
                 pass
             seed += 1
-            time.sleep(0.002)
+            slow.pause(0.002)
 
     threads = [threading.Thread(target=noise, args=(n * 5,)) for n in range(4)]
     for thread in threads:

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from conftest import cannot_run
+from harness import slow
 from harness.stream import Stream, output, settle
 from harness.wire import check_error, check_invalid
 from test_exec_sessions import exec_path, get, processes
@@ -238,7 +239,7 @@ def test_a_slow_reader_slows_a_terminal_as_well(api, sandbox, emulator):
     with Terminal(api, sandbox, command, receive_buffer=65536) as terminal:
         next(terminal)
         before = emulator.daemon_rss_kb()
-        time.sleep(1.5)
+        slow.pause(1.5)
         stuck = int(api.sh(sandbox, "cat /tmp/count"))
         time.sleep(0.3)
         assert int(api.sh(sandbox, "cat /tmp/count")) == stuck and stuck * 4000 < 4 << 20

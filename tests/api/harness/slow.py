@@ -24,6 +24,11 @@ def longer(seconds: float | None) -> float | None:
     return seconds if seconds is None or seconds < 1 else seconds * FACTOR
 
 
+def pause(seconds: float) -> None:
+    """As long as this machine takes for what takes another one so long."""
+    time.sleep(seconds * FACTOR)
+
+
 def _scale(owner: type, name: str, position: int) -> None:
     """Multiplies the argument `timeout` of a method, which is also its argument number `position`."""
     method = getattr(owner, name)
