@@ -524,7 +524,8 @@ def test_oom_with_its_evidence(api, emulator):
 def test_refused_forks_are_evidence(api, emulator):
     enforced(emulator, "pids")
     sandbox = api.create(cpu=0.5, memory_mb=256)["id"]
-    result = api.exec(sandbox, "i=0; while [ $i -lt 3000 ]; do sleep 20 & i=$((i+1)); done", timeout_seconds=60)
+    command = f"i=0; while [ $i -lt 3000 ]; do sleep {20 * slow.FACTOR} & i=$((i+1)); done"
+    result = api.exec(sandbox, command, timeout_seconds=60)
     assert result["evidence"]["pids_denied"] >= 1 and result["exit_code"] != 0, result
     assert result["background_processes"] > 100
 
