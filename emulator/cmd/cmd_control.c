@@ -9,12 +9,6 @@
 
 #define ANSWER_MAX (96u << 20)
 
-#define WHERE                                                                                                          \
-	"  --url URL          where it listens (default: ORKESTR_EMULATOR_URL, or what the state dir says)\n"          \
-	"  --state-dir DIR    the state dir of the emulator that is meant (default: as for serve)\n"                   \
-	"  --key KEY          any API key of it (default: ORKESTR_API_KEY, or the state dir's own)\n"                  \
-	"  -h, --help         this text\n"
-
 static const char events_help[] =
 	"Usage: orkestr-emulator events [OPTION]...\n"
 	"\n"
@@ -27,7 +21,7 @@ static const char events_help[] =
 	"  --sandbox ID, --account ID\n"
 	"  --route ROUTE      requests alone: [METHOD ]PATTERN, as in \"POST /v1/sandboxes/*/exec\"\n"
 	"  --status N         requests alone: 404, or 4xx\n"
-	"  --since SEQ        only what came after it\n" WHERE;
+	"  --since SEQ        only what came after it\n" CONTROL_OPTIONS_HELP;
 
 static const char fault_help[] =
 	"Usage: orkestr-emulator fault add NAME=VALUE... [OPTION]...\n"
@@ -42,7 +36,7 @@ static const char fault_help[] =
 	"                latency=MS | uniform(A,B) | normal(MEAN,DEVIATION) | exponential(MEAN)\n"
 	"                reset=before|body|after  cut=N  last_chunk=missing  exec=kill|oom  exec_after=MS\n"
 	"                disk=full  resume=fail  dns=servfail host=NAME\n"
-	"\n" WHERE "\n"
+	"\n" CONTROL_OPTIONS_HELP "\n"
 	"Example:\n"
 	"  orkestr-emulator fault add 'route=POST /v1/sandboxes' code=rate_limited retry_after=2 times=3\n";
 
@@ -51,14 +45,14 @@ static const char reset_help[] =
 	"\n"
 	"Ends and forgets every sandbox of an account, or of all, with its usage, idempotency keys, fault rules and\n"
 	"journal; and keys that were made at run time. Templates stay.\n"
-	"\n" WHERE;
+	"\n" CONTROL_OPTIONS_HELP;
 
 static const char seed_help[] =
 	"Usage: orkestr-emulator seed FILE [--seed N] [OPTION]...\n"
 	"\n"
 	"Makes the accounts, sandboxes, files and runs the commands that a JSON file asks for (see the README), and\n"
 	"prints what was made. With --seed N the sandboxes' ids and creation times follow from N.\n"
-	"\n" WHERE;
+	"\n" CONTROL_OPTIONS_HELP;
 
 /* What every one of them takes. */
 struct common {

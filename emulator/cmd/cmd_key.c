@@ -9,16 +9,7 @@
 #include "emulator/cmd/cmd.h"
 #include "emulator/cmd/control_client.h"
 
-#define ANSWER_MAX (4u << 20)
 #define ADVANCE_MAX (UINT64_C(100) * 366 * 86400)
-
-#define WHERE                                                                                                          \
-	"Which emulator:\n"                                                                                            \
-	"  --url URL          where it listens (default: ORKESTR_EMULATOR_URL, or the one that runs on the state "     \
-	"dir)\n"                                                                                                       \
-	"  --state-dir DIR    that state dir (default: as for serve)\n"                                                \
-	"  --key KEY          any API key of it (default: ORKESTR_API_KEY, or the state dir's own)\n"                  \
-	"  -h, --help         this text\n"
 
 static const char clock_help[] =
 	"Usage: orkestr-emulator clock [--advance TIME | --set MOMENT | --reset] [OPTION]...\n"
@@ -29,7 +20,7 @@ static const char clock_help[] =
 	"  --advance TIME     forward by so many seconds, or 90m, 12h, 31d\n"
 	"  --set MOMENT       forward to 2026-05-01T00:00:00Z\n"
 	"  --reset            back to this machine's time; only while no sandbox lives\n"
-	"\n" WHERE;
+	"\n" CONTROL_OPTIONS_HELP;
 
 static const char key_help[] =
 	"Usage: orkestr-emulator key create [KEY] [WHAT]... [OPTION]...\n"
@@ -49,7 +40,7 @@ static const char key_help[] =
 	"  --expires-in TIME  in so many seconds, or 90m, 12h, 31d\n"
 	"  --rate N/SECONDS   so many requests in so many seconds, or none\n"
 	"  --unrevoke         change: it is let in again\n"
-	"\n" WHERE;
+	"\n" CONTROL_OPTIONS_HELP;
 
 /* "90", "90s", "90m", "12h", "31d" as seconds. */
 static int parse_time(const char *s, int64_t *ret, struct err *e)
@@ -73,20 +64,13 @@ static int parse_time(const char *s, int64_t *ret, struct err *e)
 static struct json_object *call(const char *command, const struct control_at *at, const char *method, const char *path,
 				struct json_object *body, int *status)
 {
-	_cleanup_buf_ struct buf b = BUF_INIT(ANSWER_MAX);
 	struct control_call what = { .method = method, .path = path };
 	struct json_object *answer = NULL;
 	struct err e = ERR_INIT;
-	int r;
 
 	if (body)
 		what.body = json_object_to_json_string_ext(body, JSON_C_TO_STRING_PLAIN);
-	r = control_ask(at, &what, &b, &e);
-	if (r >= 0 && b.len > 0)
-		answer = json_tokener_parse(b.p);
-	if (r >= 0 && !answer)
-		(void)err_set(&e, ERR_IO, EPROTO, NULL, "the answer is no JSON");
-	if (!answer)
+	if (control_ask_json(at, &what, &answer, &e) < 0)
 		*status = cmd_failed(command, &e);
 	return answer;
 }

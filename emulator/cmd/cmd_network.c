@@ -2,18 +2,19 @@
 
 #include <errno.h>
 #include <getopt.h>
+#include <json-c/json.h>
 #include <string.h>
 
 #include "emulator/base/text.h"
-#include "emulator/cmd/ask.h"
 #include "emulator/cmd/cmd.h"
+#include "emulator/cmd/control_client.h"
 #include "netpolicy/policy.h"
 
 static const char help_text[] =
 	"Usage: orkestr-emulator network allowlist\n"
 	"       orkestr-emulator network check HOST[:PORT] [--allow RULE]...\n"
-	"       orkestr-emulator network ledger SANDBOX [--json]\n"
-	"       orkestr-emulator network learn SANDBOX...\n"
+	"       orkestr-emulator network ledger SANDBOX [--json] [OPTION]...\n"
+	"       orkestr-emulator network learn SANDBOX... [OPTION]...\n"
 	"\n"
 	"allowlist  print the built-in list that network \"restricted\" starts from, one rule a line\n"
 	"check      say whether \"restricted\" would reach HOST, and by which rule; exit status 0 yes, 1 no\n"
@@ -22,10 +23,9 @@ static const char help_text[] =
 	"           line; `serve --allow @FILE` reads it\n"
 	"\n"
 	"A rule is HOST[:PORT], *.HOST[:PORT] (names below HOST, not HOST itself) or an IP address. Add your\n"
-	"own with `serve --allow RULE`. ledger and learn ask the emulator at ORKESTR_BASE_URL (default\n"
-	"http://127.0.0.1:4520) with the key in ORKESTR_API_KEY.\n"
-	"\n"
-	"  -h, --help  this text\n";
+	"own with `serve --allow RULE`. ledger and learn ask a running emulator, with the key of the sandboxes'\n"
+	"account:\n"
+	"\n" CONTROL_OPTIONS_HELP;
 
 static int print_allowlist(void)
 {
@@ -82,15 +82,6 @@ static int parse_check(int argc, char **argv, struct check *ret, struct err *e)
 
 /* ---- what a running emulator knows ---- */
 
-static int sandbox_path(const char *id, const char *what, char *ret, size_t cap, struct err *e)
-{
-	if (strspn(id, "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789_") != strlen(id) || !*id)
-		return err_set(e, ERR_INVALID, EINVAL, NULL, "\"%.40s\" is no sandbox's id", id);
-	return text_format(ret, cap, "/_emulator/sandboxes/%s/network%s", id, what) < 0
-		       ? err_set(e, ERR_INVALID, EINVAL, NULL, "the id is too long")
-		       : 0;
-}
-
 static const char *text_of(struct json_object *o, const char *name)
 {
 	struct json_object *v = NULL;
@@ -117,21 +108,35 @@ static void print_entry(struct json_object *o)
 	}
 }
 
-static int show_ledger(int argc, char **argv, struct err *e)
-{
-	bool as_json = argc == 3 && strcmp(argv[2], "--json") == 0;
-	struct json_object *o = NULL, *entries = NULL;
-	char path[128];
-	int r;
+struct question {
+	struct control_at at;
+	bool as_json;
+	struct cmd_rest sandboxes;
+};
 
-	if (argc < 2 || (argc > 2 && !as_json))
-		return err_set(e, ERR_INVALID, EINVAL, NULL, "ledger takes one sandbox's id");
-	r = sandbox_path(argv[1], "", path, sizeof(path), e);
+/* What the emulator has to say about one of them. */
+static int ask(const struct question *q, const char *sandbox, const char *what, struct json_object **ret, struct err *e)
+{
+	_cleanup_buf_ struct buf path = BUF_INIT(4096);
+	int r = buf_puts(&path, "/_emulator/sandboxes/");
+
 	if (r >= 0)
-		r = ask_json(&(struct ask_target){ 0 }, path, &o, e);
+		r = control_escape(&path, sandbox);
+	if (r >= 0)
+		r = buf_puts(&path, what);
+	if (r < 0)
+		return err_errno(e, -r, "the question");
+	return control_ask_json(&q->at, &(struct control_call){ .method = "GET", .path = path.p }, ret, e);
+}
+
+static int show_ledger(const struct question *q, struct err *e)
+{
+	struct json_object *o = NULL, *entries = NULL;
+	int r = ask(q, q->sandboxes.v[0], "/network", &o, e);
+
 	if (r < 0)
 		return r;
-	if (as_json)
+	if (q->as_json)
 		(void)puts(json_object_to_json_string_ext(o, JSON_C_TO_STRING_PRETTY | JSON_C_TO_STRING_NOSLASHESCAPE));
 	else if (json_object_object_get_ex(o, "entries", &entries) && json_object_is_type(entries, json_type_array))
 		for (size_t i = 0; i < json_object_array_length(entries); i++)
@@ -180,37 +185,37 @@ static int print_rules(struct json_object *const *answers, size_t n, struct err 
 	return 0;
 }
 
-static int learn(int argc, char **argv, struct err *e)
+static int learn(const struct question *q, struct err *e)
 {
-	struct json_object **answers = calloc((size_t)argc, sizeof(void *));
-	char path[128];
-	size_t n = 0;
-	int r = answers ? 0 : err_errno(e, ENOMEM, "learn");
+	struct json_object **answers = calloc((size_t)q->sandboxes.n, sizeof(void *));
+	int n = 0, r = answers ? 0 : err_errno(e, ENOMEM, "learn");
 
-	if (r >= 0 && argc < 2)
-		r = err_set(e, ERR_INVALID, EINVAL, NULL, "learn takes sandboxes' ids");
-	for (int i = 1; i < argc && r >= 0; i++) {
-		r = sandbox_path(argv[i], "/learn", path, sizeof(path), e);
-		if (r >= 0)
-			r = ask_json(&(struct ask_target){ 0 }, path, &answers[n], e);
-		n += r >= 0;
-	}
+	for (; r >= 0 && n < q->sandboxes.n; n += r >= 0)
+		r = ask(q, q->sandboxes.v[n], "/network/learn", &answers[n], e);
 	if (r >= 0)
-		r = print_rules(answers, n, e);
-	for (size_t i = 0; i < n; i++)
+		r = print_rules(answers, (size_t)n, e);
+	for (int i = 0; i < n; i++)
 		json_object_put(answers[i]);
 	free(answers);
 	return r;
 }
 
+/* argv[0] is the verb. */
 static int ask_emulator(int argc, char **argv)
 {
+	bool ledger = strcmp(argv[0], "ledger") == 0;
+	struct question q = { 0 };
+	const struct cmd_option options[] = { CMD_FLAG("json", &q.as_json), CONTROL_OPTIONS(&q.at), CMD_END };
 	struct err e = ERR_INIT;
-	int r = strcmp(argv[0], "learn") == 0 ? learn(argc, argv, &e) : show_ledger(argc, argv, &e);
 
-	if (r >= 0)
-		return CMD_OK;
-	return e.kind == ERR_INVALID ? cmd_usage("network", &e) : cmd_failed("network", &e);
+	if (cmd_parse(argc, argv, ledger ? options : options + 1, &q.sandboxes, &e) < 0)
+		return cmd_usage("network", &e);
+	if (q.sandboxes.n < 1 || (ledger && q.sandboxes.n > 1)) {
+		(void)err_set(&e, ERR_INVALID, EINVAL, NULL,
+			      ledger ? "ledger takes one sandbox's id" : "learn takes sandboxes' ids");
+		return cmd_usage("network", &e);
+	}
+	return (ledger ? show_ledger(&q, &e) : learn(&q, &e)) < 0 ? cmd_failed("network", &e) : CMD_OK;
 }
 
 int cmd_network(int argc, char **argv)

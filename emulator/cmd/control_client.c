@@ -13,6 +13,7 @@
 
 #define CURL_NOT_FOUND 125
 #define CURL_CONNECT 7
+#define ANSWER_MAX (16u << 20)
 
 /* ---- where it is ---- */
 
@@ -42,6 +43,14 @@ static int set(const char *what, const char *value, char *ret, size_t cap, struc
 	return 0;
 }
 
+/* A client's own variable serves if it can't be the cloud's: a command that changes things is not for that. */
+static const char *from_environment(void)
+{
+	const char *url = getenv("ORKESTR_EMULATOR_URL"), *base = getenv("ORKESTR_BASE_URL");
+
+	return url || !base || strncmp(base, "http://", 7) != 0 ? url : base;
+}
+
 int control_find(const struct control_at *at, struct control *ret, struct err *e)
 {
 	const char *url = at->url, *key = at->key;
@@ -51,7 +60,7 @@ int control_find(const struct control_at *at, struct control *ret, struct err *e
 	int r;
 
 	if (!url && !at->state_dir)
-		url = getenv("ORKESTR_EMULATOR_URL");
+		url = from_environment();
 	if (!key)
 		key = getenv("ORKESTR_API_KEY");
 	idmap_choose(&m);
@@ -189,6 +198,18 @@ int control_ask(const struct control_at *at, const struct control_call *call, st
 		    detail ? json_object_get_string(detail) : "no detail");
 	json_object_put(answer);
 	return r;
+}
+
+int control_ask_json(const struct control_at *at, const struct control_call *call, struct json_object **ret,
+		     struct err *e)
+{
+	_cleanup_buf_ struct buf b = BUF_INIT(ANSWER_MAX);
+	int r = control_ask(at, call, &b, e);
+
+	if (r < 0)
+		return r;
+	*ret = b.len > 0 ? json_tokener_parse(b.p) : NULL;
+	return *ret ? 0 : err_set(e, ERR_IO, EPROTO, NULL, "the answer is no JSON");
 }
 
 struct follow {

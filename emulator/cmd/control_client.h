@@ -1,5 +1,5 @@
 #pragma once
-/* Calls of a running emulator's controls (/_emulator/...), for the CLI. The HTTP is curl's, as in rootfs/fetch.h; the
+/* Calls of a running emulator's own routes (/_emulator/...), for the CLI. The HTTP is curl's, as in rootfs/fetch.h; the
  * key goes to it over standard input, so that no process list shows it. Blocking. */
 
 #include "emulator/base/buf.h"
@@ -12,6 +12,12 @@ struct control_at {
 };
 #define CONTROL_OPTIONS(at)                                                                                            \
 	CMD_VALUE("url", &(at)->url), CMD_VALUE("state-dir", &(at)->state_dir), CMD_VALUE("key", &(at)->key)
+#define CONTROL_OPTIONS_HELP                                                                                           \
+	"  --url URL          where it listens (default: ORKESTR_EMULATOR_URL; ORKESTR_BASE_URL if that begins with\n" \
+	"                     http://, as the cloud's does not; or what the state dir says)\n"                         \
+	"  --state-dir DIR    the state dir of the emulator that is meant (default: as for serve)\n"                   \
+	"  --key KEY          any API key of it (default: ORKESTR_API_KEY, or the state dir's own)\n"                  \
+	"  -h, --help         this text\n"
 
 struct control {
 	char url[300]; /* without a slash at its end */
@@ -20,8 +26,8 @@ struct control {
 
 #define CONTROL_STATE_FILE "listening" /* in the state dir while `serve` runs: its address, one line */
 
-/* What is not given comes from ORKESTR_EMULATOR_URL and ORKESTR_API_KEY, then from what the state dir (NULL: the default
- * one) knows. ERR_NOT_FOUND when no emulator is known. */
+/* What is not given comes from the environment and then the state dir (NULL: the default one), as CONTROL_OPTIONS_HELP
+ * says. ERR_NOT_FOUND when no emulator is known. */
 int control_find(const struct control_at *at, struct control *ret, struct err *e);
 
 struct control_call {
@@ -33,6 +39,11 @@ struct control_call {
 /* Finds and asks it. out: the answer's body. ERR_UNAVAILABLE when nobody answers; ERR_INVALID says why the answer is one
  * of 400 or more. */
 int control_ask(const struct control_at *at, const struct control_call *call, struct buf *out, struct err *e);
+
+/* The same for an answer that is read here; *ret is the caller's (json_object_put). ERR_IO if it is no JSON. */
+struct json_object;
+int control_ask_json(const struct control_at *at, const struct control_call *call, struct json_object **ret,
+		     struct err *e);
 
 /* Server-Sent Events: fn with each event's data, until the server ends it. */
 int control_follow(const struct control *c, const char *path,

@@ -70,7 +70,11 @@ def test_cli_shows_the_ledger_and_learns(box, net_emulator, net_api, binary):
     assert done.returncode == 0 and {len(line) for line in lines} == {10}, done
     assert ["blocked", "tcp", "-", "10.9.8.7", "5432"] in [line[2:7] for line in lines], lines
     assert json.loads(run(binary, "network", "ledger", inside.id, "--json", env=environment).stdout)["mode"] == "open"
-    for bad, status in [(["learn"], 2), (["ledger", "a/b"], 2), (["ledger", inside.id, "x"], 2), (["learn", "sbx_0"], 1)]:
+    by_state_dir = {**os.environ, "ORKESTR_API_KEY": net_api.key, "ORKESTR_BASE_URL": "https://api.orkestr.example"}
+    done = run(binary, "network", "learn", inside.id, "--state-dir", str(net_emulator.state_dir), env=by_state_dir)
+    assert done.returncode == 0 and "elsewhere.example:80" in done.stdout, done
+    for bad, status in [(["learn"], 2), (["ledger", "a/b"], 1), (["ledger", inside.id, "x"], 2), (["learn", "sbx_0"], 1),
+                        (["learn", inside.id, "--json"], 2), (["ledger", inside.id, "--url", "http://127.0.0.1:1"], 1)]:  # fmt: skip
         done = run(binary, "network", *bad, env=environment)
         assert done.returncode == status and done.stderr.startswith("orkestr-emulator network:"), done
     done = run(binary, "network", "learn", inside.id, env={**environment, "ORKESTR_API_KEY": "x"})
