@@ -14,6 +14,7 @@ import pytest
 
 from conftest import HERE, cannot_run
 from harness import proc
+from harness.stream import settle
 from harness.wire import check_error
 
 # --- the probe ------------------------------------------------------------------------------------
@@ -236,7 +237,7 @@ def test_identity(api, sandbox):
 def test_outside_it_has_no_power_at_all(api, sandbox, emulator):
     """On the host, a sandbox's processes have neither our id nor root's, nor each other's namespaces."""
     api.exec(sandbox, "sleep 30 & true")
-    (pid,) = [pid for pid in emulator.family() if " sleep:" in proc.describe(pid)]
+    (pid,) = settle(lambda: [pid for pid in emulator.family() if " sleep:" in proc.describe(pid)])
     uid = int(re.search(r"(?m)^Uid:\t(\d+)", open(f"/proc/{pid}/status").read()).group(1))
     if os.getuid() == 0:
         assert uid not in (0, os.getuid())
