@@ -112,7 +112,7 @@ stage() {
 	local to=$1 build=$2 bins=() bin
 	mkdir -p "$to/tree/build/unit" "$to/tree/build/hostile" "$to/lib"
 	mkdir -p "$to/tree/emulator/cmd"
-	cp -r "$top/tests" "$top/README.md" "$to/tree/"
+	cp -r "$top/tests" "$top/api" "$top/README.md" "$to/tree/"
 	cp -r "$top/emulator/cmd/man" "$top/emulator/cmd/completion" "$to/tree/emulator/cmd/"
 	cp "$build"/orkestr-emulator_*.deb "$to/orkestr-emulator.deb" 2>/dev/null || true # without, it is not tested
 	cp "$build/orkestr-emulator" "$to/tree/build/"
