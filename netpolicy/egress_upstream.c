@@ -255,7 +255,11 @@ static int tcp_answer_read(struct lookup *l)
 	size_t want;
 	ssize_t k;
 
-	if (!l->in && !(l->in = malloc(2 + DNS_MAX)))
+	if (!l->in) {
+		l->in = malloc(2 + DNS_MAX);
+		l->have = 0;
+	}
+	if (!l->in)
 		return -ENOMEM;
 	want = l->have < 2 ? 2 : 2 + ((size_t)l->in[0] << 8 | l->in[1]);
 	k = recv(l->s.fd, l->in + l->have, want - l->have, MSG_DONTWAIT);

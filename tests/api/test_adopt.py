@@ -11,6 +11,7 @@ import time
 import pytest
 
 from conftest import cannot_run
+from harness import slow
 from harness.emulator import run
 from harness.stream import settle
 from harness.wire import check_error
@@ -234,7 +235,7 @@ def test_a_keeper_of_another_version_is_ended_and_not_misread(new_emulator, new_
     thread = threading.Thread(target=keeper, daemon=True)
     thread.start()
     second = new_emulator("--auth", "any", state=state)
-    thread.join(5)
+    thread.join(slow.longer(5))
     assert [m[:4] for m in told] == [b"1pko"] * len(told) and len(told) == 2, told
     assert told[1][4:8] == b"\x03\0\0\0", "KEEPER_STOP, which every version knows"
     assert "an earlier run left a keeper of" in second.log()
@@ -337,7 +338,7 @@ def test_kill_9_at_any_moment_under_load(new_emulator):
         time.sleep(moments.uniform(0.01, 0.7))
         emulator.kill_daemon()
         for client in clients:
-            client.join(30)
+            client.join(slow.longer(30))
             assert not client.is_alive(), "a request that never ends"
             assert not client.failure, f"kill {kill}: {client.failure!r}\n{emulator.log()[-3000:]}"
         emulator.again()

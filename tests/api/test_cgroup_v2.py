@@ -104,8 +104,6 @@ def test_the_end_takes_everything_in_the_group(api, made, limits):
 def test_memory_is_the_working_set(api, made):
     """memory.current less inactive_file: 48 MiB of a file just written are no use of memory."""
     sandbox, group = made(memory_mb=512)
-    if api.get(f"/v1/sandboxes/{sandbox}/metrics").status == 501:
-        pytest.skip("metrics: issue 6")
     api.sh(sandbox, "dd if=/dev/zero of=/workspace/cache bs=1M count=48 2>/dev/null; sync")
 
     def agree() -> bool:

@@ -284,12 +284,9 @@ def test_commands_share_the_sandbox_and_nothing_else(api):
 
 @pytest.fixture
 def stream(api, sandbox, sdk):
-    """The SDK's exec_stream on a sandbox; skips by itself until the server streams."""
+    """The SDK's exec_stream on a sandbox."""
     from orkestr.http import Transport
 
-    probe = api.post(f"/v1/sandboxes/{sandbox}/exec", {"command": "true", "stream": True})
-    if probe.status == 501 or not probe.headers["content-type"].startswith("text/event-stream"):
-        pytest.skip("streaming exec: issue 3")
     row = api.get(f"/v1/sandboxes/{sandbox}").json
     return sdk.Sandbox(Transport(), row).exec_stream
 

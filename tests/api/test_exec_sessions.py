@@ -628,7 +628,7 @@ def crowd(jobs, workers):
         thread.start()
     gate.set()
     for thread in threads:
-        thread.join(120)
+        thread.join(slow.longer(120))
         assert not thread.is_alive(), "a request hangs"
     assert not errors, errors[:3]
     return results

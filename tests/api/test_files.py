@@ -349,17 +349,11 @@ def test_proc_through_the_files_api_shows_no_other_process(api, sandbox, emulato
 LARGE = 50 << 20
 
 
-def skip_unless(answer, *statuses):
-    if answer.status in (405, 406, 415, 501):
-        pytest.skip("raw PUT and GET: issue 3")
-    assert answer.status in statuses, answer
-
-
 def test_fifty_megabytes_raw_up_and_down(api, sandbox, emulator):
     data = os.urandom(1 << 20) * 50
     before = emulator.daemon_rss_kb()
     up = api.files("PUT", sandbox, "/tmp/large", raw=data, headers={"Content-Type": "application/octet-stream"})
-    skip_unless(up, 200, 201)
+    assert up.status in (200, 201), up
     assert up.json["size"] == LARGE
     assert api.sh(sandbox, ["sha256sum", "/tmp/large"]).split()[0] == hashlib.sha256(data).hexdigest()
     down = api.files("GET", sandbox, "/tmp/large", headers=RAW)
@@ -383,8 +377,6 @@ def test_ranges(api, sandbox, header, status, part):
     data = bytes(range(256))
     api.put_file(sandbox, "/tmp/r", data)
     answer = api.files("GET", sandbox, "/tmp/r", headers={**RAW, "Range": header})
-    if answer.headers.get("content-type") != "application/octet-stream" and answer.status == 200:
-        pytest.skip("raw GET: issue 3")
     if header == "bytes=99999999999999999999-":
         assert answer.status in (200, 416)  # beyond 64 bits: malformed or beyond the end, both are right
         return
@@ -400,7 +392,7 @@ def test_ranges(api, sandbox, header, status, part):
 
 def test_an_empty_file_raw(api, sandbox):
     up = api.files("PUT", sandbox, "/tmp/empty", raw=b"")
-    skip_unless(up, 200, 201)
+    assert up.status in (200, 201), up
     down = api.files("GET", sandbox, "/tmp/empty", headers=RAW)
     assert (down.status, down.body) == (200, b"")
 
@@ -416,8 +408,6 @@ def test_chunked_put(api, sandbox, emulator):
     response = connection.getresponse()
     status, body = response.status, response.read()
     connection.close()
-    if status in (405, 415, 501):
-        pytest.skip("raw PUT: issue 3")
     assert status in (200, 201), body
     assert read(api, sandbox, "/tmp/chunked") == b"one,two," + b"x" * 100000
 

@@ -75,26 +75,14 @@ PYTHON = pieces(HERE / "readme_snippets_python.py", "#")
 JS = pieces(HERE / "readme_snippets_js.mjs", "//")
 
 
-def need_route(api, piece) -> None:
-    """Skips while the server answers that the piece's part of the API does not exist."""
-    if piece not in ("stream", "pause"):
+def need_network(api, piece) -> None:
+    """One of them makes a sandbox with a network."""
+    if piece != "pause":
         return
-    sandbox = api.create(template="python-3.12-bare")["id"]
-    try:
-        path = f"/v1/sandboxes/{sandbox}"
-        if piece == "stream":
-            answer = api.post(f"{path}/exec", {"command": "true", "stream": True})
-            if answer.status == 501:
-                pytest.skip("streaming exec: issue 3")
-        elif api.post(f"{path}/pause").status in (404, 501):
-            pytest.skip("pause and resume: issue 5")
-    finally:
-        api.delete(f"/v1/sandboxes/{sandbox}")
-    if piece == "pause":
-        answer = api.post("/v1/sandboxes", {"template": "node-22", "network": "restricted"})
-        if answer.status == 501 or answer.json.get("code") == "network_unavailable":
-            pytest.skip("network restricted: issue 4")
-        api.delete(f"/v1/sandboxes/{answer.json['id']}")
+    answer = api.post("/v1/sandboxes", {"template": "node-22", "network": "restricted"})
+    if answer.json.get("code") == "network_unavailable":
+        cannot_run(answer.json["detail"])
+    api.delete(f"/v1/sandboxes/{answer.json['id']}")
 
 
 def check_output(piece, done) -> None:
@@ -110,7 +98,7 @@ def check_output(piece, done) -> None:
 
 @pytest.mark.parametrize("piece", PYTHON)
 def test_python(real_api, real_sdk, tmp_path, piece):
-    need_route(real_api, piece)
+    need_network(real_api, piece)
     before = "" if piece == "quickstart" else "import sys\nfrom orkestr import Sandbox\n"
     before += "" if piece in NO_SBX else PYTHON_SBX
     script = tmp_path / f"{piece}.py"
@@ -146,7 +134,7 @@ def js_project(scratch):
 
 @pytest.mark.parametrize("piece", JS)
 def test_javascript(real_api, real_sdk, node, js_project, piece):
-    need_route(real_api, piece)
+    need_network(real_api, piece)
     before = "" if piece == "quickstart" else 'import { Sandbox } from "orkestr";\n'
     before += 'import assert from "node:assert";\n'
     before += "" if piece in NO_SBX else JS_SBX

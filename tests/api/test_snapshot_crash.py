@@ -22,11 +22,16 @@ STEPS_MAX = 90
 
 
 @pytest.fixture(scope="module")
-def killat(compiled) -> Path:
+def killat(compiled, scratch) -> Path:
     path = compiled("killat.c")
     probe = subprocess.run([path, "run", "999999", "/bin/true"], capture_output=True, text=True)
     if probe.returncode != 10:
         cannot_run(f"ptrace(2) is not to be had here: {probe.stderr}")
+    victim = scratch / "killat-probe"
+    victim.touch()
+    subprocess.run([path, "run", "1", "rm", victim], capture_output=True)
+    if not victim.exists():  # user-mode Linux
+        cannot_run("ptrace(2) does not tell here which system call it is")
     return path
 
 

@@ -12,7 +12,7 @@ arch=$(dpkg --print-architecture)
 packages=(
 	systemd systemd-sysv dbus dbus-user-session libpam-systemd udev kmod
 	uidmap sudo procps iproute2 netbase passwd util-linux ca-certificates curl
-	python3 python3-pytest python3-pytest-xdist nodejs mmdebstrap nftables gcc libc6-dev openssl zstd man-db bash-completion zsh
+	python3 python3-pytest python3-pytest-xdist python3-httpx less vim-tiny skopeo umoci nodejs mmdebstrap nftables gcc libc6-dev openssl zstd man-db bash-completion zsh
 )
 
 work=$(mktemp -d "$to/.making.XXXXXX")
