@@ -7,5 +7,5 @@
 
 #include "emulator/base/util.h"
 
-/* At most 512 processes are looked at. -ESRCH if root is gone, -ENOTSUP without /proc/PID/task/TID/children. */
+/* Bounds and errors as for proctree_each; -ESRCH if root is gone. */
 int procusage_read(pid_t root, uint64_t *ret_cpu_usec, uint64_t *ret_bytes);

@@ -6,7 +6,8 @@
  * (egress.h), so the socket is still there; who only sends a datagram and leaves may be missed.
  *
  * How many processes and sockets there are is the sandbox's choice, so the search has a budget: SEARCH_US at a time,
- * and OWNER_US a second for each sandbox. What is beyond it has no owner. */
+ * and OWNER_US a second for each sandbox, in our own CPU time, for a busy host must not cost an owner. What is beyond it
+ * has none. */
 
 #include <dirent.h>
 #include <errno.h>
@@ -22,6 +23,7 @@
 #include "emulator/base/text.h"
 #include "emulator/exec-internal.h"
 #include "emulator/pid1.h"
+#include "emulator/proctree.h"
 
 #define SEARCH_US 5000
 #define OWNER_US 30000
@@ -30,7 +32,7 @@
 struct search {
 	uint8_t proto;
 	uint16_t port;
-	int64_t until; /* clock_mono_us */
+	int64_t until; /* clock_thread_us */
 	pid_t found;
 };
 
@@ -79,14 +81,14 @@ static int search_process(void *arg, pid_t pid)
 	const struct dirent *d;
 	DIR *dir;
 
-	if (clock_mono_us() > s->until)
+	if (clock_thread_us() > s->until)
 		return 1;
 	(void)snprintf(path, sizeof(path), "/proc/%d/fd", pid);
 	dir = pidfd < 0 ? NULL : opendir(path);
 	for (int i = 0; dir && s->found == 0 && (d = readdir(dir)); i++) {
 		if (d->d_name[0] != '.' && look_at(dirfd(dir), pidfd, d->d_name, s))
 			s->found = pid;
-		if (i % 64 == 63 && clock_mono_us() > s->until)
+		if (i % 64 == 63 && clock_thread_us() > s->until)
 			break;
 	}
 	if (dir)
@@ -145,18 +147,19 @@ static bool affordable(struct sandbox *sb, int64_t now)
 
 static void search(struct sandbox *sb, uint8_t proto, uint16_t port, char ret[static EXEC_ID_SIZE])
 {
-	int64_t now = clock_mono_us();
-	struct search s = { .proto = proto, .port = port, .until = now + SEARCH_US };
+	int64_t began = clock_thread_us();
+	struct search s = { .proto = proto, .port = port, .until = began + SEARCH_US };
 	const char *name = NULL;
 
-	if (!sb->slot || !affordable(sb, now))
+	if (!sb->slot || !affordable(sb, clock_mono_us()))
 		return;
-	(void)cgroup_each_pid(sb->m->c.cgroups, sb->slot->name, search_process, &s);
+	if (cgroup_each_pid(sb->m->c.cgroups, sb->slot->name, search_process, &s) == -ENOTSUP)
+		(void)proctree_each(sb->slot->pid, search_process, &s);
 	if (s.found)
 		name = exec_name_of(sb, command_of(sb, s.found));
 	if (name)
 		(void)snprintf(ret, EXEC_ID_SIZE, "%s", name);
-	sb->owner_us -= clock_mono_us() - now;
+	sb->owner_us -= clock_thread_us() - began;
 }
 
 void sandbox_net_owner(struct sandbox *sb, uint8_t proto, uint16_t port, char ret[static EXEC_ID_SIZE])

@@ -12,8 +12,9 @@
 
 #define CLOCK_ISO_SIZE 32
 
-int64_t clock_real_ms(void); /* since 1970-01-01T00:00:00Z */
-int64_t clock_mono_us(void); /* since some fixed point; never goes back */
+int64_t clock_real_ms(void);   /* since 1970-01-01T00:00:00Z */
+int64_t clock_mono_us(void);   /* since some fixed point; never goes back */
+int64_t clock_thread_us(void); /* CPU time of this thread: what work costs, however busy the host is */
 
 int64_t clock_now_ms(void); /* since 1970-01-01T00:00:00Z, with the offset */
 int64_t clock_now_us(void); /* clock_mono_us with the offset: for deadlines within one run */

@@ -164,6 +164,14 @@ def emulator(binary, new_state):
 
 
 @pytest.fixture(scope="session")
+def freezer(emulator):
+    """For a test that pauses: there is nothing to pause with on every host. What is said then: test_degraded.py."""
+    groups = emulator.info()["cgroups"]
+    if not groups["freeze"]:
+        cannot_run(f"nothing here can freeze a sandbox: {groups['why']}")
+
+
+@pytest.fixture(scope="session")
 def real_state(binary, request, scratch) -> Path:
     """A state dir with the cloud's four templates, made once: it takes minutes."""
     given = os.environ.get("ORKESTR_TEST_TEMPLATES")

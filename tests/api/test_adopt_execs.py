@@ -138,7 +138,7 @@ def test_a_time_out_still_holds(emulator, api, sandbox):
     assert state["reason"] == "timeout" and 3900 <= state["duration_ms"] < 15000, state
 
 
-def test_an_exec_of_a_paused_sandbox_stands_still(emulator, api, sandbox):
+def test_an_exec_of_a_paused_sandbox_stands_still(emulator, api, sandbox, freezer):
     exec_id = background(api, sandbox, "echo before; sleep 2; echo after", timeout_seconds=8)
     settle(lambda: get(api, sandbox, exec_id)["stdout"] == "before\n")
     assert api.post(f"/v1/sandboxes/{sandbox}/pause", {}).status == 200

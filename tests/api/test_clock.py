@@ -85,7 +85,7 @@ def test_a_commands_time_out_is_real_time(own, run_in_background):
     own.delete(f"/v1/sandboxes/{row['id']}")
 
 
-def test_the_lifetime_of_a_paused_sandbox_stands_still(own):
+def test_the_lifetime_of_a_paused_sandbox_stands_still(own, freezer):
     row = own.create(timeout_seconds=600)
     assert own.post(f"/v1/sandboxes/{row['id']}/pause").status == 200
     advance(own, 30 * 86400)

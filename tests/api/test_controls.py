@@ -88,7 +88,7 @@ def test_rate_limit_and_plan_by_the_state_that_causes_them(sdk, new_emulator, mo
         assert error.value.code == "concurrent_limit"
 
 
-def test_snapshot_cap_by_the_state_that_causes_it(sdk, new_emulator, monkeypatch):
+def test_snapshot_cap_by_the_state_that_causes_it(sdk, new_emulator, monkeypatch, freezer):
     emulator = new_emulator("--api-key", "ork_controls_free:free")
     monkeypatch.setenv("ORKESTR_BASE_URL", f"http://127.0.0.1:{emulator.port}")
     monkeypatch.setenv("ORKESTR_API_KEY", "ork_controls_free")
@@ -228,7 +228,7 @@ def test_a_time_out_comes_before_a_later_kill(api, fault):
     check_error(api.post(f"/v1/sandboxes/{sbx}/exec", {"command": "sleep 30", "timeout_seconds": 1}), 408, "exec_timeout")
 
 
-def test_a_resume_that_fails_leaves_it_paused(api, sdk, fault):
+def test_a_resume_that_fails_leaves_it_paused(api, sdk, fault, freezer):
     sbx = sdk.Sandbox.create("tiny")
     sbx.pause()
     fault("resume=fail; times=1")
@@ -433,7 +433,7 @@ def test_a_follower_is_told_what_it_missed(new_emulator):
 # --- reset ----------------------------------------------------------------------------------------
 
 
-def test_reset_of_an_account(emulator, key):
+def test_reset_of_an_account(emulator, key, freezer):
     mine, other = emulator.api(key), emulator.api(key + "other")
     live, gone, theirs = mine.create()["id"], mine.create()["id"], other.create()["id"]
     paused = mine.create()["id"]

@@ -53,7 +53,7 @@ def rows(api) -> list[tuple]:
 # --- seed -----------------------------------------------------------------------------------------
 
 
-def test_a_seed(seeded):
+def test_a_seed(seeded, freezer):
     api, alice = seeded.api("ork_seed_admin"), seeded.api("ork_seed_alice")
     answer = api.post("/_emulator/seed", SEED)
     assert answer.status == 201, answer
@@ -76,7 +76,7 @@ def test_a_seed(seeded):
     assert alice.get("/v1/limits").json["usage_gb_hours_used"] < 1
 
 
-def test_the_same_seed_makes_the_same_ids_and_times(seeded):
+def test_the_same_seed_makes_the_same_ids_and_times(seeded, freezer):
     api, alice = seeded.api("ork_seed_admin"), seeded.api("ork_seed_alice")
     seen = []
     for number in (42, 42, 43):
@@ -128,7 +128,7 @@ def test_a_step_that_fails_names_the_place(api, step, says, status):
     assert answer.json["detail"].startswith(says), answer
 
 
-def test_seed_file_of_serve_and_of_the_verb(binary, new_emulator, tmp_path):
+def test_seed_file_of_serve_and_of_the_verb(binary, new_emulator, tmp_path, freezer):
     path = tmp_path / "seed.json"
     path.write_text(json.dumps(SEED))
     emulator = new_emulator("--auth", "any", "--seed-file", str(path), "--seed", "5", warm=None)

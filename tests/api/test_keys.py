@@ -257,7 +257,7 @@ def test_a_used_up_month(guarded, new_key):
     assert (error.value.status, error.value.code) == (402, "usage_exhausted")
 
 
-def test_one_snapshot_too_many(guarded, admin, new_key):
+def test_one_snapshot_too_many(guarded, admin, new_key, freezer):
     api, _ = new_key(plan="free")
     create(guarded, api).pause()
     second = create(guarded, api)

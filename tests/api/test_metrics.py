@@ -150,7 +150,7 @@ def test_the_window_is_a_minute_of_the_emulators_clock(own):
 # --- who is asked ---------------------------------------------------------------------------------
 
 
-def test_paused_and_terminated_have_a_lifetime_only(api):
+def test_paused_and_terminated_have_a_lifetime_only(api, freezer):
     row = api.create(cpu=1, memory_mb=128)
     path = f"/v1/sandboxes/{row['id']}"
     api.sh(row["id"], "i=0; while [ $i -lt 200000 ]; do i=$((i+1)); done")
@@ -213,7 +213,7 @@ def test_an_hour_that_passes_is_charged_to_memory(own):
     assert metrics(own, row["id"])["lifetime"]["running_seconds"] == pytest.approx(3600, abs=120)
 
 
-def test_a_pause_costs_nothing(own):
+def test_a_pause_costs_nothing(own, freezer):
     row = own.create(cpu=0.5, memory_mb=128, timeout_seconds=600)
     assert own.post(f"/v1/sandboxes/{row['id']}/pause").status == 200
     before, life = limits(own), metrics(own, row["id"])["lifetime"]

@@ -29,9 +29,13 @@ def killat(compiled, scratch) -> Path:
         cannot_run(f"ptrace(2) is not to be had here: {probe.stderr}")
     victim = scratch / "killat-probe"
     victim.touch()
-    subprocess.run([path, "run", "1", "rm", victim], capture_output=True)
-    if not victim.exists():  # user-mode Linux
-        cannot_run("ptrace(2) does not tell here which system call it is")
+    with subprocess.Popen(["sh", "-c", 'read go; exec rm "$0"', victim], stdin=subprocess.PIPE) as shell:
+        with subprocess.Popen([path, "daemon", str(shell.pid), "1"], stdout=subprocess.PIPE, text=True) as probe:
+            ready = probe.stdout.readline()
+            shell.communicate(b"go\n", 20)
+            probe.communicate(timeout=20)
+    if ready != "ready\n" or not victim.exists():  # user-mode Linux
+        cannot_run("ptrace(2) does not tell here which system call a process makes that it was attached to")
     return path
 
 

@@ -348,7 +348,7 @@ def test_other_requests_go_on_while_a_build_writes_much(api):
 # --- deleting -------------------------------------------------------------------------------------
 
 
-def test_one_in_use_stays(api):
+def test_one_in_use_stays(api, freezer):
     row = ready(api, "echo x > /opt/x")
     running, paused = api.create(template=row["id"])["id"], api.create(template=row["id"])["id"]
     assert api.post(f"/v1/sandboxes/{paused}/pause", timeout=60).status == 200
@@ -489,7 +489,7 @@ def test_a_reset_ends_a_build_and_keeps_templates(new_emulator, key):
     assert api.get(f"/v1/templates/{kept['id']}").json["status"] == "ready"
 
 
-def test_a_cold_resume_finds_its_template(mortal, key):
+def test_a_cold_resume_finds_its_template(mortal, key, freezer):
     first = mortal()
     api = first.api(key)
     row = ready(api, "echo base > /opt/base")
