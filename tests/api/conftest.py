@@ -172,6 +172,13 @@ def freezer(emulator):
 
 
 @pytest.fixture(scope="session")
+def many_ids(emulator):
+    """For a test that changes owners: a user without subordinate ids has one id inside. See test_degraded.py."""
+    if emulator.info()["id_map"] == "single":
+        cannot_run("one id alone is mapped here: the user has no subordinate ids")
+
+
+@pytest.fixture(scope="session")
 def real_state(binary, request, scratch) -> Path:
     """A state dir with the cloud's four templates, made once: it takes minutes."""
     given = os.environ.get("ORKESTR_TEST_TEMPLATES")

@@ -489,7 +489,7 @@ def test_delete_kills_what_ignores_sigterm(api, sandbox):
 
 
 def test_evidence(api, sandbox):
-    evidence = api.exec(sandbox, "exit 3")["evidence"]
+    evidence = api.post(exec_path(sandbox), {"command": "exit 3"}).json["evidence"]
     assert evidence == {
         "exit_code": 3, "signal": None, "ended_by": None, "timeout_seconds": 60, "oom_kills": 0, "pids_denied": 0,
     }  # fmt: skip

@@ -414,7 +414,7 @@ def test_no_reader_sees_half_an_archives_file(api, sandbox, run_in_background):
 # --- what an overlay is made of -------------------------------------------------------------------
 
 
-def test_over_the_template(api, sandbox):
+def test_over_the_template(api, sandbox, many_ids):
     """A file of the layers below, one that was removed, a folder that was removed and made again, and files
     of other ids, each written by every way there is."""
     api.sh(sandbox, "rm /etc/group /usr/bin/yes; rm -r /var/tmp; mkdir /var/tmp; mkdir -m 700 /home/u; echo x > /home/u/f; chmod 600 /home/u/f; chown -R 1000:1000 /home/u")
@@ -444,7 +444,7 @@ def test_sockets_and_devices_are_left_out_of_archives(api, sandbox, helper):
     assert api.files("DELETE", sandbox, "/tmp/k", query={"recursive": "true"}).status == 204
 
 
-def test_files_the_sandbox_made_unreadable_can_be_read(api, sandbox):
+def test_files_the_sandbox_made_unreadable_can_be_read(api, sandbox, many_ids):
     """Modes are the sandbox's own affair: its root may read everything, and so may the API."""
     api.sh(sandbox, "mkdir -m 0 /tmp/z; echo secret > /tmp/z/f; chmod 0 /tmp/z/f; chown 33:33 /tmp/z/f")
     assert api.files("GET", sandbox, "/tmp/z/f", headers=RAW).body == b"secret\n"

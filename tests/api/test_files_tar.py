@@ -374,7 +374,7 @@ def test_the_race_for_a_folder(api, sandbox):
 # --- down -----------------------------------------------------------------------------------------
 
 
-def test_a_directory_comes_down(api, sandbox):
+def test_a_directory_comes_down(api, sandbox, many_ids):
     api.sh(
         sandbox,
         "mkdir -p /tmp/d/b /tmp/d/a; cd /tmp/d; echo hi > b/f; chmod 4711 b/f; ln -s ../nowhere b/l; ln b/f b/h; mkfifo p; "

@@ -97,7 +97,7 @@ def test_ten_tools_with_schemas(mcp):
     assert "nextCursor" not in mcp.result("tools/list")
 
 
-def test_a_whole_session(mcp, api):
+def test_a_whole_session(mcp, api, freezer):
     limits = mcp.call("get_sandbox_limits")
     assert limits == api.get("/v1/sandboxes/limits").json
     row = mcp.call("create_sandbox", template="tiny", metadata={"by": "agent"}, env={"A": "1"})

@@ -71,7 +71,7 @@ def own_cpu_seconds(api, sandbox_id):
 
 
 @pytest.mark.parametrize("cpu, cores", [(1.0, 1.0), (2.0, 1.0), (0.5, 0.5)])
-def test_a_pegged_core(api, cpu, cores):
+def test_a_pegged_core(api, cpu, cores, emulator):
     """A loop on one core: all of one allocated core, half of two, and no more than what is allocated. How much of a core
     the loop gets on a machine that others use, too, the kernel tells inside the sandbox: that must be the reading."""
     row = api.create(cpu=cpu, memory_mb=128)
@@ -85,9 +85,10 @@ def test_a_pegged_core(api, cpu, cores):
     new = [s["cpu_percent"] for s in m["samples"] if s["t"] > first["samples"][-1]["t"]]
     mean = sum(new) / len(new)
     assert mean == pytest.approx(100 * used / took / cpu, rel=0.3), (new, used, took)
-    assert mean < 115 * cores / cpu
-    if used / took > 0.95 * cores:  # it had the core to itself
-        assert max(new) == pytest.approx(100 * cores / cpu, rel=0.1), new
+    if emulator.info()["cgroups"]["cpu"]:
+        assert mean < 115 * cores / cpu
+        if used / took > 0.95 * cores:  # it had the core to itself
+            assert max(new) == pytest.approx(100 * cores / cpu, rel=0.1), new
     live = m["cpu"]
     assert live["cores"] == cpu and live["usage_percent"] == pytest.approx(live["usage_cores"] / cpu * 100, abs=0.02)
     assert live["usage_percent"] == m["samples"][-1]["cpu_percent"]

@@ -154,7 +154,7 @@ def test_an_execs_time_out_stands_still(api, sandbox, run_in_background):
     check_error(late.result(20), 408, "exec_timeout")
 
 
-def test_a_reader_that_leaves_during_the_pause_ends_its_command(api, emulator, sandbox):
+def test_a_reader_that_leaves_during_the_pause_ends_its_command(api, emulator, sandbox, freezer):
     import http.client
 
     connection = http.client.HTTPConnection("127.0.0.1", emulator.port, timeout=20)
@@ -283,7 +283,7 @@ def test_resuming_removes_the_snapshot(api, emulator, sandbox):
 
 
 @pytest.mark.parametrize("wait", [0, 0.002, 0.01, 0.05, 0.3])
-def test_delete_while_pausing(api, emulator, sandbox, run_in_background, wait):
+def test_delete_while_pausing(api, emulator, sandbox, run_in_background, wait, freezer):
     api.sh(sandbox, "head -c 60000000 /dev/urandom > /workspace/big")
     paused = run_in_background(api.post, f"/v1/sandboxes/{sandbox}/pause")
     time.sleep(wait)

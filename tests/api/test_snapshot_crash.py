@@ -191,7 +191,7 @@ def paused_cold(life) -> str:
     return sandbox
 
 
-def test_the_daemon_dies_at_each_step_of_a_pause(life, assassin):
+def test_the_daemon_dies_at_each_step_of_a_pause(life, assassin, freezer):
     n, seen = daemon_dies(life, assassin, "pause", made)
     assert n > 8 and seen.get("paused", 0) >= 1, (n, seen)
 
@@ -207,7 +207,7 @@ def test_the_daemon_dies_at_each_step_of_a_cold_resume(life, assassin):
 
 
 @pytest.mark.parametrize("cold", [False, True], ids=["pause", "cold-resume"])
-def test_the_worker_dies_at_each_step(life, assassin, cold):
+def test_the_worker_dies_at_each_step(life, assassin, cold, freezer):
     """The daemon lives and says so: a pause that failed leaves it running, a cold resume that failed paused."""
     life.start()
     make, verb, before = (paused_cold, "resume", "paused") if cold else (made, "pause", "running")
