@@ -9,6 +9,7 @@
 set -uo pipefail
 cd "$(dirname "$0")/.." || exit 1
 build=$1
+PATH=$PATH:/usr/sbin:/sbin # nft is there, and Debian gives users a PATH without it
 
 # About who one is on the host, so never in a user namespace of ours.
 as_oneself=" test_cgroup test_cgroup_gauge test_cgroup_layout test_cgroup_sweep test_doctor test_files_userns test_idmap test_statedir "
