@@ -172,6 +172,13 @@ def freezer(emulator):
 
 
 @pytest.fixture(scope="session")
+def fast_host():
+    """For what has a budget of some milliseconds, or is about one who keeps a whole CPU busy."""
+    if slow.FACTOR >= 5:
+        cannot_run(f"this machine is {slow.FACTOR:g} times too slow for it (ORKESTR_TEST_SLOW)")
+
+
+@pytest.fixture(scope="session")
 def many_ids(emulator):
     """For a test that changes owners: a user without subordinate ids has one id inside. See test_degraded.py."""
     if emulator.info()["id_map"] == "single":

@@ -299,7 +299,7 @@ QUERY = "12340100000100000000000005" + "flood".encode().hex() + "07" + "example"
 
 
 @pytest.mark.parametrize("target, port, payload", [(RESOLVER, 53, QUERY), ("203.0.113.77", 9, "00"), (RESOLVER, 53, "ff" * 40)])
-def test_floods(box, run_in_background, target, port, payload):
+def test_floods(box, run_in_background, target, port, payload, fast_host):
     """Of questions, of refusals to be logged, and of nonsense to the resolver."""
     loud, other = box("restricted"), box("restricted")
     noise = run_in_background(loud.run, [PROBE, "flood", target, str(port), "4000", payload], timeout_seconds=30)

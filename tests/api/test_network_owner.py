@@ -32,7 +32,7 @@ def tell(inside: Box, command, **fields) -> Told:
 
 
 @pytest.mark.parametrize("network", ["restricted", "open"])
-def test_two_at_once_are_told_apart(box, run_in_background, network):
+def test_two_at_once_are_told_apart(box, run_in_background, network, fast_host):
     inside = box(network)
 
     def tries(number):
@@ -53,7 +53,7 @@ def test_two_at_once_are_told_apart(box, run_in_background, network):
     assert {entry["exec"] for entry in inside.ledger()["entries"]} == by_id
 
 
-def test_what_an_earlier_command_left_behind_is_its_own(box):
+def test_what_an_earlier_command_left_behind_is_its_own(box, fast_host):
     inside = box("restricted")
     first = tell(inside, f"(sleep 1; {PROBE} tcp 203.0.113.77 443) >/dev/null 2>&1 & exit 0")
     assert first.status == 200
@@ -71,7 +71,7 @@ def test_one_that_hides_its_mark_is_known_by_its_parent(box):
     assert told.status == 403 and {line["exec"] for line in told.blocked} <= {told.id, None}, told.result
 
 
-def test_allowed_connections_have_an_owner(box, run_in_background):
+def test_allowed_connections_have_an_owner(box, run_in_background, fast_host):
     """Nobody waits for the ledger here: one that is over before it is looked at has no owner, but never a wrong one."""
     inside = box("restricted")
     address = inside.address("echo.test")
