@@ -163,7 +163,7 @@ def emulator(binary, new_state):
     yield from _serve(binary, new_state(*TINY_NAMES), "--auth", "any")
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture
 def freezer(emulator):
     """For a test that pauses: there is nothing to pause with on every host. What is said then: test_degraded.py."""
     groups = emulator.info()["cgroups"]
@@ -171,14 +171,14 @@ def freezer(emulator):
         cannot_run(f"nothing here can freeze a sandbox: {groups['why']}")
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture
 def fast_host():
     """For what has a budget of some milliseconds, or is about one who keeps a whole CPU busy."""
     if slow.FACTOR >= 5:
         cannot_run(f"this machine is {slow.FACTOR:g} times too slow for it (ORKESTR_TEST_SLOW)")
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture
 def many_ids(emulator):
     """For a test that changes owners: a user without subordinate ids has one id inside. See test_degraded.py."""
     if emulator.info()["id_map"] == "single":

@@ -75,10 +75,13 @@ PYTHON = pieces(HERE / "readme_snippets_python.py", "#")
 JS = pieces(HERE / "readme_snippets_js.mjs", "//")
 
 
-def need_network(api, piece) -> None:
-    """One of them makes a sandbox with a network."""
+def need_what_it_shows(api, piece) -> None:
+    """One of them pauses, and makes a sandbox with a network."""
     if piece != "pause":
         return
+    groups = api.get("/_emulator/info").json["cgroups"]
+    if not groups["freeze"]:
+        cannot_run(f"nothing here can freeze a sandbox: {groups['why']}")
     answer = api.post("/v1/sandboxes", {"template": "node-22", "network": "restricted"})
     if answer.json.get("code") == "network_unavailable":
         cannot_run(answer.json["detail"])
@@ -98,7 +101,7 @@ def check_output(piece, done) -> None:
 
 @pytest.mark.parametrize("piece", PYTHON)
 def test_python(real_api, real_sdk, tmp_path, piece):
-    need_network(real_api, piece)
+    need_what_it_shows(real_api, piece)
     before = "" if piece == "quickstart" else "import sys\nfrom orkestr import Sandbox\n"
     before += "" if piece in NO_SBX else PYTHON_SBX
     script = tmp_path / f"{piece}.py"
@@ -134,7 +137,7 @@ def js_project(scratch):
 
 @pytest.mark.parametrize("piece", JS)
 def test_javascript(real_api, real_sdk, node, js_project, piece):
-    need_network(real_api, piece)
+    need_what_it_shows(real_api, piece)
     before = "" if piece == "quickstart" else 'import { Sandbox } from "orkestr";\n'
     before += 'import assert from "node:assert";\n'
     before += "" if piece in NO_SBX else JS_SBX
