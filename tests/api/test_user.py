@@ -233,6 +233,23 @@ def test_a_second_emulator_on_the_same_state_dir_is_refused(someone, users_state
     assert done.returncode > 0 and done.stderr.strip(), done
 
 
+def test_a_refused_connection_has_its_owner(users_emulator, compiled):
+    """Of several commands; what a sandbox's processes are, /proc tells where no cgroup does."""
+    api = users_emulator.api("ork_user_net")
+    answer = api.post("/v1/sandboxes", {"template": "tiny", "network": "restricted"})
+    if answer.json.get("code") == "network_unavailable":
+        cannot_run(answer.json["detail"])
+    sandbox = answer.json["id"]
+    execs = f"/v1/sandboxes/{sandbox}/exec"
+    other = api.post(execs, {"command": "sleep 30", "background": True})
+    api.put_file(sandbox, "/tmp/netprobe", compiled("netprobe.c", "-static").read_bytes(), "0755")
+    mine = api.post(execs, {"command": "/tmp/netprobe tcp 10.9.8.7 80; exit 1"})
+    blocked = mine.json.get("blocked") or mine.json["network_blocked"]
+    assert {(line["ip"], line["exec"]) for line in blocked} == {("10.9.8.7", mine.headers["x-exec-id"])}, blocked
+    assert mine.headers["x-exec-id"] != other.headers["x-exec-id"]
+    assert api.delete(f"/v1/sandboxes/{sandbox}").status == 200
+
+
 def test_a_custom_template(api, users_state):
     import time
 
