@@ -635,7 +635,7 @@ def crowd(jobs, workers):
 def one_of_many(api, sandbox, n):
     command = f"sleep 0.3; echo out-{n}; head -c 20000 /dev/zero | tr '\\0' {chr(97 + n % 26)}; echo err-{n} >&2; exit {n % 200}"
     if n % 3 == 0:
-        with Stream(api, sandbox, command, ndjson=n % 2 == 0) as stream:
+        with Stream(api, sandbox, command, ndjson=n % 2 == 0, timeout_seconds=int(slow.longer(60))) as stream:
             events = list(stream)
         out, err = output(events)
         return out, err, events[-1]["exit_code"], [e["is_final"] for e in events].count(True)

@@ -10,13 +10,13 @@ from pathlib import Path
 import pytest
 
 from conftest import _serve, cannot_run, terminate_all
-from harness import tiny
+from harness import slow, tiny
 from harness.emulator import run
 from harness.internet import world
 
 RESOLVER = "100.100.100.53"
 A, TXT, AAAA = "1", "16", "28"
-AT_ONCE_MS = 200
+AT_ONCE_MS = 200 * slow.FACTOR
 NXDOMAIN, REFUSED = 3, 5
 PRIVATE = [
     "10.0.0.1", "172.16.0.1", "192.168.1.1", "169.254.169.254", "100.64.0.1", "100.100.100.200", "198.51.100.1",
