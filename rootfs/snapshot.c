@@ -210,25 +210,55 @@ bool snapshot_read_info(struct json_object *o, struct snapshot_info *i)
 	       strspn(i->tar_digest, "0123456789abcdef") == TEXT_SHA256_SIZE - 1;
 }
 
-int snapshot_load(const struct snapshot_dir *d, const char *id, struct snapshot_info *ret, struct err *e)
+bool snapshot_same_pause(const struct snapshot_info *a, const struct snapshot_info *b)
+{
+	return a->paused_ms == b->paused_ms && strcmp(a->tar_digest, b->tar_digest) == 0;
+}
+
+static int load_manifest(const struct snapshot_dir *d, const char *id, struct snapshot_info *ret, struct err *e)
 {
 	_cleanup_json_ struct json_object *o = NULL;
-	char tar[SNAPSHOT_NAME_SIZE], manifest[SNAPSHOT_NAME_SIZE];
-	struct snapshot_info i;
-	struct stat st;
 	int r = snapshot_manifest(d, id, &o, e);
 
 	if (r == -ENOENT)
 		return r;
 	if (r < 0)
 		return damaged(id, "its manifest can't be read", e);
-	if (!snapshot_read_info(o, &i) || strcmp(i.id, id) != 0)
+	if (!snapshot_read_info(o, ret) || strcmp(ret->id, id) != 0)
 		return damaged(id, "its manifest makes no sense, or is of another version", e);
-	snapshot_names(id, tar, manifest);
+	return 0;
+}
+
+/* NULL, or what is wrong with its tar. */
+static const char *fault_of_tar(const struct snapshot_dir *d, const struct snapshot_info *i)
+{
+	char tar[SNAPSHOT_NAME_SIZE], manifest[SNAPSHOT_NAME_SIZE];
+	struct stat st;
+
+	snapshot_names(i->id, tar, manifest);
 	if (fstatat(d->dir_fd, tar, &st, AT_SYMLINK_NOFOLLOW) < 0)
-		return damaged(id, "its tar is not there", e);
-	if (!S_ISREG(st.st_mode) || (uint64_t)st.st_size != i.size_bytes)
-		return damaged(id, "its tar has another size", e);
+		return "its tar is not there";
+	return S_ISREG(st.st_mode) && (uint64_t)st.st_size == i->size_bytes ? NULL : "its tar has another size";
+}
+
+int snapshot_load(const struct snapshot_dir *d, const char *id, struct snapshot_info *ret, struct err *e)
+{
+	struct snapshot_info i, before = { 0 };
+	const char *fault;
+
+	/* A resume takes the manifest away and then the tar: only a manifest that stays tells of a damaged one. */
+	for (;;) {
+		int r = load_manifest(d, id, &i, e);
+
+		if (r < 0)
+			return r;
+		fault = fault_of_tar(d, &i);
+		if (!fault)
+			break;
+		if (snapshot_same_pause(&i, &before))
+			return damaged(id, fault, e);
+		before = i;
+	}
 	*ret = i;
 	return 0;
 }

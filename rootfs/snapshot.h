@@ -56,6 +56,9 @@ int snapshot_manifest(const struct snapshot_dir *d, const char *id, struct json_
 /* What a manifest says, checked. False: it makes no sense. */
 bool snapshot_read_info(struct json_object *manifest, struct snapshot_info *ret);
 
+/* Whether both tell of the same snapshot, and not of an earlier and a later one of a sandbox. */
+bool snapshot_same_pause(const struct snapshot_info *a, const struct snapshot_info *b);
+
 /* Into disk/s/<slot>/u, which must be empty; what was lost is then said in disk/s/<slot>/lost.json
  * (snapshot_lost). Damaged or not the content the manifest names: ERR_UNAVAILABLE
  * "snapshot_damaged". */

@@ -21,11 +21,6 @@
 
 /* ---- export ---- */
 
-static int same_pause(const struct snapshot_info *a, const struct snapshot_info *b)
-{
-	return a->paused_ms == b->paused_ms && strcmp(a->tar_digest, b->tar_digest) == 0;
-}
-
 /* A manifest is written after its tar and taken away before the next: the same one before and after the tar was
  * opened means that they belong together. */
 int snapshot_open(const struct snapshot_dir *d, const char *id, struct snapshot_open *ret, struct err *e)
@@ -44,7 +39,7 @@ int snapshot_open(const struct snapshot_dir *d, const char *id, struct snapshot_
 	if (o.tar_fd < 0 && errno != ENOENT)
 		return err_errno(e, errno, "the snapshot of %s", id);
 	r = o.tar_fd < 0 ? -ENOENT : snapshot_manifest(d, id, &o.manifest, e);
-	if (r == 0 && (!snapshot_read_info(o.manifest, &after) || !same_pause(&o.info, &after)))
+	if (r == 0 && (!snapshot_read_info(o.manifest, &after) || !snapshot_same_pause(&o.info, &after)))
 		r = -ENOENT;
 	if (r == -ENOENT)
 		return err_set(e, ERR_BUSY, EBUSY, NULL, "the snapshot of %s is being taken or used up now", id);
