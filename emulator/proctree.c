@@ -2,8 +2,8 @@
 
 #include <dirent.h>
 #include <errno.h>
-#include <fcntl.h>
-#include <stdbool.h>
+#include <stdlib.h>
+#include <unistd.h>
 
 #include "emulator/base/fd.h"
 #include "emulator/base/text.h"
@@ -14,7 +14,6 @@
 struct walk {
 	pid_t pids[PROCESSES_MAX];
 	size_t n;
-	bool no_children; /* this kernel does not list them */
 };
 
 static void add_children(struct walk *w, int taskfd, const char *tid)
@@ -24,10 +23,8 @@ static void add_children(struct walk *w, int taskfd, const char *tid)
 	if (text_format(path, sizeof(path), "%s/children", tid) < 0)
 		return;
 	/* More than fits are more than are looked at. */
-	if (fd_read_file(taskfd, path, text, sizeof(text)) < 0) {
-		w->no_children = w->no_children || errno == ENOENT;
-		return;
-	}
+	if (fd_read_file(taskfd, path, text, sizeof(text)) < 0)
+		return; /* the thread is gone */
 	while (w->n < PROCESSES_MAX) {
 		long pid = strtol(p, &end, 10);
 
@@ -60,6 +57,8 @@ int proctree_each(pid_t root, int (*fn)(void *arg, pid_t pid), void *arg)
 	_cleanup_free_ struct walk *w = calloc(1, sizeof(*w));
 	int r = 0;
 
+	if (access("/proc/thread-self/children", F_OK) < 0)
+		return -ENOTSUP;
 	if (!w)
 		return -ENOMEM;
 	w->pids[w->n++] = root;
@@ -68,5 +67,5 @@ int proctree_each(pid_t root, int (*fn)(void *arg, pid_t pid), void *arg)
 		if (r == 0)
 			add_children_of(w, w->pids[i]);
 	}
-	return r == 0 && w->no_children ? -ENOTSUP : r;
+	return r;
 }

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Makes a user-mode Linux kernel, file $1: the newest kernel source that the distribution has as a package, with what
-# the emulator and systemd ask of a kernel. Called by vm.sh for VM_ACCEL=uml. About four minutes on two cores.
+# the emulator and systemd ask of a kernel. Called by vm.sh for VM_ACCEL=uml. Eight minutes of CPU time.
 #
 # Debian's own package user-mode-linux does not serve: its kernel has no nftables family `inet` and no Landlock.
 set -euo pipefail
