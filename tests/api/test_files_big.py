@@ -327,11 +327,11 @@ def test_a_client_that_hangs_up_leaves_nothing(api, sandbox, emulator):
 
 @pytest.fixture
 def full_disk(new_emulator, binary, tiny_tar, key):
-    """An emulator whose state dir is on a file system of 96 MB."""
+    """An emulator whose state dir is on a file system of 32 MB."""
     from harness.emulator import run
 
     top = Path(tempfile.mkdtemp(prefix="orkestr-full-"))
-    if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=96m,mode=755", "none", top], capture_output=True).returncode != 0:
+    if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=32m,mode=755", "none", top], capture_output=True).returncode != 0:
         top.rmdir()
         cannot_run("a size-limited file system takes a mount, and so root")
     try:
@@ -353,7 +353,7 @@ def full_disk(new_emulator, binary, tiny_tar, key):
 def test_disk_full_leaves_the_old_file_whole(full_disk):
     api, sandbox = full_disk
     api.put_file(sandbox, "/tmp/keep", b"old" * 1000)
-    big = BLOCK * 120
+    big = BLOCK * 40
 
     def free():
         return int(api.sh(sandbox, "df -k --output=avail / | tail -n 1"))
@@ -366,7 +366,7 @@ def test_disk_full_leaves_the_old_file_whole(full_disk):
     assert check_error(body, 507, "disk_full")["entries_written"] == 1
     assert api.sh(sandbox, "cat /tmp/keep | wc -c; ls -A /tmp") == "3000\nfirst\nkeep\n"
     assert free() > before - 1024, "what was written is given back"
-    api.sh(sandbox, "head -c 300M /dev/zero > /tmp/fill 2>/dev/null; true")
+    api.sh(sandbox, "head -c 100M /dev/zero > /tmp/fill 2>/dev/null; true")
     check_error(api.files("PUT", sandbox, "/tmp/keep", raw=BLOCK), 507, "disk_full")
     assert api.sh(sandbox, "cat /tmp/keep | wc -c; rm /tmp/fill").strip() == "3000"
     assert api.files("PUT", sandbox, "/tmp/keep", raw=BLOCK).status == 200
