@@ -16,6 +16,7 @@
 #include "emulator/base/fd.h"
 #include "emulator/base/text.h"
 #include "emulator/cmd/cmd.h"
+#include "emulator/cmd/control_client.h"
 #include "emulator/cmd/exec_run.h"
 #include "emulator/cmd/options.h"
 
@@ -243,20 +244,14 @@ static struct json_object *get(struct json_object *o, const char *name)
 	return o && json_object_object_get_ex(o, name, &v) ? v : NULL;
 }
 
-static const char *text_of(struct json_object *o, const char *name)
-{
-	struct json_object *v = get(o, name);
-
-	return v ? json_object_get_string(v) : "?";
-}
-
 static void print_counts(struct json_object *s, double seconds)
 {
 	struct json_object *sandboxes = get(s, "sandboxes"), *usage = get(s, "usage");
 
-	(void)fprintf(stderr, "orkestr-emulator: %s sandboxes in %.1f s", text_of(sandboxes, "created"), seconds);
+	(void)fprintf(stderr, "orkestr-emulator: %s sandboxes in %.1f s", control_text(sandboxes, "created", "?"),
+		      seconds);
 	if (json_object_get_int64(get(sandboxes, "failed")) > 0)
-		(void)fprintf(stderr, ", %s failed", text_of(sandboxes, "failed"));
+		(void)fprintf(stderr, ", %s failed", control_text(sandboxes, "failed", "?"));
 	if (usage)
 		(void)fprintf(stderr, "; %.2f CPU-seconds, %.2f GB-seconds",
 			      json_object_get_double(get(usage, "cpu_seconds")),
@@ -272,8 +267,8 @@ static void print_slowest(struct json_object *list)
 		struct json_object *o = json_object_array_get_idx(list, i);
 
 		(void)fprintf(stderr, "  %s %9.1f ms  %s %s -> %s\n", i == 0 ? "slowest" : "       ",
-			      json_object_get_double(get(o, "duration_ms")), text_of(o, "method"), text_of(o, "path"),
-			      text_of(o, "status"));
+			      json_object_get_double(get(o, "duration_ms")), control_text(o, "method", "?"),
+			      control_text(o, "path", "?"), control_text(o, "status", "?"));
 	}
 }
 
@@ -285,8 +280,9 @@ static unsigned int print_leaks(struct json_object *live, const struct exec_repo
 	for (size_t i = 0; i < n; i++) {
 		struct json_object *o = json_object_array_get_idx(live, i);
 
-		(void)fprintf(stderr, "orkestr-emulator: left %s: %s (%s, made %s)\n", text_of(o, "status"),
-			      text_of(o, "id"), text_of(o, "template"), text_of(o, "created_at"));
+		(void)fprintf(stderr, "orkestr-emulator: left %s: %s (%s, made %s)\n", control_text(o, "status", "?"),
+			      control_text(o, "id", "?"), control_text(o, "template", "?"),
+			      control_text(o, "created_at", "?"));
 	}
 	if (rep->processes + rep->mounts + rep->cgroups > 0)
 		(void)fprintf(stderr,

@@ -75,14 +75,6 @@ static struct json_object *call(const char *command, const struct control_at *at
 	return answer;
 }
 
-static const char *text_of(struct json_object *o, const char *name)
-{
-	struct json_object *v = NULL;
-
-	(void)json_object_object_get_ex(o, name, &v);
-	return v ? json_object_get_string(v) : "";
-}
-
 /* ---- clock ---- */
 
 struct clock_options {
@@ -136,7 +128,8 @@ int cmd_clock(int argc, char **argv)
 		return cmd_usage("clock", &e);
 	answer = call("clock", &o.at, body ? "POST" : "GET", "/_emulator/clock", body, &status);
 	if (answer)
-		printf("%s (%s s ahead)\n", text_of(answer, "now"), text_of(answer, "offset_seconds"));
+		printf("%s (%s s ahead)\n", control_text(answer, "now", ""),
+		       control_text(answer, "offset_seconds", ""));
 	json_object_put(answer);
 	json_object_put(body);
 	return status;
@@ -199,9 +192,9 @@ static int key_create(const struct key_options *o, struct json_object *body)
 	add(body, "key", o->rest.n > 1 ? o->rest.v[1] : NULL);
 	answer = call("key", &o->at, "POST", "/_emulator/keys", body, &status);
 	if (answer) {
-		(void)puts(text_of(answer, "key"));
-		(void)fprintf(stderr, "%s: plan %s, account %s\n", text_of(answer, "id"), text_of(answer, "plan"),
-			      text_of(answer, "account"));
+		(void)puts(control_text(answer, "key", ""));
+		(void)fprintf(stderr, "%s: plan %s, account %s\n", control_text(answer, "id", ""),
+			      control_text(answer, "plan", ""), control_text(answer, "account", ""));
 	}
 	json_object_put(answer);
 	return status;

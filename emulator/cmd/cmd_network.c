@@ -82,14 +82,6 @@ static int parse_check(int argc, char **argv, struct check *ret, struct err *e)
 
 /* ---- what a running emulator knows ---- */
 
-static const char *text_of(struct json_object *o, const char *name)
-{
-	struct json_object *v = NULL;
-
-	(void)json_object_object_get_ex(o, name, &v);
-	return v ? json_object_get_string(v) : "-";
-}
-
 /* From the network, so only what can be printed is. */
 static void print_text(const char *s)
 {
@@ -103,7 +95,7 @@ static void print_entry(struct json_object *o)
 					       "ip",   "port", "rule",	  "bytes_out", "bytes_in" };
 
 	for (size_t i = 0; i < ARRAY_SIZE(columns); i++) {
-		print_text(text_of(o, columns[i]));
+		print_text(control_text(o, columns[i], "-"));
 		(void)putchar(i + 1 < ARRAY_SIZE(columns) ? '\t' : '\n');
 	}
 }

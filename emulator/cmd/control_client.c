@@ -212,6 +212,13 @@ int control_ask_json(const struct control_at *at, const struct control_call *cal
 	return *ret ? 0 : err_set(e, ERR_IO, EPROTO, NULL, "the answer is no JSON");
 }
 
+const char *control_text(struct json_object *o, const char *name, const char *missing)
+{
+	struct json_object *v = NULL;
+
+	return o && json_object_object_get_ex(o, name, &v) && v ? json_object_get_string(v) : missing;
+}
+
 struct follow {
 	void (*fn)(void *arg, const char *event, const char *data);
 	void *arg;

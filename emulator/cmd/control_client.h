@@ -45,6 +45,10 @@ struct json_object;
 int control_ask_json(const struct control_at *at, const struct control_call *call, struct json_object **ret,
 		     struct err *e);
 
+/* A field of an answer as text: a string itself, anything else as JSON has it; missing if o has no such field, or null.
+ * Lives as long as o. */
+const char *control_text(struct json_object *o, const char *name, const char *missing);
+
 /* Server-Sent Events: fn with each event's data, until the server ends it. */
 int control_follow(const struct control *c, const char *path,
 		   void (*fn)(void *arg, const char *event, const char *data), void *arg, struct err *e);
