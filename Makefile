@@ -42,6 +42,11 @@ say = $(if $(Q),@printf '  %-4s %s\n' $(1) $@)
 # A submake of the targets that prepare first: as parallel as the machine, unless -j was given.
 SUBMAKE = @+$(MAKE) --no-print-directory $(if $(Q),-s) $(if $(findstring -j,$(MAKEFLAGS)),,-j$(shell nproc))
 
+# Of several goals, one that builds by a submake, or removes, must not run beside another: `make -j8 all deb`.
+ifneq ($(and $(word 2,$(MAKECMDGOALS)),$(filter demo test bench test-vm deb clean,$(MAKECMDGOALS))),)
+.NOTPARALLEL:
+endif
+
 all: $(BUILD)/orkestr-emulator ## build the program (the default)
 
 help: ## this list
