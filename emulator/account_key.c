@@ -165,16 +165,6 @@ static int fill(struct entry *en, const struct key_spec *s, struct err *e)
 	return 0;
 }
 
-/* Now, or right after the newest: keys are listed in the order they were made in, and the store knows only the time. */
-static int64_t time_of_a_new_key(const struct accounts *a)
-{
-	int64_t t = clock_now_ms();
-
-	for (size_t i = 0; i < a->n; i++)
-		t = MAX(t, a->list[i].created_ms + 1);
-	return t;
-}
-
 int accounts_key_add(struct accounts *a, const struct key_spec *s, struct key_info *ret, char ret_key[ACCOUNT_KEY_MAX],
 		     struct err *e)
 {
@@ -191,7 +181,7 @@ int accounts_key_add(struct accounts *a, const struct key_spec *s, struct key_in
 	if (fault)
 		return invalid(fault, e);
 	account_entry_init(&en, key, strlen(key));
-	en.created_ms = time_of_a_new_key(a);
+	en.created_ms = clock_now_ms();
 	r = fill(&en, s, e);
 	if (r >= 0 && (account_entry_find(a, en.digest) || find(a, en.account.key_id)))
 		r = err_set(e, ERR_EXISTS, EEXIST, "key_exists", "this API key is there already: %s",

@@ -119,6 +119,7 @@ struct store_key {
 };
 int store_key_put(struct store *s, const struct store_key *k, struct err *e);
 int store_key_delete(struct store *s, const char *digest, struct err *e);
+/* In the order they were put first. */
 int store_key_each(struct store *s, int (*fn)(void *arg, const struct store_key *k), void *arg, struct err *e);
 
 /* Idempotency keys (wire.md): (account, key) -> body hash, sandbox id; older than 24 h are forgotten.

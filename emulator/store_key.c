@@ -13,7 +13,7 @@ const struct store_sql store_key_sql[] = {
 	{ STMT_KEY_DELETE, "DELETE FROM api_key WHERE digest = ?1" },
 	{ STMT_KEY_EACH,
 	  "SELECT digest, account, plan, scopes, label, created_ms, expires_ms, revoked_ms, rate_requests,"
-	  " rate_seconds FROM api_key ORDER BY created_ms, digest" },
+	  " rate_seconds FROM api_key ORDER BY place" },
 	{ 0, NULL },
 };
 

@@ -98,6 +98,25 @@ static const char *const steps[] = {
 	" size_bytes INTEGER NOT NULL"
 	") STRICT;"
 	"CREATE INDEX template_by_time ON template (account, created_ms, id);",
+	/* 4: API keys in the order they were made in, whatever the clock said */
+	"ALTER TABLE api_key RENAME TO api_key_3;"
+	"CREATE TABLE api_key ("
+	" place INTEGER PRIMARY KEY,"
+	" digest TEXT NOT NULL UNIQUE," /* SHA-256, hex */
+	" account TEXT NOT NULL,"
+	" plan TEXT NOT NULL,"
+	" scopes INTEGER NOT NULL,"
+	" label TEXT NOT NULL,"
+	" created_ms INTEGER NOT NULL,"
+	" expires_ms INTEGER NOT NULL,"
+	" revoked_ms INTEGER NOT NULL,"
+	" rate_requests INTEGER NOT NULL,"
+	" rate_seconds INTEGER NOT NULL"
+	") STRICT;"
+	"INSERT INTO api_key (digest, account, plan, scopes, label, created_ms, expires_ms, revoked_ms, rate_requests,"
+	" rate_seconds) SELECT digest, account, plan, scopes, label, created_ms, expires_ms, revoked_ms, rate_requests,"
+	" rate_seconds FROM api_key_3 ORDER BY created_ms, digest;"
+	"DROP TABLE api_key_3;",
 };
 
 static int read_int(struct store *s, const char *sql, int64_t *ret, struct err *e)

@@ -132,6 +132,21 @@ def test_they_outlive_a_restart_and_a_kill(new_emulator, new_state):
     assert kept["key"] not in second.log()
 
 
+def test_their_order_and_dates_whatever_the_clock_said(new_emulator, new_state):
+    state = new_state("tiny")
+    first = new_emulator("--api-key", ADMIN, state=state)
+    admin = first.api(ADMIN)
+    admin.post("/_emulator/clock", {"advance_seconds": 86400})
+    tomorrow = admin.post("/_emulator/keys", {"label": "tomorrow"}).json
+    admin.post("/_emulator/clock", {"reset": True})
+    today = admin.post("/_emulator/keys", {"label": "today"}).json
+    assert today["created_at"] < tomorrow["created_at"]
+    assert first.stop() == 0
+    keys = new_emulator("--api-key", ADMIN, state=state).api(ADMIN).get("/_emulator/keys").json["keys"]
+    assert [(k["label"], k["created_at"]) for k in keys[1:]] == [
+        ("tomorrow", tomorrow["created_at"]), ("today", today["created_at"])]  # fmt: skip
+
+
 def test_a_file_of_keys(new_emulator, scratch):
     file = scratch / "keys.txt"
     file.write_text("# for the suite\nork_file_key_1:free\n\nork_file_key_2:team:read:account=x:expires=2999-01-01T00:00:00Z\n"

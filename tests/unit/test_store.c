@@ -45,7 +45,7 @@ Test(store, makes_a_private_file_of_its_own)
 	store_close(s);
 	cr_assert_eq(stat(DB "-wal", &st), -1, "a clean close leaves no log");
 	cr_assert_eq(sql_int("PRAGMA application_id"), 0x6f726b65);
-	cr_assert_eq(sql_int("PRAGMA user_version"), 3);
+	cr_assert_eq(sql_int("PRAGMA user_version"), 4);
 	cr_assert_eq(sql_int("SELECT journal_mode = 'wal' FROM pragma_journal_mode"), 1);
 	store_close(NULL);
 }

@@ -51,7 +51,7 @@ Test(store_fault, another_programs_database_is_refused)
 	refused(ERR_EXISTS, "store_foreign", "another program's");
 	sql("DROP TABLE bookmarks"); /* empty, but marked as someone's */
 	refused(ERR_EXISTS, "store_foreign", "another program's");
-	sql("PRAGMA application_id = 0; PRAGMA user_version = 3");
+	sql("PRAGMA application_id = 0; PRAGMA user_version = 4");
 	refused(ERR_EXISTS, "store_foreign", "another program's");
 	sql("PRAGMA user_version = 0");
 	store_close(must_open()); /* a database in which nothing ever was */
@@ -111,6 +111,58 @@ Test(store_fault, an_older_version_is_brought_up)
 	cr_assert_eq(sql_int("SELECT count(*) FROM idempotency WHERE key = 'key'"), 1);
 	cr_assert_gt(sql_int("PRAGMA user_version"), 1);
 	cr_assert_eq(sql_int("SELECT count(*) FROM usage_month"), 0);
+}
+
+struct order {
+	char digests[8];
+	size_t n;
+};
+
+static int take_digest(void *arg, const struct store_key *k)
+{
+	struct order *o = arg;
+
+	cr_assert_lt(o->n, sizeof(o->digests) - 1);
+	o->digests[o->n++] = k->digest[0];
+	return 0;
+}
+
+/* In the third version their time alone told the order of keys. */
+Test(store_fault, older_keys_keep_their_order)
+{
+	static const char third[] =
+		"DROP TABLE api_key;"
+		"CREATE TABLE api_key ("
+		" digest TEXT NOT NULL PRIMARY KEY,"
+		" account TEXT NOT NULL,"
+		" plan TEXT NOT NULL,"
+		" scopes INTEGER NOT NULL,"
+		" label TEXT NOT NULL,"
+		" created_ms INTEGER NOT NULL,"
+		" expires_ms INTEGER NOT NULL,"
+		" revoked_ms INTEGER NOT NULL,"
+		" rate_requests INTEGER NOT NULL,"
+		" rate_seconds INTEGER NOT NULL"
+		") STRICT, WITHOUT ROWID;"
+		"PRAGMA user_version = 3;"
+		"INSERT INTO api_key VALUES ('a', 'acc', 'free', 1, '', 30, 0, 0, 0, 0),"
+		" ('b', 'acc', 'free', 1, '', 10, 0, 0, 0, 0), ('c', 'acc', 'team', 3, 'l', 20, 7, 8, 9, 10);";
+	struct store_key put = { .digest = "d", .account = "acc", .plan = "free", .created_ms = 5 };
+	struct order order = { 0 };
+	struct err e = ERR_INIT;
+	struct store *s;
+
+	store_close(must_open());
+	sql(third);
+	s = must_open();
+	cr_assert_eq(store_key_put(s, &put, &e), 0, "%s", e.msg);
+	cr_assert_eq(store_key_each(s, take_digest, &order, &e), 0, "%s", e.msg);
+	cr_assert_str_eq(order.digests, "bcad");
+	store_close(s);
+	cr_assert_eq(sql_int("SELECT count(*) FROM api_key WHERE digest = 'c' AND plan = 'team' AND scopes = 3 AND "
+			     "label = 'l'"
+			     " AND expires_ms = 7 AND revoked_ms = 8 AND rate_requests = 9 AND rate_seconds = 10"),
+		     1);
 }
 
 Test(store_fault, a_file_that_is_no_database_is_refused)
