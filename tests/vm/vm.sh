@@ -7,7 +7,8 @@
 #   vm.sh image                only make the image (otherwise made when it is missing)
 # Environment: VM_ALL=1 (all of the API suite), VM_TESTS (arguments for pytest instead), VM_TEMPLATES (a state dir),
 # IMAGE_SUITE (bookworm, trixie, noble), VM_DIR (where images are kept), VM_OUT, VM_TIMEOUT (seconds), VM_MEMORY (MB),
-# VM_ACCEL (kvm, tcg, uml: without KVM the fastest, on a kernel of our own making), ORKESTR_TEST_SLOW, BUILD.
+# VM_ACCEL (kvm, tcg, uml: without KVM the fastest, on a kernel of our own making), ORKESTR_TEST_SLOW, BUILD,
+# RETRY_FAILED (1: what fails is run once more, and counted as that; the default without KVM).
 # See README.md in this folder.
 set -euo pipefail
 here=$(cd "$(dirname "$0")" && pwd)
@@ -137,7 +138,7 @@ stage() {
 
 # in_vm USER...: the suites as these, one after the other, in one VM.
 in_vm() {
-	(run "$staged" "ORKESTR_TEST_SLOW=$factor MUST_RUN=${MUST_RUN:-0} VM_ALL=${VM_ALL:-0} VM_SUITES='$suites' \
+	(run "$staged" "ORKESTR_TEST_SLOW=$factor RETRY_FAILED=$retry MUST_RUN=${MUST_RUN:-0} VM_ALL=${VM_ALL:-0} VM_SUITES='$suites' \
 		VM_TESTS=$(printf %q "${VM_TESTS:-}") bash suite.sh $*")
 }
 
@@ -164,10 +165,12 @@ in_vms() {
 }
 
 test_vm() {
-	local build=${BUILD:-build} staged factor=${ORKESTR_TEST_SLOW:-} suites=${VM_SUITES:-unit api} rc=0
+	local build=${BUILD:-build} staged factor=${ORKESTR_TEST_SLOW:-} suites=${VM_SUITES:-unit api} retry rc=0
 	[[ $build = /* ]] || build=$top/$build
 	[ $# != 0 ] || set -- root dev plain
 	[ -n "$factor" ] || { [ "$(accelerator)" = kvm ] && factor=2 || factor=10; }
+	[ "$(accelerator)" = kvm ] && retry=0 || retry=1
+	retry=${RETRY_FAILED:-$retry}
 	staged=$(mktemp -d)
 	stage "$staged" "$build"
 	if [ "$(accelerator)" = uml ]; then
@@ -209,8 +212,8 @@ test) test_vm "${@:2}" ;;
 image) make_image ;;
 demo) demo_vm ;;
 run)
-	[ $# = 3 ] || { sed -n '2,12s/^# \{0,1\}//p' "$0" >&2; exit 2; }
+	[ $# = 3 ] || { sed -n '2,13s/^# \{0,1\}//p' "$0" >&2; exit 2; }
 	run "$2" "$3"
 	;;
-*) sed -n '2,12s/^# \{0,1\}//p' "$0" >&2; exit 2 ;;
+*) sed -n '2,13s/^# \{0,1\}//p' "$0" >&2; exit 2 ;;
 esac
