@@ -78,8 +78,11 @@ def binary() -> Path:
 
 @pytest.fixture(scope="session")
 def scratch():
-    """A folder only we may enter, as temporary folders are; the emulator must work in it all the same."""
-    path = Path(tempfile.mkdtemp(prefix="orkestr-test-"))
+    """A folder only we may enter, as temporary folders are; the emulator must work in it all the same. On a disk: where
+    /tmp is one of memory (Debian 13), what sandboxes write there is memory of theirs."""
+    kind = subprocess.run(["stat", "-f", "-c", "%T", tempfile.gettempdir()], capture_output=True, text=True)
+    disk = "/var/tmp" if kind.stdout == "tmpfs\n" and "TMPDIR" not in os.environ else None
+    path = Path(tempfile.mkdtemp(prefix="orkestr-test-", dir=disk))
     yield path
     shutil.rmtree(path, ignore_errors=True)
 
