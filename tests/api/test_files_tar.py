@@ -13,6 +13,7 @@ import time
 import pytest
 
 from harness import proc
+from harness.stream import settle
 from harness.wire import check_error, check_invalid
 
 TAR = {"Accept": "application/x-tar"}
@@ -471,11 +472,8 @@ def test_an_upload_that_breaks_off_leaves_whole_files_only(api, sandbox, emulato
             f"PUT /v1/sandboxes/{sandbox}/files?path=/tmp/off HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {api.key}\r\n"
             f"Content-Type: application/x-tar\r\nContent-Length: {len(data)}\r\n\r\n".encode() + data[:300000]
         )
-        time.sleep(0.3)
-    deadline = time.monotonic() + 5
-    while workers(emulator) > family and time.monotonic() < deadline:
-        time.sleep(0.02)
-    assert not workers(emulator) > family, "the worker is still there"
+        settle(lambda: "whole" in api.sh(sandbox, "ls -A /tmp/off 2>/dev/null; true"))
+    settle(lambda: not workers(emulator) > family)
     assert api.sh(sandbox, "ls -A /tmp/off") == "whole\n"
 
 
