@@ -4,7 +4,6 @@
 #include <fcntl.h>
 #include <signal.h>
 #include <string.h>
-#include <sys/prctl.h>
 #include <sys/socket.h>
 #include <sys/time.h>
 #include <sys/wait.h>
@@ -12,6 +11,7 @@
 #include "emulator/base/fd.h"
 #include "emulator/base/log.h"
 #include "emulator/base/procname.h"
+#include "emulator/base/sys.h"
 #include "netpolicy/egress.h"
 #include "netpolicy/gateway.h"
 
@@ -59,10 +59,10 @@ static void read_nameservers(char ret[3][64])
 /* Forks one of the gateway's own children: sock is the end it gets. */
 static int fork_with(int sock, int other, void (*run)(int sock, void *arg), void *arg)
 {
-	pid_t pid = fork();
+	pid_t parent = getpid(), pid = fork();
 
 	if (pid == 0) {
-		(void)prctl(PR_SET_PDEATHSIG, SIGKILL);
+		sys_die_with(parent);
 		(void)close(other);
 		run(sock, arg);
 		_exit(1);
@@ -146,7 +146,7 @@ static int perform(struct gateway *g, struct egress_start *s, const struct net_r
 	}
 }
 
-static _noreturn_ void net_main(int sock, int dialer)
+static _noreturn_ void net_main(int sock, int dialer, pid_t parent)
 {
 	struct egress_start s = { .rpc = sock };
 	struct gateway *g = NULL;
@@ -157,7 +157,7 @@ static _noreturn_ void net_main(int sock, int dialer)
 
 	log_set_name("gateway");
 	procname_set("ork-gateway");
-	(void)prctl(PR_SET_PDEATHSIG, SIGKILL);
+	sys_die_with(parent);
 	(void)signal(SIGCHLD, SIG_IGN); /* its children end with it; none is waited for */
 	read_nameservers(s.c.nameservers);
 	r = gateway_new(&g, &e);
@@ -206,7 +206,7 @@ int keeper_net_start(int close_fd, struct keeper_net **ret, int *ret_egress, str
 	struct keeper_net *n = calloc(1, sizeof(*n));
 	_cleanup_close_ int dialer = -1;
 	int sv[2], r;
-	pid_t pid;
+	pid_t parent = getpid(), pid;
 
 	if (n && start_dialer(&dialer, e) < 0) {
 		free(n);
@@ -221,7 +221,7 @@ int keeper_net_start(int close_fd, struct keeper_net **ret, int *ret_egress, str
 		(void)close(sv[0]);
 		if (close_fd >= 0)
 			(void)close(close_fd);
-		net_main(sv[1], dialer);
+		net_main(sv[1], dialer, parent);
 	}
 	(void)close(sv[1]);
 	n->sock = sv[0];

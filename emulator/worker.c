@@ -3,7 +3,6 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <signal.h>
-#include <sys/prctl.h>
 #include <sys/wait.h>
 #include <uv.h>
 
@@ -37,10 +36,7 @@ static _noreturn_ void child(pid_t parent, int (*job)(void *job_arg), void *job_
 	int status;
 
 	reset_signals();
-	/* A daemon that is killed leaves no worker behind; it may have died before this line. */
-	(void)prctl(PR_SET_PDEATHSIG, SIGKILL);
-	if (getppid() != parent)
-		_exit(1);
+	sys_die_with(parent); /* a daemon that is killed leaves no worker behind */
 	log_set_name("worker");
 	status = job(job_arg);
 	_exit(status < 0 || status > 255 ? 255 : status);

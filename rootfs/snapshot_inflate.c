@@ -6,11 +6,11 @@
 #include <signal.h>
 #include <string.h>
 #include <sys/mman.h>
-#include <sys/prctl.h>
 #include <sys/wait.h>
 #include <zstd.h>
 
 #include "emulator/base/fd.h"
+#include "emulator/base/sys.h"
 
 #define BLOCK_SIZE (512u << 10)
 #define PIPE_SIZE (1 << 20) /* the most without privilege (pipe(7)) */
@@ -84,9 +84,7 @@ int snapshot_inflate(int in_fd, int out_fd, uint64_t max, struct snapshot_inflat
 
 static _noreturn_ void child(struct inflater *i, int in_fd, int out_fd, uint64_t max, pid_t parent)
 {
-	(void)prctl(PR_SET_PDEATHSIG, SIGKILL);
-	if (getppid() != parent)
-		_exit(1);
+	sys_die_with(parent);
 	(void)signal(SIGPIPE, SIG_IGN); /* a reader that gave up */
 	_exit(snapshot_inflate(in_fd, out_fd, max, i->shared) < 0);
 }

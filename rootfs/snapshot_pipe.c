@@ -4,20 +4,12 @@
 #include <fcntl.h>
 #include <signal.h>
 #include <sys/mman.h>
-#include <sys/prctl.h>
 #include <sys/wait.h>
 
 #include "emulator/base/fd.h"
+#include "emulator/base/sys.h"
 
 #define PIPE_SIZE (1 << 20) /* the most without privilege (pipe(7)) */
-
-/* The maker's death must not look like the tar's end. */
-static void die_with(pid_t parent)
-{
-	(void)prctl(PR_SET_PDEATHSIG, SIGKILL);
-	if (getppid() != parent)
-		_exit(EPIPE);
-}
 
 /* Exit statuses are errnos. */
 static _noreturn_ void compress_all(int in_fd, char *block, int (*take)(void *arg, const void *data, size_t n),
@@ -78,14 +70,14 @@ bool snapshot_pipe_start(struct snapshot_pipe *p, const struct sha256_ctx *sha,
 		 * descriptors by number, which in a worker that has closed what it inherited are ours by now. */
 		p->compressor = _Fork();
 		if (p->compressor == 0) {
-			die_with(self);
+			sys_die_with(self);
 			close_pair(tar);
 			closep(&copy[1]);
 			compress_all(copy[0], block, take, arg);
 		}
 		p->hasher = p->compressor > 0 ? _Fork() : -1;
 		if (p->hasher == 0) {
-			die_with(self);
+			sys_die_with(self);
 			closep(&tar[1]);
 			closep(&copy[0]);
 			hash_all(tar[0], copy[1], block, shared);

@@ -2,7 +2,10 @@
 
 #include <errno.h>
 #include <fcntl.h>
+#include <signal.h>
+#include <sys/prctl.h>
 #include <sys/syscall.h>
+#include <unistd.h>
 
 pid_t sys_clone3(struct clone_args *args)
 {
@@ -36,6 +39,13 @@ int sys_pidfd_send_signal(int pidfd, int sig)
 int sys_pivot_root(const char *new_root, const char *put_old)
 {
 	return syscall(SYS_pivot_root, new_root, put_old) < 0 ? -errno : 0;
+}
+
+void sys_die_with(pid_t parent)
+{
+	(void)prctl(PR_SET_PDEATHSIG, SIGKILL);
+	if (getppid() != parent)
+		_exit(1);
 }
 
 int sys_close_range(unsigned int first, unsigned int last, unsigned int flags)

@@ -18,4 +18,9 @@ int sys_openat2(int dirfd, const char *path, uint64_t flags, uint64_t mode, uint
 int sys_pidfd_open(pid_t pid);		       /* pidfd_open(2) */
 int sys_pidfd_send_signal(int pidfd, int sig); /* pidfd_send_signal(2) */
 int sys_pivot_root(const char *new_root, const char *put_old);
+
+/* By a new child: it is killed when the parent that forked it ends (PR_SET_PDEATHSIG(2const)), and ends here if that
+ * happened before. A change of ids takes it back. */
+void sys_die_with(pid_t parent);
+
 int sys_close_range(unsigned int first, unsigned int last, unsigned int flags); /* close_range(2) */

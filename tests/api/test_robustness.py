@@ -8,19 +8,23 @@ import socket
 import stat
 import subprocess
 import time
+import uuid
 
 import pytest
 
 from conftest import cannot_run
 from harness import proc
 from harness.emulator import run
+from harness.stream import settle
 from harness.wire import check_error
 
 
 def serve_and_fail(binary, *args, **more):
-    """serve that must refuse to start; its standard error."""
-    done = run(binary, "serve", *args, timeout=20, **more)
+    """serve that must refuse to start, and leave no process; its standard error."""
+    tag = uuid.uuid4().hex
+    done = run(binary, "serve", *args, timeout=20, env={**os.environ, proc.TAG: tag}, **more)
     assert done.returncode not in (0, None) and done.returncode > 0, done
+    settle(lambda: not proc.family(-1, tag), 20)
     assert done.stderr.strip(), "a refusal says why"
     return done.stderr
 

@@ -77,7 +77,7 @@ boot() {
 	esac
 	timeout "$limit" qemu-system-x86_64 "${machine[@]}" -smp 2 -m "${VM_MEMORY:-4096}" \
 		-kernel "$image/vmlinuz" -initrd "$image/initrd" -append "$append" \
-		-drive "file=$image/disk,format=raw,if=virtio,snapshot=on" \
+		-drive "file=$image/disk,format=raw,if=virtio,snapshot=on,file.locking=off" \
 		-drive "file=$job/in,format=raw,if=virtio,readonly=on" -drive "file=$job/out,format=raw,if=virtio" \
 		-netdev user,id=n -device virtio-net,netdev=n -device virtio-rng-pci \
 		-display none -serial stdio -monitor none -no-reboot
