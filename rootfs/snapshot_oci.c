@@ -264,6 +264,11 @@ int snapshot_export_oci(const struct snapshot_open *o, const struct layer_env *e
 	struct oci c = { .o = o, .env = env, .when = o->info.paused_ms / 1000, .e = e };
 	int r = tape_open(&c.tape, out_fd, e);
 
+	/* Podman's and skopeo's reader gives a folder that is not in the archive to root, which only root can do. */
+	if (r == 0)
+		r = tape_folder(&c.tape, "blobs", c.when, e);
+	if (r == 0)
+		r = tape_folder(&c.tape, "blobs/sha256", c.when, e);
 	if (r == 0)
 		r = add_layers(&c);
 	if (r == 0)

@@ -27,7 +27,7 @@ int tape_open(struct tape *t, int out_fd, struct err *e)
 	return 0;
 }
 
-static int header(struct tape *t, const char *name, uint64_t size, int64_t mtime, struct err *e)
+static int header(struct tape *t, const char *name, mode_t mode, uint64_t size, int64_t mtime, struct err *e)
 {
 	struct archive_entry *en = archive_entry_new();
 	int r;
@@ -35,8 +35,7 @@ static int header(struct tape *t, const char *name, uint64_t size, int64_t mtime
 	if (!en)
 		return err_errno(e, ENOMEM, "archive");
 	archive_entry_set_pathname(en, name);
-	archive_entry_set_filetype(en, AE_IFREG);
-	archive_entry_set_perm(en, 0600);
+	archive_entry_set_mode(en, mode);
 	archive_entry_set_mtime(en, mtime, 0);
 	archive_entry_set_size(en, (la_int64_t)size);
 	r = archive_write_header(t->a, en) < ARCHIVE_WARN ? failed(t, e) : 0;
@@ -44,9 +43,14 @@ static int header(struct tape *t, const char *name, uint64_t size, int64_t mtime
 	return r;
 }
 
+int tape_folder(struct tape *t, const char *name, int64_t mtime, struct err *e)
+{
+	return header(t, name, S_IFDIR | 0755, 0, mtime, e);
+}
+
 int tape_text(struct tape *t, const char *name, const char *text, size_t n, int64_t mtime, struct err *e)
 {
-	int r = header(t, name, n, mtime, e);
+	int r = header(t, name, S_IFREG | 0600, n, mtime, e);
 
 	return r == 0 && archive_write_data(t->a, text, n) != (la_ssize_t)n ? failed(t, e) : r;
 }
@@ -54,7 +58,7 @@ int tape_text(struct tape *t, const char *name, const char *text, size_t n, int6
 int tape_file(struct tape *t, const char *name, int fd, uint64_t size, int64_t mtime, struct err *e)
 {
 	_cleanup_free_ char *block = malloc(COPY_SIZE);
-	int r = block ? header(t, name, size, mtime, e) : err_errno(e, ENOMEM, "archive");
+	int r = block ? header(t, name, S_IFREG | 0600, size, mtime, e) : err_errno(e, ENOMEM, "archive");
 
 	for (uint64_t at = 0; r == 0 && at < size;) {
 		ssize_t n = pread(fd, block, MIN((uint64_t)COPY_SIZE, size - at), (off_t)at);

@@ -11,6 +11,7 @@ struct tape {
 
 int tape_open(struct tape *t, int out_fd, struct err *e);
 /* mtime: seconds. */
+int tape_folder(struct tape *t, const char *name, int64_t mtime, struct err *e);
 int tape_text(struct tape *t, const char *name, const char *text, size_t n, int64_t mtime, struct err *e);
 /* Reads fd from its beginning; it must have exactly size bytes. */
 int tape_file(struct tape *t, const char *name, int fd, uint64_t size, int64_t mtime, struct err *e);
