@@ -27,7 +27,7 @@ def real_net(binary, real_state, scratch):
     for name in ("templates", "disk/l", "orkestr-state"):
         done = subprocess.run(["cp", "-al", real_state / name, state / name], capture_output=True, text=True)
         if done.returncode != 0:
-            cannot_run(f"the templates can't be linked into another state dir: {done.stderr.strip()}")
+            cannot_run(f"the templates can't be linked into another state dir: {done.stderr.splitlines()[0]}")
     owner = real_state.stat()
     for folder in (state, state / "disk"):
         os.chown(folder, owner.st_uid, owner.st_gid)
