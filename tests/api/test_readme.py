@@ -177,7 +177,7 @@ def test_the_bare_template_has_no_pip(real_api):
     assert real_api.exec(sandbox, "python -m pip --version")["exit_code"] != 0
 
 
-def test_apt_works_inside_as_root(real_api):
+def test_apt_works_inside_as_root(real_api, many_ids):
     """Without a network: dpkg's own work, with its ids, permissions and database."""
     sandbox = real_api.create(template="ubuntu-24.04")["id"]
     real_api.sh(
