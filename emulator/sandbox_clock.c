@@ -28,9 +28,15 @@ static struct sandbox *first_to_end(struct sandboxes *m)
 static int64_t next_deadline(void *arg)
 {
 	const struct sandbox *sb = first_to_end(arg);
+	int64_t left_us;
 
-	/* A moment after the deadline: never before what the row names. */
-	return sb ? clock_now_ms() + (sb->deadline_us - clock_now_us() + 999) / 1000 : INT64_MAX;
+	if (!sb)
+		return INT64_MAX;
+	/* After the deadline, never before what the row names, whatever part of a millisecond the two clocks are apart:
+	 * one that is not quite over when the clock stands there would be left to the end of the advance. The one in
+	 * milliseconds is read last, so that time that passes in between is added. */
+	left_us = MAX(sb->deadline_us - clock_now_us(), INT64_C(0));
+	return clock_now_ms() + (left_us + 999) / 1000 + 1;
 }
 
 static void end_due(void *arg)
