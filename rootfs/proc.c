@@ -215,10 +215,28 @@ ssize_t proc_read(struct proc *p, void *buf, size_t n)
 	return 0;
 }
 
+/* As many of the tail's last lines as have room in one (two characters between them); of a line that has none the end. */
+static const char *last_lines(const struct proc *p, size_t room)
+{
+	const char *const end = p->tail + p->tail_len;
+	const char *from = end, *start = end;
+	size_t used = 0;
+
+	while (from > p->tail) {
+		used += from[-1] == '\n' ? 2 : 1;
+		if (used > room)
+			break;
+		from--;
+		if (from == p->tail || from[-1] == '\n')
+			start = from;
+	}
+	return start < end ? start : from;
+}
+
 /* Where in the tail a program gives its reason: from the first line that looks like one, else the end. */
 static const char *reason_start(const struct proc *p, size_t room)
 {
-	static const char *const marks[] = { "error", "E: ", "fatal", "cannot" };
+	static const char *const marks[] = { "error", "E: ", "fatal", "cannot", "curl: (" };
 
 	for (const char *line = p->tail; *line; line += strcspn(line, "\n"), line += *line == '\n')
 		for (size_t i = 0; i < ARRAY_SIZE(marks); i++) {
@@ -227,7 +245,7 @@ static const char *reason_start(const struct proc *p, size_t room)
 			if (at && at < line + strcspn(line, "\n"))
 				return line;
 		}
-	return p->tail_len > room ? p->tail + p->tail_len - room : p->tail;
+	return last_lines(p, room);
 }
 
 /* Several lines in one. */
