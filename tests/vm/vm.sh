@@ -191,8 +191,11 @@ demo_vm() {
 	local staged rc=0
 	staged=$(mktemp -d)
 	git clone --quiet "$top" "$staged/orkestr-emulator"
+	# A mirror of npm's may be behind a certificate authority of the house's, which the host was told of.
+	cp -r /usr/local/share/ca-certificates "$staged/" 2>/dev/null || true
 	cat >"$staged/go" <<-'GO'
 		set -e
+		[ ! -d ca-certificates ] || { cp -r ca-certificates /usr/local/share/ && update-ca-certificates >/dev/null; }
 		cp -r orkestr-emulator /home/dev/
 		chown -R dev:dev /home/dev/orkestr-emulator
 		until systemctl is-active --quiet user@1000; do sleep 0.5; done
