@@ -34,8 +34,9 @@ static int64_t next_deadline(void *arg)
 		return INT64_MAX;
 	/* After the deadline, never before what the row names, whatever part of a millisecond the two clocks are apart:
 	 * one that is not quite over when the clock stands there would be left to the end of the advance. The one in
-	 * milliseconds is read last, so that time that passes in between is added. */
-	left_us = MAX(sb->deadline_us - clock_now_us(), INT64_C(0));
+	 * milliseconds is read last, so that time that passes in between is added. One that is over already stays the
+	 * moment it is, which is how the advance knows that nobody could end that sandbox. */
+	left_us = sb->deadline_us - clock_now_us();
 	return clock_now_ms() + (left_us + 999) / 1000 + 1;
 }
 
