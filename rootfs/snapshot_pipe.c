@@ -70,7 +70,7 @@ bool snapshot_pipe_start(struct snapshot_pipe *p, const struct sha256_ctx *sha,
 		 * descriptors by number, which in a worker that has closed what it inherited are ours by now. */
 		p->compressor = _Fork();
 		if (p->compressor == 0) {
-			sys_die_with(self);
+			sys_die_with(self); /* the maker's death must not look like the tar's end */
 			close_pair(tar);
 			closep(&copy[1]);
 			compress_all(copy[0], block, take, arg);
