@@ -51,7 +51,7 @@ static void send_one(int sock, const int pipe_ends[2], struct fuzz_input *in)
 	static const size_t sizes[] = { sizeof(struct init_header), sizeof(struct init_failed_msg),
 					sizeof(union init_report), sizeof(union init_report) };
 	unsigned int how = fuzz_byte(in), kind = how & 3, n_fds = (how >> 2) & 3;
-	char m[8192] __attribute__((aligned(8)));
+	char m[8192] __attribute__((aligned(8))) = { 0 };
 	struct init_header h = { INIT_MAGIC, types[kind] };
 	size_t n = sizes[kind];
 	int fds[4] = { open("/", O_PATH | O_CLOEXEC), dup(pipe_ends[0]), open("/", O_RDONLY | O_CLOEXEC),

@@ -186,8 +186,8 @@ class Emulator:
         return proc.family(self.process.pid if self.process.returncode is None else -1, self.tag)
 
     def daemon_rss_kb(self) -> int:
-        """Of a build with sanitizers 0: what those keep (shadow, quarantine) says nothing about it."""
-        if b"__asan_init" in self.binary.read_bytes():
+        """With sanitizers or under memcheck 0: what those keep (shadow, quarantine) says nothing about it."""
+        if "MEMCHECK_PROGRAM" in os.environ or b"__asan_init" in self.binary.read_bytes():
             return 0
         return proc.status_kb(self.daemon_pid, "VmRSS")
 
