@@ -168,7 +168,7 @@ $(BUILD)/hostile/orkestr-emulator: $(call OBJ,$(CMD_SRC)) $(BUILD)/tests/api/hos
 hostile: $(BUILD)/hostile/orkestr-emulator
 
 # One Criterion binary a file, so a module can be tested before the others exist.
-$(BUILD)/unit/%: $(BUILD)/tests/unit/%.o $(BUILD)/liborkestr.a
+$(BUILD)/unit/%: $(BUILD)/tests/unit/%.o $(BUILD)/tests/unit/slow.o $(BUILD)/liborkestr.a
 	@mkdir -p $(@D)
 	$(call say,LD)
 	$(Q)$(CC) $(ALL_CFLAGS) $(ALL_LDFLAGS) -o $@ $^ $(LIBS) -lcriterion

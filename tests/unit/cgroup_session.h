@@ -23,6 +23,7 @@
 #include "emulator/base/text.h"
 #include "emulator/cgroup-internal.h"
 #include "tests/unit/check.h"
+#include "tests/unit/slow.h"
 
 #define MIB (1024ull * 1024)
 #define HOST_ID 100000u /* the emulator's id when root runs the tests */
@@ -200,12 +201,12 @@ static int pause_forever(_unused_ void *arg)
 	return 0;
 }
 
-/* rmdir, tried for a second while the last processes go. */
+/* rmdir, tried for a second (slow.h) while the last processes go. */
 static int remove_at(int dirfd, const char *path)
 {
 	int k = -1;
 
-	for (int i = 0; i < 200 && k < 0; i++) {
+	for (uint64_t i = 0; i < slow_ms(200) && k < 0; i++) {
 		k = unlinkat(dirfd, path, AT_REMOVEDIR);
 		if (k < 0)
 			sleep_ms(5);
@@ -218,7 +219,7 @@ static int remove_soon(struct cgroup_root *r, const char *slot)
 {
 	int k = -EBUSY;
 
-	for (int i = 0; i < 200 && k == -EBUSY; i++) {
+	for (uint64_t i = 0; i < slow_ms(200) && k == -EBUSY; i++) {
 		k = cgroup_remove(r, slot);
 		if (k == -EBUSY)
 			sleep_ms(5);

@@ -21,6 +21,7 @@
 #include "emulator/base/fd.h"
 #include "netpolicy/dns.h"
 #include "netpolicy/egress.h"
+#include "tests/unit/slow.h"
 
 #define PUBLIC "93.184.216.34"	/* an address of the "host" */
 #define PUBLIC2 "93.184.216.35" /* another */
@@ -547,10 +548,10 @@ static void tell(enum egress_msg_type type, uint32_t index, enum net_mode mode, 
 	cr_assert(fd_send_msg(w.control, &m, sizeof(m), NULL, 0) == 0);
 }
 
-/* The next event of this kind and verdict within 3 s; others are passed over. */
+/* The next event of this kind and verdict within 3 s (slow.h); others are passed over. */
 static _unused_ bool event(enum egress_kind kind, enum egress_verdict verdict, struct egress_event *ret)
 {
-	int64_t end = clock_mono_us() + 3000000;
+	int64_t end = clock_mono_us() + (int64_t)slow_ms(3000) * 1000;
 
 	while (clock_mono_us() < end) {
 		struct pollfd p = { .fd = w.events, .events = POLLIN };
@@ -571,7 +572,7 @@ static int client_from(const char *from, int type, const char *ip, unsigned int 
 {
 	socklen_t n, own_n;
 	struct sockaddr_storage a = sa(ip, port, &n), own = sa(from, 0, &own_n);
-	struct timeval limit = { .tv_sec = 8 };
+	struct timeval limit = { .tv_sec = (time_t)slow_ms(8000) / 1000 };
 	int fd = socket(a.ss_family, type | SOCK_CLOEXEC, 0);
 
 	(void)setsockopt(fd, SOL_SOCKET, SO_RCVTIMEO, &limit, sizeof(limit));
@@ -623,7 +624,7 @@ static _unused_ bool echoes(int fd, const void *p, size_t n)
 	return fd_read_all(fd, buf, n) == (ssize_t)n && memcmp(buf, p, n) == 0;
 }
 
-/* True if the connection was reset, and at once (ms). */
+/* True if the connection was reset, and at once (ms; slow.h). */
 static _unused_ bool is_reset(int fd, int within_ms)
 {
 	int64_t start = clock_mono_us();
@@ -631,7 +632,7 @@ static _unused_ bool is_reset(int fd, int within_ms)
 	ssize_t n = fd < 0 ? -1 : read(fd, &c, 1);
 
 	return n < 0 && (fd < 0 || errno == ECONNRESET || errno == EPIPE) &&
-	       clock_mono_us() - start < (int64_t)within_ms * 1000;
+	       clock_mono_us() - start < (int64_t)slow_ms((uint64_t)within_ms) * 1000;
 }
 
 /* A ClientHello with this SNI ("" for none). */

@@ -25,6 +25,7 @@
 #include "emulator/base/fd.h"
 #include "emulator/base/log.h"
 #include "emulator/base/text.h"
+#include "tests/unit/slow.h"
 
 #define IDLE_S 2
 
@@ -466,7 +467,7 @@ static void teardown(void)
 
 	(void)unlink(unix_path);
 	(void)kill(server_pid, SIGTERM);
-	for (int i = 0; i < 500 && waitpid(server_pid, &status, WNOHANG) == 0; i++)
+	for (uint64_t i = 0; i < slow_ms(500) && waitpid(server_pid, &status, WNOHANG) == 0; i++)
 		(void)usleep(10000);
 	if (status == -1)
 		(void)kill(server_pid, SIGKILL);
@@ -517,14 +518,14 @@ static void say(struct client *c, const char *s)
 	say_n(c, s, strlen(s));
 }
 
-/* Reads some more; false at the end of the connection or after ms. */
+/* Reads some more; false at the end of the connection or after ms (slow.h). */
 static bool hear(struct client *c, int ms)
 {
 	struct pollfd p = { .fd = c->fd, .events = POLLIN };
 	char *to;
 	ssize_t n;
 
-	if (poll(&p, 1, ms) <= 0)
+	if (poll(&p, 1, (int)slow_ms((uint64_t)ms)) <= 0)
 		return false;
 	cr_assert_eq(buf_reserve(&c->in, 65536, &to), 0);
 	n = recv(c->fd, to, 65536, 0);
@@ -657,7 +658,7 @@ static bool closes(struct client *c, int ms)
 	struct pollfd p = { .fd = c->fd, .events = POLLIN };
 	char b[256];
 
-	return poll(&p, 1, ms) > 0 && recv(c->fd, b, sizeof(b), 0) <= 0;
+	return poll(&p, 1, (int)slow_ms((uint64_t)ms)) > 0 && recv(c->fd, b, sizeof(b), 0) <= 0;
 }
 
 static int count_of(const char *name)
@@ -672,7 +673,7 @@ static int count_of(const char *name)
 
 static bool becomes(const char *name, int want)
 {
-	for (int i = 0; i < 100; i++) {
+	for (uint64_t i = 0; i < slow_ms(100); i++) {
 		if (count_of(name) == want)
 			return true;
 		(void)usleep(20000);

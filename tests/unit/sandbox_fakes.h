@@ -28,6 +28,7 @@
 #include "rootfs/snapshot.h"
 #include "rootfs/template.h"
 #include "rootfs/tree.h"
+#include "tests/unit/slow.h"
 
 #ifdef FAKES_REAL_KERNEL
 /* Criterion can't hear of a failure in a child that a test forks: say it and exit. */
@@ -507,12 +508,11 @@ static _unused_ void set_up(void)
 
 #endif /* FAKES_REAL_KERNEL */
 
-/* Turns the loop until *flag, at most ms. */
 static void spin_tick(uv_timer_t *t _unused_)
 {
 }
 
-static _unused_ bool spin(const bool *flag, uint64_t ms)
+static bool spin_at_most(const bool *flag, uint64_t ms)
 {
 	uint64_t until = uv_hrtime() / 1000000 + ms;
 	uv_timer_t tick;
@@ -527,11 +527,37 @@ static _unused_ bool spin(const bool *flag, uint64_t ms)
 	return *flag;
 }
 
+/* Turns the loop until *flag, at most so long (slow.h). */
+static _unused_ bool spin(const bool *flag, uint64_t ms)
+{
+	return spin_at_most(flag, slow_ms(ms));
+}
+
+/* Turns the loop so long, also on a slow machine: for what may not happen meanwhile. */
 static _unused_ void spin_for(uint64_t ms)
 {
 	bool never = false;
 
-	(void)spin(&never, ms);
+	(void)spin_at_most(&never, ms);
+}
+
+/* Turns the loop until the condition holds, at most so long (slow.h); whether it does. */
+#define spin_until(condition, ms)                                                                                      \
+	({                                                                                                             \
+		uint64_t _until = uv_hrtime() / 1000000 + slow_ms(ms);                                                 \
+		bool _holds;                                                                                           \
+                                                                                                                       \
+		while (!(_holds = (condition)) && uv_hrtime() / 1000000 < _until)                                      \
+			spin_for(5);                                                                                   \
+		_holds;                                                                                                \
+	})
+
+static _unused_ struct exec_info info_of(const struct exec *x)
+{
+	struct exec_info i;
+
+	exec_get_info(x, &i);
+	return i;
 }
 
 static void on_stopped(void *arg _unused_)

@@ -1,6 +1,7 @@
 #include "tests/unit/sandbox_fakes.h"
 
 #include "emulator/sandbox-internal.h"
+#include "tests/unit/slow.h"
 
 static char box[SANDBOX_ID_SIZE];
 
@@ -135,7 +136,7 @@ Test(exec, results_table)
 			else
 				cr_expect(k.out[0].len == 3 && memcmp(k.out[0].p, "a\0b", 3) == 0);
 			cr_expect_str_eq(text(&k.out[1]), table[i].err, "%s: %s", s.command, text(&k.out[1]));
-			cr_expect(!k.r.truncated[0] && !k.r.truncated[1] && k.r.duration_ms < 3000);
+			cr_expect(!k.r.truncated[0] && !k.r.truncated[1] && k.r.duration_ms < slow_ms(3000));
 			run_free(&k);
 		}
 }
@@ -337,19 +338,16 @@ Test(exec, stream_back_pressure)
 {
 	struct exec_spec s = { .command = "head -c 3000000 /dev/zero; echo end >&2" };
 	struct run k = run_init();
-	struct exec_info i;
 	struct err e = ERR_INIT;
 	uint64_t held;
 
 	k.stop_after = 100000;
 	cr_assert(start(&k, &s, true, &e) == 0);
-	spin_for(300);
-	exec_get_info(k.x, &i);
-	held = i.bytes[0];
+	spin_for(slow_ms(300));
+	held = info_of(k.x).bytes[0];
 	cr_expect(!k.done && held >= 100000 && held < 100000 + (400u << 10), "%lu", (unsigned long)held);
 	spin_for(200);
-	exec_get_info(k.x, &i);
-	cr_expect(i.running && i.bytes[0] == held, "it goes on reading");
+	cr_expect(info_of(k.x).running && info_of(k.x).bytes[0] == held, "it goes on reading");
 	k.stop_after = 0;
 	read_on(&k);
 	cr_assert(spin(&k.done, 5000));
@@ -395,15 +393,16 @@ Test(exec, stream_slow_at_the_end)
 Test(exec, background_child)
 {
 	static const char *const commands[] = {
-		"sleep 0.4 & echo started",
-		"(sleep 0.2; head -c 300000 /dev/zero; sleep 0.1; echo alive > $F) & echo started",
-		("(for i in 1 2 3 4; do head -c 200000 /dev/zero; done; sleep 0.2; echo alive > $F) & "
+		"sleep $N & echo started",
+		"(sleep $N; head -c 300000 /dev/zero; echo alive > $F) & echo started",
+		("(for i in 1 2 3 4; do head -c 200000 /dev/zero; done; sleep $N; echo alive > $F) & "
 		 "sleep 0.05; echo started >&2"),
 	};
-	char path[128], env[160];
+	uint64_t nap = slow_ms(300);
+	char path[128], env[200];
 
 	(void)snprintf(path, sizeof(path), "%s/alive", state_dir);
-	(void)snprintf(env, sizeof(env), "{\"F\":\"%s\"}", path);
+	(void)snprintf(env, sizeof(env), "{\"F\":\"%s\",\"N\":\"%.3f\"}", path, (double)nap / 1000);
 	for (int stream = 0; stream < 2; stream++)
 		for (size_t i = 0; i < ARRAY_SIZE(commands); i++) {
 			struct exec_spec s = { .command = commands[i], .env = env };
@@ -411,15 +410,16 @@ Test(exec, background_child)
 			uint64_t t0 = uv_hrtime();
 
 			run_spec(&k, &s, stream, 3000);
-			cr_expect((uv_hrtime() - t0) / 1000000 < 180, "%s: it waits for the child", commands[i]);
+			cr_expect((uv_hrtime() - t0) / 1000000 < nap * 9 / 10, "%s: it waits for the child",
+				  commands[i]);
 			cr_expect(k.r.exit_code == 0);
 			cr_expect_str_eq(text(&k.out[i == 2]), "started\n");
 			run_free(&k);
-			spin_for(i ? 900 : 100);
-			cr_expect(i == 0 || access(path, F_OK) == 0, "%s: the child has died", commands[i]);
+			cr_expect(i == 0 || spin_until(access(path, F_OK) == 0, 2000), "%s: the child has died",
+				  commands[i]);
 			(void)unlink(path);
 		}
-	spin_for(500);
+	spin_for(nap);
 }
 
 /* A child that floods the pipe costs the daemon little. */
@@ -438,7 +438,7 @@ Test(exec, background_flood)
 	uv_getrusage(&u1);
 	us = (u1.ru_utime.tv_sec - u0.ru_utime.tv_sec + u1.ru_stime.tv_sec - u0.ru_stime.tv_sec) * 1000000 +
 	     (u1.ru_utime.tv_usec - u0.ru_utime.tv_usec + u1.ru_stime.tv_usec - u0.ru_stime.tv_usec);
-	cr_expect(us < 250000, "%ld us of CPU in a second", us);
+	cr_expect(us < (long)slow_ms(250) * 1000, "%ld us of CPU in a second", us);
 	cr_assert(sandbox_terminate(mgr, &team, box, on_answer, &a, &e) == 0);
 	cr_assert(spin(&a.done, 1000));
 	run_free(&k);
@@ -449,11 +449,11 @@ Test(exec, time_out)
 	static const struct {
 		const char *command, *out;
 		int code;
-		uint64_t from, to;
+		uint64_t from;
 	} table[] = {
-		{ "echo before; exec sleep 60", "before\n", 143, 1000, 1800 },
-		{ "trap 'echo bye; exit 5' TERM; echo before; sleep 60 & wait", "before\nbye\n", 5, 1000, 1800 },
-		{ "trap '' TERM; echo before; sleep 60; sleep 60", "before\n", 137, 2990, 3800 },
+		{ "echo before; exec sleep 60", "before\n", 143, 1000 },
+		{ "trap 'echo bye; exit 5' TERM; echo before; sleep 60 & wait", "before\nbye\n", 5, 1000 },
+		{ "trap '' TERM; echo before; sleep 60; sleep 60", "before\n", 137, 2990 },
 	};
 
 	for (size_t i = 0; i < ARRAY_SIZE(table); i++) {
@@ -463,8 +463,8 @@ Test(exec, time_out)
 		run_spec(&k, &s, i == 1, 8000);
 		cr_expect(k.r.reason == EXEC_TIMEOUT && k.r.exit_code == table[i].code, "%zu: %s %d", i,
 			  exec_reason_name(k.r.reason), k.r.exit_code);
-		cr_expect(k.r.duration_ms >= table[i].from && k.r.duration_ms < table[i].to, "%zu: %lu", i,
-			  (unsigned long)k.r.duration_ms);
+		cr_expect(k.r.duration_ms >= table[i].from && k.r.duration_ms < table[i].from + slow_ms(800),
+			  "%zu: %lu", i, (unsigned long)k.r.duration_ms);
 		cr_expect_str_eq(text(&k.out[0]), table[i].out);
 		run_free(&k);
 	}
@@ -480,7 +480,7 @@ Test(exec, time_out_reaches_the_rest_of_the_tree)
 	/* What the shell leaves behind becomes ours to wait for. */
 	cr_assert(prctl(PR_SET_CHILD_SUBREAPER, 1) == 0);
 	run_spec(&k, &s, false, 8000);
-	cr_expect(k.r.reason == EXEC_TIMEOUT && k.r.duration_ms < 2000);
+	cr_expect(k.r.reason == EXEC_TIMEOUT && k.r.duration_ms < 1000 + slow_ms(1000));
 	spin_for(300);
 	cr_expect(waitpid(-last_group, &st, WNOHANG) == 0, "the test is wrong: nothing ignored SIGTERM");
 	spin_for(2000);
@@ -574,13 +574,32 @@ Test(exec, oom_of_the_sandbox_is_told_to_its_execs)
 	run_free(&k);
 }
 
+static const struct exec *exec_by(const char *id)
+{
+	struct err e = ERR_INIT;
+	struct exec *x;
+
+	cr_assert(exec_find(mgr, &team, box, id, &x, &e) == 0, "%s", e.msg);
+	return x;
+}
+
+static bool runs(const char *id)
+{
+	return info_of(exec_by(id)).running;
+}
+
+static uint64_t has_said(const char *id)
+{
+	return info_of(exec_by(id)).bytes[0];
+}
+
 /* The one it was for leaves: 0: while it runs; 1: it ignores SIGTERM; 2: from inside wake(); 3: behind, after
  * its end; 4: it is detached. */
 Test(exec, left_alone)
 {
 	static const char *const commands[] = { "echo x; exec sleep 60", "trap '' TERM; echo x; sleep 60; sleep 60",
 						"echo x; exec sleep 60", "head -c 100000 /dev/zero",
-						"echo x; sleep 0.3; echo y" };
+						"echo x; sleep 0.5; echo y" };
 
 	for (int stream = 0; stream < 2; stream++)
 		for (size_t i = 0; i < ARRAY_SIZE(commands); i++) {
@@ -589,6 +608,7 @@ Test(exec, left_alone)
 			struct err e = ERR_INIT;
 			struct exec_info info;
 			char id[EXEC_ID_SIZE];
+			bool over;
 
 			if (!stream && i > 1 && i < 4)
 				continue;
@@ -597,16 +617,16 @@ Test(exec, left_alone)
 			k.stop_after = i == 3;
 			cr_assert(start(&k, &s, stream, &e) == 0);
 			(void)snprintf(id, sizeof(id), "%s", exec_id(k.x));
-			spin_for(150);
+			(void)spin_until(i == 3 ? !runs(id) : has_said(id) > 0, 3000);
 			if (stream)
 				exec_reader_free(TAKE_PTR(k.reader));
 			else
 				exec_abandon(k.x);
-			spin_for(i == 1 ? 2500 : 400);
+			over = spin_until(!runs(id), 4000);
+			cr_assert(over, "%zu: it lives on", i);
+			spin_for(50);
 			cr_expect(k.calls == 0, "%zu: done() after it was abandoned", i);
-			cr_assert(exec_find(mgr, &team, box, id, &k.x, &e) == 0);
-			exec_get_info(k.x, &info);
-			cr_assert(!info.running, "%zu: it lives on", i);
+			info = info_of(exec_by(id));
 			cr_expect(last_signal == (i == 1 ? SIGKILL : i < 3 ? SIGTERM : 0), "%zu: %d", i, last_signal);
 			cr_expect(info.result->by == (i < 3 ? EXEC_BY_DISCONNECT : EXEC_BY_NONE));
 			cr_expect(info.result->reason == (i < 3 ? EXEC_TERMINATED : EXEC_EXITED));

@@ -92,24 +92,16 @@ static struct exec *find(const char *id)
 	return NULL;
 }
 
-static struct exec_info info_of(const struct exec *x)
+static bool has_ended(const char *id)
 {
-	struct exec_info i;
+	struct exec *x = find(id);
 
-	exec_get_info(x, &i);
-	return i;
+	return x && !info_of(x).running;
 }
 
 static bool wait_ended(const char *id)
 {
-	for (int k = 0; k < 200; k++) {
-		struct exec *x = find(id);
-
-		if (x && !info_of(x).running)
-			return true;
-		spin_for(20);
-	}
-	return false;
+	return spin_until(has_ended(id), 4000);
 }
 
 /* ---- the registry ---- */
@@ -218,7 +210,7 @@ Test(exec_sessions, positions)
 	struct exec *x = start(&s);
 
 	attach(&v, x, 0);
-	spin_for(150);
+	(void)spin_until(v.out[0].len > 0, 2000);
 	cr_expect(v.last_id == 7 && v.out[0].len == 6);
 	cr_expect(exec_reader_new(x, &(struct exec_reader_config){ .after = 8, .wake = view_read }, &r, &e) < 0 &&
 		  e.kind == ERR_INVALID);
@@ -252,6 +244,24 @@ Test(exec_sessions, end_only)
 	view_free(&v);
 }
 
+static bool has_stood_still(const struct exec *x, uint64_t *seen)
+{
+	uint64_t before = info_of(x).bytes[0];
+
+	spin_for(slow_ms(100));
+	*seen = info_of(x).bytes[0];
+	return *seen == before;
+}
+
+/* Turns the loop until its output has stood still for a while: how much that is. */
+static uint64_t settled(const struct exec *x)
+{
+	uint64_t seen = 0;
+
+	cr_assert(spin_until(has_stood_still(x, &seen), 5000), "%lu", (unsigned long)seen);
+	return seen;
+}
+
 /* Only the primary reader holds the command up; when it leaves a detached one, the next takes its place. */
 Test(exec_sessions, who_is_waited_for)
 {
@@ -268,23 +278,19 @@ Test(exec_sessions, who_is_waited_for)
 	one.hold = two.hold = true;
 	attach(&one, x, 0);
 	attach(&two, x, 0);
-	spin_for(200);
-	seen = info_of(x).bytes[0];
-	spin_for(100);
-	cr_expect(info_of(x).bytes[0] == seen && seen < 1000000, "%lu", (unsigned long)seen);
+	(void)spin_until(info_of(x).bytes[0] > 0, 2000);
+	seen = settled(x);
+	cr_expect(seen < 1000000, "%lu", (unsigned long)seen);
 	/* The second one goes: it makes no difference. The first one goes: the command runs on. */
 	exec_reader_free(TAKE_PTR(two.r));
 	spin_for(100);
 	cr_expect(info_of(x).bytes[0] == seen);
 	exec_reader_free(TAKE_PTR(one.r));
-	spin_for(20);
-	cr_expect(info_of(x).bytes[0] > seen);
+	cr_expect(spin_until(info_of(x).bytes[0] > seen, 2000));
 	three.hold = true;
 	attach(&three, x, 1);
-	spin_for(200);
-	seen = info_of(x).bytes[0];
-	spin_for(100);
-	cr_expect(info_of(x).running && info_of(x).bytes[0] == seen, "the third one is waited for");
+	(void)settled(x);
+	cr_expect(info_of(x).running, "the third one is waited for");
 	three.hold = false;
 	view_read(&three);
 	cr_assert(spin(&three.ended, 10000));
@@ -363,7 +369,7 @@ Test(exec_sessions, stdin_open)
 
 	attach(&v, x, 0);
 	cr_assert(exec_stdin(x, "second ", 7, false, &waiting, &e) == 0 && waiting == 0);
-	spin_for(100);
+	(void)spin_until(v.out[0].len >= 13, 2000);
 	cr_expect_str_eq(v.out[0].p, "first second ");
 	cr_expect(info_of(x).stdin_open && info_of(x).running);
 	cr_assert(exec_stdin(x, "third\n", 6, true, &waiting, &e) == 0);

@@ -12,6 +12,7 @@
 #include "emulator/base/clock.h"
 #include "emulator/base/sys.h"
 #include "tests/unit/files_fixture.h"
+#include "tests/unit/slow.h"
 
 #ifdef __SANITIZE_ADDRESS__
 #define MEMORY_SLACK_KB 65536 /* what was freed stays for a while */
@@ -257,7 +258,7 @@ Test(files, special_files_neither_block_nor_open)
 	(void)snprintf(sa.sun_path, sizeof(sa.sun_path), "%s/root/sock", base);
 	cr_assert(bind(s, (struct sockaddr *)&sa, sizeof(sa)) == 0);
 	link_to("fifo", "to-fifo");
-	(void)alarm(10);
+	(void)alarm((unsigned int)slow_ms(10000) / 1000);
 	for (size_t i = 0; i < n; i++) {
 		expect_err(get(specials[i], (char[8]){ 0 }, 8, &e), &e, specials[i], "not_a_file");
 		expect_err(put(specials[i], "x", &e), &e, specials[i], "not_a_file");

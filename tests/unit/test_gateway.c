@@ -16,6 +16,7 @@
 #include "emulator/idmap.h"
 #include "netpolicy/gateway.h"
 #include "tests/unit/check.h"
+#include "tests/unit/slow.h"
 
 /* A process in a network namespace of its own that runs one step after another for the test. */
 struct box {
@@ -87,7 +88,7 @@ static int try_connect(int type, const char *to, uint16_t port, const char *send
 {
 	int s = socket(AF_INET, type | SOCK_CLOEXEC, 0), err = 0;
 	struct sockaddr_in a = { .sin_family = AF_INET, .sin_port = htons(port) };
-	struct timeval tv = { .tv_sec = 3 };
+	struct timeval tv = { .tv_sec = (time_t)slow_ms(3000) / 1000 };
 	char c;
 
 	(void)inet_pton(AF_INET, to, &a.sin_addr);
@@ -188,7 +189,7 @@ static void wait_refused(int fd, struct seen *s)
 	struct pollfd p = { .fd = fd, .events = POLLIN };
 
 	s->n = 0;
-	CHECK(poll(&p, 1, 2000) == 1, "nothing was logged");
+	CHECK(poll(&p, 1, (int)slow_ms(2000)) == 1, "nothing was logged");
 	CHECK(gateway_read_refused(fd, note, s) > 0, "no packet");
 }
 

@@ -9,6 +9,7 @@
 
 #include "api/api.h"
 #include "emulator/base/clock.h"
+#include "tests/unit/slow.h"
 
 /* ---- the rest of the world ---- */
 
@@ -174,10 +175,10 @@ static struct call call_start(const char *method_path, const char *headers, cons
 	return c;
 }
 
-/* Turns the loop and reads, until the answer is over, has `until` in it, or ms have gone. */
+/* Turns the loop and reads, until the answer is over, has `until` in it, or ms have gone (slow.h). */
 static bool call_wait(struct call *c, const char *until, uint64_t ms)
 {
-	uint64_t end = uv_hrtime() / 1000000 + ms;
+	uint64_t end = uv_hrtime() / 1000000 + slow_ms(ms);
 
 	while (!c->over && uv_hrtime() / 1000000 < end) {
 		char *to;
@@ -577,6 +578,14 @@ Test(routes, exec_timeout)
 	expect_in(a, "\"detail\":\"the command did not end within 1 s\",\"code\":\"exec_timeout\"}");
 }
 
+static uint32_t execs_now(void)
+{
+	struct sandboxes_counts c;
+
+	sandboxes_count(mgr, &c);
+	return c.execs;
+}
+
 Test(routes, exec_abandoned)
 {
 	char id[SANDBOX_ID_SIZE];
@@ -587,8 +596,8 @@ Test(routes, exec_abandoned)
 	spin_for(50);
 	expect_in(talk(200, "GET /_emulator/info", "", ""), "\"execs\":1");
 	call_end(&c);
-	spin_for(100);
-	cr_expect_eq(last_signal, SIGTERM);
+	cr_expect(spin_until(last_signal == SIGTERM, 1000));
+	(void)spin_until(execs_now() == 0, 1000);
 	expect_in(talk(200, "GET /_emulator/info", "", ""), "\"execs\":0");
 	/* Unless it was asked to go on. */
 	last_signal = 0;
@@ -597,7 +606,7 @@ Test(routes, exec_abandoned)
 	call_end(&c);
 	spin_for(100);
 	expect_in(talk(200, "GET /_emulator/info", "", ""), "\"execs\":1");
-	spin_for(400);
+	(void)spin_until(execs_now() == 0, 2000);
 	cr_expect_eq(last_signal, 0);
 	expect_in(talk(200, "GET /_emulator/info", "", ""), "\"execs\":0");
 }
@@ -730,22 +739,20 @@ Test(routes, stream_reader_leaves)
 	cr_assert(call_wait(&c, "first", 2000));
 	cr_expect_null(strstr(c.in.p, "is_final\":true"));
 	call_end(&c);
-	spin_for(100);
-	cr_expect_eq(last_signal, SIGTERM);
+	cr_expect(spin_until(last_signal == SIGTERM, 1000));
 	/* In the middle of a flood. */
 	last_signal = 0;
 	c = call_start(path_of("POST", id, "/exec/stream"), "", "{\"command\":\"yes\"}");
 	cr_assert(call_wait(&c, "data", 2000));
 	call_end(&c);
-	spin_for(200);
-	cr_expect_eq(last_signal, SIGTERM);
+	cr_expect(spin_until(last_signal == SIGTERM, 1000));
 	/* One that goes on although nobody reads its flood. */
 	last_signal = 0;
 	c = call_start(path_of("POST", id, "/exec/stream"), "",
 		       "{\"command\":\"seq 1 300000; sleep 0.1\",\"detach_on_disconnect\":true}");
 	cr_assert(call_wait(&c, "data", 2000));
 	call_end(&c);
-	spin_for(1500);
+	(void)spin_until(execs_now() == 0, 3000);
 	cr_expect_eq(last_signal, 0);
 	expect_in(talk(200, "GET /_emulator/info", "", ""), "\"execs\":0");
 }

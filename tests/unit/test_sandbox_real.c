@@ -3,6 +3,7 @@
 #include "tests/unit/sandbox_fakes.h"
 
 #include "emulator/base/clock.h"
+#include "tests/unit/slow.h"
 
 static struct idmap map;
 static struct cgroup_root *cg;
@@ -226,7 +227,7 @@ static void test_time_out_and_oom(void)
 	cr_assert(spin(&a.done, 5000) && a.e.kind == ERR_NONE, "%s", a.e.msg);
 	(void)snprintf(box, sizeof(box), "%s", a.row.id);
 	k = run_spec(&s);
-	cr_assert(k.r.reason == EXEC_TIMEOUT && k.r.duration_ms >= 1000 && k.r.duration_ms < 1500, "%s",
+	cr_assert(k.r.reason == EXEC_TIMEOUT && k.r.duration_ms >= 1000 && k.r.duration_ms < 1000 + slow_ms(500), "%s",
 		  exec_reason_name(k.r.reason));
 	cr_assert_str_eq(k.out[0], "before\n");
 	if (cgroup_root_features(cg)->memory) {
@@ -336,7 +337,7 @@ static int64_t p50(int64_t *v, size_t n)
 
 static void test_speed(void)
 {
-	int64_t create[ROUNDS], exec[ROUNDS], end[ROUNDS];
+	int64_t create[ROUNDS], exec[ROUNDS], end[ROUNDS], limit = (int64_t)slow_ms(100) * 1000;
 
 	for (size_t i = 0; i < ROUNDS; i++) {
 		int64_t t = clock_mono_us();
@@ -355,7 +356,7 @@ static void test_speed(void)
 		      (long)p50(create, ROUNDS), (long)create[0], (long)p50(exec, ROUNDS), (long)exec[0],
 		      (long)p50(end, ROUNDS), (long)end[0]);
 	/* Far above the figures to reach, which make bench checks: this finds a wait that should not be there. */
-	cr_assert(p50(create, ROUNDS) < 100000 && p50(exec, ROUNDS) < 50000 && p50(end, ROUNDS) < 100000);
+	cr_assert(p50(create, ROUNDS) < limit && p50(exec, ROUNDS) < limit / 2 && p50(end, ROUNDS) < limit);
 }
 
 Test(sandbox_real, no_needless_waits, .timeout = 30)

@@ -9,6 +9,7 @@
 #include <uv.h>
 
 #include "emulator/worker.h"
+#include "tests/unit/slow.h"
 
 static uv_loop_t loop;
 
@@ -202,7 +203,7 @@ static int parent_dies(void)
 	}
 	(void)close(p[1]);
 	cr_assert(waitpid(mid, &st, 0) == mid);
-	alarm(5); /* EOF comes only when the worker, too, has let go of the pipe */
+	alarm((unsigned int)slow_ms(5000) / 1000); /* EOF comes only when the worker, too, has let go of the pipe */
 	cr_expect(read(p[0], &b, 1) == 0);
 	alarm(0);
 	return close(p[0]);
