@@ -156,9 +156,9 @@ in_vms() {
 		pids=("${pids[@]:1}")
 		cat "$logs/$user"
 	done
-	# Each ends with its sum, before the kernel's last words.
+	# Each ends with its sum, before the kernel's last words; one without has not come to its end.
 	for user; do
-		grep -E '^[0-9]+ passed, [0-9]+ failed, [0-9]+ skipped' "$logs/$user" | tail -n 1
+		grep -E '^[0-9]+ passed, [0-9]+ failed, [0-9]+ skipped' "$logs/$user" | tail -n 1 | grep . || echo "0 passed, 1 failed, 0 skipped"
 	done | awk -F '[ ,]+' '{ p += $1; f += $3; s += $5 } END { print p + 0 " passed, " f + 0 " failed, " s + 0 " skipped" }'
 	rm -rf "$logs"
 	return $rc
