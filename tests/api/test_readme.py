@@ -1,8 +1,4 @@
-"""Every piece of code in both READMEs, as it stands there, against the emulator.
-
-A piece whose part of the API does not exist yet is a skip that the server's own answer decides, so it
-starts to run by itself.
-"""
+"""Every piece of code in both SDKs' READMEs, as it stands there, against the emulator with the real templates."""
 
 from __future__ import annotations
 
@@ -75,13 +71,11 @@ PYTHON = pieces(HERE / "readme_snippets_python.py", "#")
 JS = pieces(HERE / "readme_snippets_js.mjs", "//")
 
 
-def need_what_it_shows(api, piece) -> None:
+def need_what_it_shows(request, api, piece) -> None:
     """One of them pauses, and makes a sandbox with a network."""
     if piece != "pause":
         return
-    groups = api.get("/_emulator/info").json["cgroups"]
-    if not groups["freeze"]:
-        cannot_run(f"nothing here can freeze a sandbox: {groups['why']}")
+    request.getfixturevalue("freezer")
     answer = api.post("/v1/sandboxes", {"template": "node-22", "network": "restricted"})
     if answer.json.get("code") == "network_unavailable":
         cannot_run(answer.json["detail"])
@@ -100,8 +94,8 @@ def check_output(piece, done) -> None:
 
 
 @pytest.mark.parametrize("piece", PYTHON)
-def test_python(real_api, real_sdk, tmp_path, piece):
-    need_what_it_shows(real_api, piece)
+def test_python(request, real_api, real_sdk, tmp_path, piece):
+    need_what_it_shows(request, real_api, piece)
     before = "" if piece == "quickstart" else "import sys\nfrom orkestr import Sandbox\n"
     before += "" if piece in NO_SBX else PYTHON_SBX
     script = tmp_path / f"{piece}.py"
@@ -136,8 +130,8 @@ def js_project(scratch):
 
 
 @pytest.mark.parametrize("piece", JS)
-def test_javascript(real_api, real_sdk, node, js_project, piece):
-    need_what_it_shows(real_api, piece)
+def test_javascript(request, real_api, real_sdk, node, js_project, piece):
+    need_what_it_shows(request, real_api, piece)
     before = "" if piece == "quickstart" else 'import { Sandbox } from "orkestr";\n'
     before += 'import assert from "node:assert";\n'
     before += "" if piece in NO_SBX else JS_SBX
