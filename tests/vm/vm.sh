@@ -165,7 +165,7 @@ in_vms() {
 }
 
 test_vm() {
-	local build=${BUILD:-build} staged factor=${ORKESTR_TEST_SLOW:-} suites=${VM_SUITES:-unit api} retry rc=0
+	local build=${BUILD:-build} staged factor=${ORKESTR_TEST_SLOW:-} suites=${VM_SUITES:-unit api} retry maps rc=0
 	[[ $build = /* ]] || build=$top/$build
 	[ $# != 0 ] || set -- root dev plain
 	[ -n "$factor" ] || { [ "$(accelerator)" = kvm ] && factor=2 || factor=10; }
@@ -174,6 +174,10 @@ test_vm() {
 	staged=$(mktemp -d)
 	stage "$staged" "$build"
 	if [ "$(accelerator)" = uml ]; then
+		maps=$(cat /proc/sys/vm/max_map_count)
+		if [ "$maps" -lt 262144 ]; then # each page is a mapping of the host's, or nearly
+			echo "vm: a process in there can have some $((maps / 256)) MB, which some tests exceed; more: sudo sysctl vm.max_map_count=1048576" >&2
+		fi
 		if [ -z "${VM_SUITES:-}" ]; then
 			echo "vm: the unit tests are left out: Criterion's memory does not fit a user-mode kernel's address space" >&2
 			suites=api
