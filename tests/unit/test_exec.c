@@ -545,7 +545,7 @@ Test(exec, sandbox_ends_meanwhile)
 		struct err e = ERR_INIT;
 
 		cr_assert(start(&k, &s, stream, &e) == 0);
-		spin_for(100);
+		(void)spin_until(info_of(k.x).bytes[0] > 0, 2000);
 		sandboxes_count(mgr, &c);
 		cr_expect(c.execs == 1);
 		cr_assert(sandbox_terminate(mgr, &team, box, on_answer, &a, &e) == 0);

@@ -269,7 +269,8 @@ Test(exec_sessions, who_is_waited_for)
 	struct exec_spec s = {
 		.command = "i=0; while [ $i -lt 400 ]; do yes | head -c 50000; sleep 0.005; i=$((i+1)); done; exit 5",
 		.streamed = true,
-		.detach = true
+		.detach = true,
+		.timeout_s = (uint32_t)(slow_ms(60000) / 1000)
 	};
 	struct view one = view_init(), two = view_init(), three = view_init();
 	struct exec *x = start(&s);
@@ -339,7 +340,7 @@ Test(exec_sessions, sandbox_ends)
 	attach(&done, find(id), 0);
 	attach(&v, start(&s), 0);
 	attach(&w, start(&b), EXEC_AFTER_OUTPUT);
-	spin_for(100);
+	(void)spin_until(v.out[0].len > 0, 2000);
 	cr_assert(sandbox_terminate(mgr, &team, box, on_answer, &a, &e) == 0);
 	cr_assert(spin(&a.done, 2000));
 	cr_expect(v.ended && w.ended && v.result.reason == EXEC_TERMINATED && w.result.by == EXEC_BY_SANDBOX);
@@ -485,7 +486,7 @@ Test(exec_sessions, terminal)
 	x = start(&s);
 	attach(&v, x, 0);
 	cr_assert(exec_stdin(x, "typed\r", 6, false, &waiting, &e) == 0);
-	spin_for(300);
+	(void)spin_until(v.out[0].p && strstr(v.out[0].p, "<typed>\r\n"), 2000);
 	cr_assert(v.out[0].p && strstr(v.out[0].p, "/dev/pts/") && strstr(v.out[0].p, "xterm-256color\r\n"), "%s",
 		  v.out[0].p);
 	cr_expect(strstr(v.out[0].p, "<typed>\r\n"), "%s", v.out[0].p);

@@ -8,6 +8,8 @@ import socket
 import time
 from typing import Any, Callable, Iterator
 
+from harness import slow
+
 
 class Stream:
     """Starts a command and reads its chunks; Stream.attach() reads one that was started before.
@@ -16,7 +18,7 @@ class Stream:
     """
 
     def __init__(self, api, sandbox_id: str, command, *, ndjson: bool = False, receive_buffer: int = 0, **fields: Any):
-        body = {"command": command, "stream": True, **fields}
+        body = {"command": command, "stream": True, **slow.command(fields)}
         self._open(api, "POST", f"/v1/sandboxes/{sandbox_id}/exec", body, {}, ndjson, receive_buffer)
 
     @classmethod
