@@ -415,7 +415,7 @@ Test(exec, background_child)
 			cr_expect(k.r.exit_code == 0);
 			cr_expect_str_eq(text(&k.out[i == 2]), "started\n");
 			run_free(&k);
-			cr_expect(i == 0 || spin_until(access(path, F_OK) == 0, 2000), "%s: the child has died",
+			cr_expect(i == 0 || spin_until(access(path, F_OK) == 0, 900), "%s: the child has died",
 				  commands[i]);
 			(void)unlink(path);
 		}
@@ -622,7 +622,7 @@ Test(exec, left_alone)
 				exec_reader_free(TAKE_PTR(k.reader));
 			else
 				exec_abandon(k.x);
-			over = spin_until(!runs(id), 4000);
+			over = spin_until(!runs(id), i == 1 ? 2500 : i == 4 ? 800 : 400);
 			cr_assert(over, "%zu: it lives on", i);
 			spin_for(50);
 			cr_expect(k.calls == 0, "%zu: done() after it was abandoned", i);

@@ -287,7 +287,7 @@ Test(exec_sessions, who_is_waited_for)
 	spin_for(100);
 	cr_expect(info_of(x).bytes[0] == seen);
 	exec_reader_free(TAKE_PTR(one.r));
-	cr_expect(spin_until(info_of(x).bytes[0] > seen, 2000));
+	cr_expect(spin_until(info_of(x).bytes[0] > seen, 100));
 	three.hold = true;
 	attach(&three, x, 1);
 	(void)settled(x);

@@ -596,8 +596,7 @@ Test(routes, exec_abandoned)
 	spin_for(50);
 	expect_in(talk(200, "GET /_emulator/info", "", ""), "\"execs\":1");
 	call_end(&c);
-	cr_expect(spin_until(last_signal == SIGTERM, 1000));
-	(void)spin_until(execs_now() == 0, 1000);
+	cr_expect(spin_until(last_signal == SIGTERM && execs_now() == 0, 100));
 	expect_in(talk(200, "GET /_emulator/info", "", ""), "\"execs\":0");
 	/* Unless it was asked to go on. */
 	last_signal = 0;
@@ -606,7 +605,7 @@ Test(routes, exec_abandoned)
 	call_end(&c);
 	spin_for(100);
 	expect_in(talk(200, "GET /_emulator/info", "", ""), "\"execs\":1");
-	(void)spin_until(execs_now() == 0, 2000);
+	(void)spin_until(execs_now() == 0, 400);
 	cr_expect_eq(last_signal, 0);
 	expect_in(talk(200, "GET /_emulator/info", "", ""), "\"execs\":0");
 }
@@ -739,20 +738,20 @@ Test(routes, stream_reader_leaves)
 	cr_assert(call_wait(&c, "first", 2000));
 	cr_expect_null(strstr(c.in.p, "is_final\":true"));
 	call_end(&c);
-	cr_expect(spin_until(last_signal == SIGTERM, 1000));
+	cr_expect(spin_until(last_signal == SIGTERM, 100));
 	/* In the middle of a flood. */
 	last_signal = 0;
 	c = call_start(path_of("POST", id, "/exec/stream"), "", "{\"command\":\"yes\"}");
 	cr_assert(call_wait(&c, "data", 2000));
 	call_end(&c);
-	cr_expect(spin_until(last_signal == SIGTERM, 1000));
+	cr_expect(spin_until(last_signal == SIGTERM, 200));
 	/* One that goes on although nobody reads its flood. */
 	last_signal = 0;
 	c = call_start(path_of("POST", id, "/exec/stream"), "",
 		       "{\"command\":\"seq 1 300000; sleep 0.1\",\"detach_on_disconnect\":true}");
 	cr_assert(call_wait(&c, "data", 2000));
 	call_end(&c);
-	(void)spin_until(execs_now() == 0, 3000);
+	(void)spin_until(execs_now() == 0, 1500);
 	cr_expect_eq(last_signal, 0);
 	expect_in(talk(200, "GET /_emulator/info", "", ""), "\"execs\":0");
 }
